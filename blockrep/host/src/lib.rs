@@ -1,0 +1,1 @@
+//! What every blockrep daemon needs of its host.

@@ -1,0 +1,3 @@
+//! Front ends: how guests reach a volume.
+
+pub mod nbd;

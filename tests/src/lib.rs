@@ -1,0 +1,1 @@
+//! Harness and simulator for tests over the whole of blockrep.

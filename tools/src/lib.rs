@@ -1,0 +1,1 @@
+//! Client side tools of blockrep: shared parts of `blockrepctl` and the load generator.
