@@ -10,6 +10,8 @@
 
 pub mod ctl;
 pub mod diskspec;
+#[cfg(test)]
+mod golden;
 pub mod ids;
 pub mod link;
 pub mod meta;
