@@ -62,14 +62,14 @@ pub struct VolumeMeta {
     pub durable: Epoch,
     /// The image is being compared and copied: no epoch, not promotable.
     pub inconsistent: bool,
-    /// On a primary: the peer lacks writes of this one, and nobody knows which.
-    pub all_dirty: bool,
     /// The journal holds nothing: the image alone is the volume.
     pub journal_empty: bool,
     /// The volume was stopped in order.
     pub clean: bool,
     /// After a promotion: the journal goes on with this serial under the new lineage; 0 if not.
     pub own_serial: u64,
+    /// First epoch this volume can be: earlier ones were mixed by a sync.
+    pub consistent_from: Epoch,
 }
 
 /// Why a lineage began.
@@ -149,6 +149,8 @@ pub struct GroupMeta {
     pub promoted: Epoch,
     /// The group was stopped in order.
     pub clean: bool,
+    /// On a primary: the peer may lack any write of this side, and nobody knows which.
+    pub all_dirty: bool,
     /// Histories, oldest first; the last is the current one.
     pub lineage: Vec<LineageEntry>,
 }
@@ -201,7 +203,8 @@ struct RawVolume {
     committed: U64,
     durable: U64,
     own_serial: U64,
-    reserved2: [u8; SLOT_BYTES - 168],
+    consistent_from: U64,
+    reserved2: [u8; SLOT_BYTES - 176],
 }
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
@@ -280,7 +283,6 @@ impl VolumeMeta {
         raw.volume_index = self.volume_index.into();
         let flag = |on: bool, bit: u16| if on { bit } else { 0 };
         raw.flags = (flag(self.inconsistent, FLAG_INCONSISTENT)
-            | flag(self.all_dirty, FLAG_ALL_DIRTY)
             | flag(self.journal_empty, FLAG_JOURNAL_EMPTY)
             | flag(self.clean, FLAG_CLEAN))
         .into();
@@ -297,6 +299,7 @@ impl VolumeMeta {
         raw.committed = self.committed.0.into();
         raw.durable = self.durable.0.into();
         raw.own_serial = self.own_serial.into();
+        raw.consistent_from = self.consistent_from.0.into();
         seal_slot(out);
     }
 
@@ -309,7 +312,7 @@ impl VolumeMeta {
         check_head(bytes, &VOLUME_MAGIC)?;
         let raw = RawVolume::ref_from_bytes(bytes).map_err(|_| RecordError::Short)?;
         let flags = raw.flags.get();
-        let known = FLAG_INCONSISTENT | FLAG_ALL_DIRTY | FLAG_JOURNAL_EMPTY | FLAG_CLEAN;
+        let known = FLAG_INCONSISTENT | FLAG_JOURNAL_EMPTY | FLAG_CLEAN;
         if flags & !known != 0 || raw.reserved.get() != 0 || raw.reserved2.iter().any(|b| *b != 0) {
             return Err(RecordError::Field("reserved"));
         }
@@ -333,10 +336,10 @@ impl VolumeMeta {
             committed: Epoch(raw.committed.get()),
             durable: Epoch(raw.durable.get()),
             inconsistent: flags & FLAG_INCONSISTENT != 0,
-            all_dirty: flags & FLAG_ALL_DIRTY != 0,
             journal_empty: flags & FLAG_JOURNAL_EMPTY != 0,
             clean: flags & FLAG_CLEAN != 0,
             own_serial: raw.own_serial.get(),
+            consistent_from: Epoch(raw.consistent_from.get()),
         })
     }
 }
@@ -355,7 +358,8 @@ impl GroupMeta {
         raw.head.group = self.group.0;
         raw.volume_count = self.volume_count.into();
         raw.role = (self.role as u16).into();
-        raw.flags = if self.clean { FLAG_CLEAN } else { 0 }.into();
+        let flag = |on: bool, bit: u16| if on { bit } else { 0 };
+        raw.flags = (flag(self.clean, FLAG_CLEAN) | flag(self.all_dirty, FLAG_ALL_DIRTY)).into();
         raw.name_bytes = u16::try_from(self.name.len()).expect("at most 64").into();
         raw.name[..self.name.len()].copy_from_slice(self.name.as_bytes());
         raw.promoted = self.promoted.0.into();
@@ -381,7 +385,7 @@ impl GroupMeta {
         check_head(bytes, &GROUP_MAGIC)?;
         let raw = RawGroup::ref_from_bytes(bytes).map_err(|_| RecordError::Short)?;
         let flags = raw.flags.get();
-        if flags & !FLAG_CLEAN != 0
+        if flags & !(FLAG_CLEAN | FLAG_ALL_DIRTY) != 0
             || raw.reserved != [0; 6]
             || raw.reserved2.iter().any(|b| *b != 0)
         {
@@ -418,6 +422,7 @@ impl GroupMeta {
             role,
             promoted: Epoch(raw.promoted.get()),
             clean: flags & FLAG_CLEAN != 0,
+            all_dirty: flags & FLAG_ALL_DIRTY != 0,
             lineage,
         })
     }
@@ -464,10 +469,10 @@ mod tests {
             committed: Epoch(11),
             durable: Epoch(12),
             inconsistent: true,
-            all_dirty: false,
             journal_empty: true,
             clean: true,
             own_serial: 5,
+            consistent_from: Epoch(4),
         }
     }
 
@@ -486,6 +491,7 @@ mod tests {
             role: Role::Backup,
             promoted: Epoch(9),
             clean: false,
+            all_dirty: true,
             lineage: vec![
                 entry(1, LineageWhy::Created),
                 entry(9, LineageWhy::Promoted),

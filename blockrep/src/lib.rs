@@ -8,6 +8,7 @@ pub mod config;
 pub mod engine;
 pub mod frontend;
 pub mod group;
+pub mod io;
 pub mod journal;
 pub mod overlay;
 pub mod reactor;

@@ -1,1 +1,200 @@
-//! See the crate documentation.
+//! What concerns all volumes of a virtual machine at once.
+//!
+//! [`primary::PrimaryGroup`] cuts epochs and decides what a lost backup means;
+//! [`backup::BackupGroup`] decides commits and promotions. Both are pure and live on the I/O thread
+//! of the group's first volume.
+
+pub mod backup;
+pub mod primary;
+
+use crate::engine::{Nanos, ToVolume};
+use blkback_proto::ids::{Epoch, LineageId};
+use blkback_proto::meta::GroupMeta;
+
+/// The time, twice, and where random ids come from.
+pub struct Now<'a> {
+    /// Monotonic.
+    pub ns: Nanos,
+    /// Nanoseconds since 1970.
+    pub unix_ns: u64,
+    /// Makes a fresh random lineage id.
+    pub fresh: &'a mut dyn FnMut() -> LineageId,
+}
+
+impl std::fmt::Debug for Now<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ns", self.ns)
+    }
+}
+
+/// The state of a group, as people and programs read it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum State {
+    /// Primary: no backup was reached since start.
+    Standalone,
+    /// Primary: images are being compared and copied.
+    Resyncing,
+    /// Primary: the backup follows.
+    Protected,
+    /// Primary: the backup was lost; that is being made durable.
+    Degrading,
+    /// Primary: the backup was lost; writes go on here alone.
+    Degraded,
+    /// Primary: the backup is not there and policy holds writes.
+    Paused,
+    /// Backup: no primary is connected.
+    Waiting,
+    /// Backup: follows a primary.
+    Following,
+    /// Backup: the image is being compared and copied: no epoch.
+    Inconsistent,
+    /// Backup: promotion takes the operator's word.
+    Suspect,
+    /// Backup: becoming primary.
+    Promoting,
+    /// Was backup, is primary.
+    Promoted,
+    /// A store failed for good.
+    Failed,
+}
+
+impl State {
+    /// The word for status, events and logs.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Standalone => "standalone",
+            Self::Resyncing => "resyncing",
+            Self::Protected => "protected",
+            Self::Degrading => "degrading",
+            Self::Degraded => "degraded",
+            Self::Paused => "paused",
+            Self::Waiting => "waiting-for-primary",
+            Self::Following => "following",
+            Self::Inconsistent => "inconsistent",
+            Self::Suspect => "suspect",
+            Self::Promoting => "promoting",
+            Self::Promoted => "promoted",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// What happens next, or what to do.
+    #[must_use]
+    pub fn next(self) -> &'static str {
+        match self {
+            Self::Standalone | Self::Degraded => {
+                "keeps trying to reach the backup; the images are compared when it answers"
+            }
+            Self::Resyncing => "protected when everything that differs is copied and committed",
+            Self::Protected => "nothing to do",
+            Self::Degrading => "degraded once the loss of protection is durable",
+            Self::Paused => "writes go on when the backup is back and equal",
+            Self::Waiting => "follows a primary when one connects, or `blockrepctl promote`",
+            Self::Following => "nothing to do; `blockrepctl promote` when the primary is dead",
+            Self::Inconsistent => {
+                "let the primary connect and finish the comparison; until then not promotable"
+            }
+            Self::Suspect => {
+                "let the primary connect, or `blockrepctl promote --accept-suspect` to accept \
+                 that one acknowledged epoch may be missing"
+            }
+            Self::Promoting => "promoted in a moment",
+            Self::Promoted => "serves the volumes; a former primary is refused",
+            Self::Failed => "see the reason, repair the storage, start the daemon again",
+        }
+    }
+}
+
+/// A state with its reason and the time it began.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The state.
+    pub state: State,
+    /// Why.
+    pub reason: String,
+    /// Since when, in nanoseconds since 1970.
+    pub since_unix_ns: u64,
+}
+
+/// What a group wants done.
+#[derive(Debug)]
+pub enum GroupEffect {
+    /// A message to the volume of that index.
+    ToVolume(usize, ToVolume),
+    /// Write and sync this metadata; [`primary::PrimaryGroup::meta_written`] or its twin follows.
+    WriteMeta(Box<GroupMeta>),
+    /// The state changed.
+    Changed {
+        /// Before.
+        old: State,
+        /// After, with its reason.
+        new: Standing,
+    },
+    /// The answer to a cut that was asked for.
+    CutReply {
+        /// Who asked.
+        token: u64,
+        /// The epoch that ended.
+        epoch: Epoch,
+        /// When.
+        cut_unix_ns: u64,
+    },
+    /// Time from cut to commit of an epoch, in nanoseconds.
+    Latency(Nanos),
+    /// The answer to a promotion.
+    PromoteReply {
+        /// Who asked.
+        token: u64,
+        /// What came of it.
+        result: Result<Promoted, PromoteError>,
+    },
+}
+
+/// A promotion that succeeded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Promoted {
+    /// Last epoch that counts.
+    pub epoch: Epoch,
+    /// New history.
+    pub lineage: LineageId,
+    /// How long it took.
+    pub took_ns: Nanos,
+}
+
+/// Why a promotion is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PromoteError {
+    /// The primary is alive.
+    #[error(
+        "the primary is connected and was heard of {heard_ms} ms ago: stop it first, or say \
+         --force if you know that its guest is dead"
+    )]
+    Alive {
+        /// How long ago.
+        heard_ms: u64,
+    },
+    /// No epoch.
+    #[error(
+        "volume {volume} is being compared and copied and holds no epoch: let the primary finish"
+    )]
+    Inconsistent {
+        /// Which one.
+        volume: usize,
+    },
+    /// The operator's word is needed.
+    #[error(
+        "an epoch above {epoch} may have been acknowledged and is damaged: say --accept-suspect to \
+         go on from epoch {epoch}"
+    )]
+    Suspect {
+        /// Last whole epoch.
+        epoch: Epoch,
+    },
+    /// Nothing there.
+    #[error("this backup never held an epoch: there is nothing to promote")]
+    Blank,
+    /// A store failed.
+    #[error("the store of this backup failed: {0}")]
+    Failed(String),
+}

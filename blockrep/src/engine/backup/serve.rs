@@ -1,0 +1,380 @@
+//! After a promotion: writes go to the end of the journal, under the new lineage, until all of it
+//! is applied. An extent with an unapplied entry is never written to the image directly.
+//!
+//! Replies come in journal order, so what a crash keeps is always a prefix of what was answered.
+
+use super::meta::Then;
+use super::{BackupVolume, Committed, Mode};
+use crate::engine::builder::Builder;
+use crate::engine::{Effect, Nanos, Outgoing, ToGroup};
+use crate::io::{Memory, Request, RequestId};
+use crate::journal::scan::{Expect, extents_of};
+use crate::overlay::Extent;
+use blkback_proto::ids::{Epoch, LineageId, Place, SessionId};
+use blkback_proto::record::{
+    DescriptorKind, FLAG_CHAIN_START, HEADER_BYTES, Header, RECORD_BYTES_MAX, RecordKind,
+};
+use blkback_proto::segment::SEGMENT_HEADER_BYTES;
+use std::collections::VecDeque;
+
+/// Own writes are sealed at least that often, so that apply can go on, in nanoseconds.
+const SEAL_NS: Nanos = 50_000_000;
+/// With this few extents left, new writes wait until the journal is empty.
+const SWITCH_EXTENTS: usize = 256;
+
+/// A record of our own on its way.
+struct Own {
+    number: u64,
+    extents: Vec<Extent>,
+    replies: Vec<(RequestId, bool)>,
+    sealed: Option<Epoch>,
+    end: Expect,
+    written: bool,
+}
+
+/// State of a promoted volume.
+pub(super) struct Serve<M: Memory> {
+    pub(super) queue: VecDeque<(RequestId, Request<M>)>,
+    own: VecDeque<Own>,
+    builder: Builder<M>,
+    padding: M::Buf,
+    epoch: Epoch,
+    lineage: LineageId,
+    record_seq: u64,
+    prev_crc: u32,
+    sealed: Epoch,
+    /// Last own epoch that is sealed and synced.
+    flushed: Epoch,
+    unsealed: bool,
+    sealed_at: Nanos,
+    /// New writes wait: the journal is about to be empty.
+    switching: bool,
+}
+
+/// The session id in own records: it has to be some number that belongs to the lineage.
+#[must_use]
+pub fn own_session(lineage: LineageId) -> SessionId {
+    let bytes: [u8; 8] = lineage.0[..8].try_into().expect("sixteen bytes");
+    SessionId(u64::from_le_bytes(bytes))
+}
+
+impl<M: Memory> Serve<M> {
+    pub(super) fn new(mem: &mut M) -> Self {
+        let padding = mem.alloc(HEADER_BYTES).expect("an engine begins with free memory");
+        Self {
+            queue: VecDeque::new(),
+            own: VecDeque::new(),
+            builder: Builder::default(),
+            padding: mem.freeze(padding),
+            epoch: Epoch::NONE,
+            lineage: LineageId::NONE,
+            record_seq: 0,
+            prev_crc: 0,
+            sealed: Epoch::NONE,
+            flushed: Epoch::NONE,
+            unsealed: false,
+            sealed_at: 0,
+            switching: false,
+        }
+    }
+
+    pub(super) fn next_tick(&self, mode: Mode) -> Option<Nanos> {
+        (mode == Mode::Serving && self.unsealed).then_some(self.sealed_at + SEAL_NS)
+    }
+
+    pub(super) fn take_all_requests(&mut self) -> Vec<RequestId> {
+        let queued = self.queue.drain(..).map(|(id, _)| id);
+        let own = self.own.drain(..).flat_map(|own| own.replies.into_iter().map(|(id, _)| id));
+        queued.chain(own).collect()
+    }
+}
+
+impl<M: Memory> BackupVolume<M> {
+    pub(super) fn fence(&mut self, fx: &mut Vec<Effect<M>>) {
+        self.drop_session("this backup is being promoted".to_owned(), fx);
+        if !matches!(self.mode, Mode::Serving | Mode::Drained) {
+            self.mode = Mode::Fenced;
+        }
+    }
+
+    /// Fenced and quiet: nothing can become durable any more.
+    fn advance_fence(&mut self, fx: &mut Vec<Effect<M>>) {
+        if self.fence_told || !self.appends.is_idle() || !self.meta.is_idle() {
+            return;
+        }
+        self.fence_told = true;
+        let durable = self.durable;
+        self.pending.retain(|p| p.epoch <= durable);
+        fx.push(Effect::Group(ToGroup::Fenced { sealed: durable }));
+    }
+
+    pub(super) fn promote(&mut self, epoch: Epoch, lineage: LineageId) {
+        assert_eq!(self.mode, Mode::Fenced, "a promotion begins with a fence");
+        self.pending.retain(|p| p.epoch <= epoch);
+        let mut none = Vec::new();
+        self.commit(epoch, &mut none);
+        debug_assert!(none.is_empty(), "no session is left to tell");
+        let serial = self.ring.next_segment().expect("a segment is kept for this");
+        self.serve.epoch = epoch.next();
+        self.serve.sealed = epoch;
+        self.serve.lineage = lineage;
+        self.expect = None;
+        self.meta.now.own_serial = serial;
+        self.meta.now.clean = false;
+        self.meta.write(Then::Committed(epoch));
+        self.meta.write(Then::Serve);
+    }
+
+    /// After a restart of a promoted side: everything recovered counts; writes wait until it is in
+    /// the image.
+    pub fn resume_serving(&mut self, lineage: LineageId) {
+        let last = self.pending.back().map_or(self.committed, |p| p.epoch);
+        let mut none = Vec::new();
+        self.commit(last, &mut none);
+        self.commit_durable = self.committed;
+        self.durable = self.durable.max(last);
+        self.serve.epoch = last.next();
+        self.serve.sealed = last;
+        self.serve.lineage = lineage;
+        self.serve.switching = true;
+        self.mode = Mode::Serving;
+    }
+
+    /// The requests that wait, once the journal is drained and nothing is in flight.
+    #[must_use]
+    pub fn take_drained(&mut self) -> Option<VecDeque<(RequestId, Request<M>)>> {
+        let quiet = self.mode == Mode::Drained && self.ios.is_empty() && self.reads.is_empty();
+        quiet.then(|| std::mem::take(&mut self.serve.queue))
+    }
+
+    pub(super) fn serve_tick(&mut self, now: Nanos, mem: &mut M, fx: &mut Vec<Effect<M>>) {
+        let due = now.saturating_sub(self.serve.sealed_at) >= SEAL_NS;
+        if self.mode == Mode::Serving && self.serve.unsealed && due {
+            self.own_record(now, mem, None, true, fx);
+        }
+    }
+
+    pub(super) fn advance_serve(&mut self, now: Nanos, mem: &mut M, fx: &mut Vec<Effect<M>>) {
+        if self.mode == Mode::Fenced {
+            self.advance_fence(fx);
+        }
+        if self.mode != Mode::Serving {
+            return;
+        }
+        if !self.serve.switching && self.overlay.len() <= SWITCH_EXTENTS {
+            self.serve.switching = true;
+        }
+        if self.serve.switching {
+            self.advance_switch(now, mem, fx);
+        }
+        while !self.serve.queue.is_empty() {
+            let flush = matches!(self.serve.queue.front(), Some((_, Request::Flush)));
+            if self.serve.switching && !flush {
+                return;
+            }
+            let went = if flush {
+                let id = self.serve.queue.front().expect("looked at just now").0;
+                self.own_record(now, mem, Some(id), true, fx)
+            } else {
+                self.own_record(now, mem, None, false, fx)
+            };
+            if !went {
+                return;
+            }
+            if flush {
+                self.serve.queue.pop_front();
+            }
+        }
+    }
+
+    /// Waits until nothing of the journal is left, then says so durably.
+    fn advance_switch(&mut self, now: Nanos, mem: &mut M, fx: &mut Vec<Effect<M>>) {
+        if self.serve.unsealed {
+            self.own_record(now, mem, None, true, fx);
+        }
+        let empty = self.overlay.is_empty()
+            && self.committed_queue.is_empty()
+            && self.serve.own.is_empty()
+            && self.apply.is_idle()
+            && self.appends.is_idle();
+        if empty && !self.meta.has(|t| *t == Then::Drained) {
+            let serial = self.ring.head().serial + 1;
+            let meta = &mut self.meta.now;
+            meta.tail = Place { serial, offset: SEGMENT_HEADER_BYTES as u64 };
+            meta.tail_record_seq = 1;
+            meta.tail_prev_crc = 0;
+            meta.tail_session = own_session(self.serve.lineage);
+            meta.tail_lineage = self.serve.lineage;
+            meta.own_serial = 0;
+            meta.journal_empty = true;
+            self.meta.write(Then::Drained);
+        }
+    }
+
+    /// Appends a record with the writes at the head of the queue, or a seal. False: not now.
+    fn own_record(
+        &mut self,
+        now: Nanos,
+        mem: &mut M,
+        flush: Option<RequestId>,
+        seal: bool,
+        fx: &mut Vec<Effect<M>>,
+    ) -> bool {
+        let room = self.ring.free_bytes() >= RECORD_BYTES_MAX
+            && self.overlay.len() < self.settings.extents_max;
+        let Some(spare) = mem.alloc(SEGMENT_HEADER_BYTES + HEADER_BYTES) else { return false };
+        drop(spare);
+        if !room {
+            return false;
+        }
+        let mut replies = Vec::new();
+        let mut synced = seal;
+        if !seal {
+            synced = self.gather(now, &mut replies);
+        }
+        replies.extend(flush.map(|id| (id, true)));
+        let first = self.serve.record_seq == 0;
+        let identity = self.identity.expect("a promoted volume has an identity");
+        let template = Header {
+            kind: if seal { RecordKind::Seal } else { RecordKind::Writes },
+            flags: if first { FLAG_CHAIN_START } else { 0 },
+            prev_crc: self.serve.prev_crc,
+            volume_index: identity.volume_index,
+            epoch: self.serve.epoch,
+            record_seq: self.serve.record_seq + 1,
+            session: own_session(self.serve.lineage),
+            first_write_seq: 0,
+            group: identity.group,
+            volume: identity.volume,
+            lineage: self.serve.lineage,
+            durable: self.own_durable(),
+            committed: self.own_durable(),
+            released: self.own_durable(),
+            cut_unix_ns: 0,
+            base_epoch: if seal { self.serve.sealed } else { Epoch::NONE },
+            epoch_writes: 0,
+            epoch_bytes: 0,
+            descriptors: Vec::new(),
+        };
+        let total = self.serve.builder.total_bytes();
+        let slot = self.ring.take(total).expect("there is room");
+        let (header, crc, outgoing) = self
+            .serve
+            .builder
+            .finish(mem, &self.serve.padding, Some(slot.place), &template)
+            .expect("memory was there just now");
+        let Outgoing::Record(bufs) = outgoing else { unreachable!("a builder makes records") };
+        let number = self
+            .append(mem, &header, crc, slot.place, slot.new_segment, bufs, fx)
+            .expect("memory was there just now");
+        self.serve.record_seq = header.record_seq;
+        self.serve.prev_crc = crc;
+        self.note_own(now, &header, slot.place, number, replies, synced);
+        true
+    }
+
+    /// Own epochs known to be flushed, as own records carry it; the promotion's do not count.
+    fn own_durable(&self) -> Epoch {
+        self.serve.flushed
+    }
+
+    fn note_own(
+        &mut self,
+        now: Nanos,
+        header: &Header,
+        place: Place,
+        number: u64,
+        replies: Vec<(RequestId, bool)>,
+        synced: bool,
+    ) {
+        let mut extents = Vec::new();
+        extents_of(header, place, &mut extents);
+        self.counters.writes += extents.len() as u64;
+        let sealed = (header.kind == RecordKind::Seal).then_some(header.epoch);
+        let end = self.expect.expect("a record was just appended");
+        self.serve.own.push_back(Own { number, extents, replies, sealed, end, written: false });
+        if !self.serve.unsealed {
+            self.serve.sealed_at = now;
+        }
+        self.serve.unsealed = sealed.is_none();
+        if sealed.is_some() {
+            self.serve.sealed = header.epoch;
+            self.serve.epoch = header.epoch.next();
+        }
+        if synced {
+            self.appends.want_sync(number);
+        }
+    }
+
+    /// Takes writes from the queue into the builder; true when one of them is FUA.
+    fn gather(&mut self, now: Nanos, replies: &mut Vec<(RequestId, bool)>) -> bool {
+        let mut any_fua = false;
+        while let Some((_, request)) = self.serve.queue.front() {
+            let payload = match request {
+                Request::Write { buf, .. } => buf.as_ref().len() as u64,
+                Request::Zero { .. } => 0,
+                Request::Read { .. } | Request::Flush => break,
+            };
+            if self.serve.builder.is_full_for(payload) {
+                break;
+            }
+            let (id, request) = self.serve.queue.pop_front().expect("looked at just now");
+            let fua = match request {
+                Request::Write { offset, buf, fua } => {
+                    let kind = DescriptorKind::Data;
+                    self.serve.builder.push(now, 0, kind, offset, payload, Some(buf));
+                    fua
+                }
+                Request::Zero { offset, length, discard, fua } => {
+                    let kind =
+                        if discard { DescriptorKind::Discard } else { DescriptorKind::Zero };
+                    self.serve.builder.push(now, 0, kind, offset, length, None);
+                    fua
+                }
+                Request::Read { .. } | Request::Flush => unreachable!("left in the queue"),
+            };
+            any_fua |= fua;
+            replies.push((id, fua));
+        }
+        any_fua
+    }
+
+    /// Own records are in the journal: readable from now on, and answered unless FUA.
+    pub(super) fn own_written(&mut self, fx: &mut Vec<Effect<M>>) {
+        let written = self.appends.written;
+        let mut answered = Vec::new();
+        for own in &mut self.serve.own {
+            if own.number > written {
+                break;
+            }
+            if !own.written {
+                own.written = true;
+                for extent in &own.extents {
+                    self.overlay.insert(*extent);
+                }
+                answered.extend(own.replies.extract_if(.., |(_, fua)| !*fua).map(|(id, _)| id));
+            }
+        }
+        for id in answered {
+            self.reply(id, Ok(()), None, fx);
+        }
+    }
+
+    /// Own records are on stable storage.
+    pub(super) fn own_synced(&mut self, fx: &mut Vec<Effect<M>>) {
+        let synced = self.appends.synced;
+        while self.serve.own.front().is_some_and(|own| own.number <= synced) {
+            let own = self.serve.own.pop_front().expect("looked at just now");
+            for (id, _) in own.replies {
+                self.reply(id, Ok(()), None, fx);
+            }
+            if let Some(epoch) = own.sealed {
+                self.queue_committed(Committed { epoch, journaled: true, end: own.end });
+                self.serve.flushed = epoch;
+                self.durable = epoch;
+                self.committed = epoch;
+                self.commit_durable = epoch;
+            }
+        }
+    }
+}

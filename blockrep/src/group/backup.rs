@@ -1,0 +1,454 @@
+//! The backup's side of a group: who may follow, what is committed, and promotion.
+//!
+//! ```text
+//!  Waiting ◄──► Following ──┐            ┌── Inconsistent (a sync has not ended)
+//!     │             │       ├─ promote ──┤
+//!     └─────────────┴───────┘            └── Suspect (operator's word)
+//!                   │ fence every volume, n* = highest epoch sealed by all
+//!                   ▼
+//!               Promoting ── metadata durable, every volume serves ──► Promoted
+//! ```
+//!
+//! An epoch is committed when every volume sealed it. Nothing else decides that.
+
+use super::{GroupEffect, Now, Promoted, PromoteError, Standing, State};
+use crate::engine::{Nanos, ToGroup, ToVolume};
+use blkback_proto::ids::Epoch;
+use blkback_proto::link::{Hello, RefuseCode};
+use blkback_proto::meta::{GroupMeta, LineageEntry, LineageWhy, Role};
+
+/// What recovery found of one volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemberFacts {
+    /// Highest epoch sealed here.
+    pub sealed: Epoch,
+    /// The image is no epoch.
+    pub inconsistent: bool,
+    /// Promotion takes the operator's word.
+    pub suspect: bool,
+    /// Never followed anybody.
+    pub blank: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Member {
+    facts: MemberFacts,
+    hello: Option<Box<Hello>>,
+    up: bool,
+    fenced: bool,
+    serving: bool,
+}
+
+/// The backup's side of a group.
+#[derive(Debug)]
+pub struct BackupGroup {
+    meta: GroupMeta,
+    members: Vec<Member>,
+    standing: Standing,
+    committed: Epoch,
+    /// A primary waits until its history is durable here.
+    adopting: bool,
+    promoting: Option<(u64, Nanos)>,
+    failed: Option<String>,
+}
+
+impl BackupGroup {
+    /// A group as recovery found it.
+    #[must_use]
+    pub fn new(meta: GroupMeta, facts: &[MemberFacts], unix_ns: u64) -> Self {
+        let members = facts
+            .iter()
+            .map(|facts| Member {
+                facts: *facts,
+                hello: None,
+                up: false,
+                fenced: false,
+                serving: false,
+            })
+            .collect();
+        let standing =
+            Standing { state: State::Waiting, reason: String::new(), since_unix_ns: unix_ns };
+        let mut group = Self {
+            meta,
+            members,
+            standing,
+            committed: Epoch::NONE,
+            adopting: false,
+            promoting: None,
+            failed: None,
+        };
+        let (state, reason) = group.resting_state();
+        group.standing.state = state;
+        group.standing.reason = reason;
+        group
+    }
+
+    /// What the volumes have to be told before anything else: what is whole everywhere counts.
+    pub fn start(&mut self, fx: &mut Vec<GroupEffect>) {
+        self.advance_commit(fx);
+    }
+
+    /// State with reason.
+    #[must_use]
+    pub fn standing(&self) -> &Standing {
+        &self.standing
+    }
+
+    /// Metadata as it is in mind.
+    #[must_use]
+    pub fn meta(&self) -> &GroupMeta {
+        &self.meta
+    }
+
+    /// Highest epoch every volume sealed.
+    #[must_use]
+    pub fn committed(&self) -> Epoch {
+        self.committed
+    }
+
+    fn tell(&self, message: &ToVolume, fx: &mut Vec<GroupEffect>) {
+        for index in 0..self.members.len() {
+            fx.push(GroupEffect::ToVolume(index, message.clone()));
+        }
+    }
+
+    fn become_state(&mut self, at: &Now, state: State, reason: String, fx: &mut Vec<GroupEffect>) {
+        let old = self.standing.state;
+        if old == state && self.standing.reason == reason {
+            return;
+        }
+        self.standing = Standing { state, reason, since_unix_ns: at.unix_ns };
+        fx.push(GroupEffect::Changed { old, new: self.standing.clone() });
+    }
+
+    /// The state that follows from the facts when nothing is going on.
+    fn resting_state(&self) -> (State, String) {
+        if let Some(text) = &self.failed {
+            return (State::Failed, text.clone());
+        }
+        if self.meta.role == Role::Primary {
+            return (State::Promoted, format!("promoted at epoch {}", self.meta.promoted));
+        }
+        let connected = self.members.iter().all(|m| m.up);
+        if let Some(index) = self.members.iter().position(|m| m.facts.inconsistent) {
+            let doing = if connected { "is being" } else { "was being" };
+            let reason = format!("volume {index} {doing} compared with the primary");
+            return (State::Inconsistent, reason);
+        }
+        if connected {
+            return (State::Following, "a primary is connected".to_owned());
+        }
+        if self.members.iter().any(|m| m.facts.suspect) {
+            let reason = format!("an epoch above {} is damaged", self.sealed_by_all());
+            return (State::Suspect, reason);
+        }
+        let reason = if self.members.iter().any(|m| m.facts.blank) {
+            "no primary has connected yet".to_owned()
+        } else {
+            "no primary is connected".to_owned()
+        };
+        (State::Waiting, reason)
+    }
+
+    fn rest(&mut self, at: &Now, why: Option<String>, fx: &mut Vec<GroupEffect>) {
+        if self.promoting.is_some() {
+            return;
+        }
+        let (state, reason) = self.resting_state();
+        let reason = match (state, why) {
+            (State::Waiting, Some(why)) => why,
+            _ => reason,
+        };
+        self.become_state(at, state, reason, fx);
+    }
+
+    fn sealed_by_all(&self) -> Epoch {
+        self.members.iter().map(|m| m.facts.sealed).min().unwrap_or(Epoch::NONE)
+    }
+
+    fn advance_commit(&mut self, fx: &mut Vec<GroupEffect>) {
+        let whole = self.sealed_by_all();
+        if whole > self.committed {
+            self.committed = whole;
+            self.tell(&ToVolume::Commit(whole), fx);
+        }
+    }
+
+    /// A message of a volume.
+    pub fn volume(
+        &mut self,
+        at: &mut Now,
+        index: usize,
+        message: ToGroup,
+        fx: &mut Vec<GroupEffect>,
+    ) {
+        match message {
+            ToGroup::Hello(hello) => self.hello(at, index, hello, fx),
+            ToGroup::SessionUp => {
+                self.members[index].up = true;
+                self.members[index].facts.blank = false;
+                self.members[index].facts.suspect = false;
+                self.rest(at, None, fx);
+            }
+            ToGroup::Sealed(epoch) => {
+                self.members[index].facts.sealed = epoch;
+                self.advance_commit(fx);
+            }
+            ToGroup::Consistent(_) => {
+                self.members[index].facts.inconsistent = false;
+                self.rest(at, None, fx);
+            }
+            ToGroup::LinkLost(reason) => {
+                self.members[index].up = false;
+                self.members[index].hello = None;
+                self.rest(at, Some(reason), fx);
+            }
+            ToGroup::Failed(text) => {
+                self.failed = Some(format!("volume {index}: {text}"));
+                if let Some((token, _)) = self.promoting.take() {
+                    let result = Err(PromoteError::Failed(text));
+                    fx.push(GroupEffect::PromoteReply { token, result });
+                }
+                self.rest(at, None, fx);
+            }
+            ToGroup::Fenced { sealed } => {
+                self.members[index].facts.sealed = sealed;
+                self.members[index].fenced = true;
+                self.advance_promotion(at, fx);
+            }
+            ToGroup::Serving => {
+                self.members[index].serving = true;
+                self.finish_promotion(at, fx);
+            }
+            ToGroup::Drained => {}
+            other => unreachable!("{other:?} comes from a primary"),
+        }
+    }
+
+    /// The image of a volume is being compared: it is no epoch until that ends.
+    pub fn sync_started(&mut self, at: &mut Now, index: usize, fx: &mut Vec<GroupEffect>) {
+        self.members[index].facts.inconsistent = true;
+        self.rest(at, None, fx);
+    }
+
+    fn hello(&mut self, at: &mut Now, index: usize, hello: Box<Hello>, fx: &mut Vec<GroupEffect>) {
+        if let Err((code, text)) = self.check_hello(index, &hello) {
+            fx.push(GroupEffect::ToVolume(index, ToVolume::Refuse(code, text)));
+            return;
+        }
+        let _ = at;
+        let adopts = self.meta.group != hello.group
+            || self.meta.tip().map(|t| t.id) != hello.lineage.last().map(|(id, _)| *id);
+        self.members[index].hello = Some(hello);
+        if adopts && !self.adopting {
+            self.adopt(at, index, fx);
+        } else if !self.adopting {
+            self.accept_waiting(fx);
+        }
+    }
+
+    /// Takes over identity and history of the primary, durably, before its session begins.
+    fn adopt(&mut self, at: &Now, index: usize, fx: &mut Vec<GroupEffect>) {
+        let hello = self.members[index].hello.as_ref().expect("adopts a hello");
+        self.meta.group = hello.group;
+        self.meta.name.clone_from(&hello.name);
+        self.meta.clean = false;
+        let unix_s = at.unix_ns / 1_000_000_000;
+        let known = std::mem::take(&mut self.meta.lineage);
+        for (id, first_epoch) in &hello.lineage {
+            let entry = known.iter().find(|e| e.id == *id).copied().unwrap_or(LineageEntry {
+                id: *id,
+                first_epoch: *first_epoch,
+                why: LineageWhy::Started,
+                unix_s,
+            });
+            self.meta.begin(entry);
+        }
+        self.meta.generation += 1;
+        self.adopting = true;
+        fx.push(GroupEffect::WriteMeta(Box::new(self.meta.clone())));
+    }
+
+    fn accept_waiting(&mut self, fx: &mut Vec<GroupEffect>) {
+        let Some(tip) = self.meta.tip().copied() else { return };
+        for (index, member) in self.members.iter_mut().enumerate() {
+            if member.up {
+                continue;
+            }
+            let Some(hello) = &member.hello else { continue };
+            let sync = !(hello.assume_identical && member.facts.blank);
+            let accept = ToVolume::Accept { lineage: tip.id, epoch: hello.epoch, sync };
+            fx.push(GroupEffect::ToVolume(index, accept));
+        }
+    }
+
+    fn check_hello(&self, index: usize, hello: &Hello) -> Result<(), (RefuseCode, String)> {
+        let Some((tip, _)) = hello.lineage.last() else {
+            return Err((RefuseCode::Protocol, "a primary without a history".to_owned()));
+        };
+        if self.meta.role == Role::Primary || self.promoting.is_some() {
+            let own = self.meta.tip().map(|t| t.id).unwrap_or_default();
+            let text = format!(
+                "this side was promoted at epoch {} and writes lineage {own}; the primary that \
+                 connects writes lineage {tip}: stop it, its guest must not run",
+                self.meta.promoted
+            );
+            return Err((RefuseCode::Lineage, text));
+        }
+        if !self.meta.group.is_none() && self.meta.group != hello.group {
+            let text = format!(
+                "this backup belongs to group {}, the primary to group {}: use another state \
+                 directory, or the right primary",
+                self.meta.group, hello.group
+            );
+            return Err((RefuseCode::Identity, text));
+        }
+        if usize::from(hello.volume_count) != self.members.len()
+            || usize::from(hello.volume_index) != index
+        {
+            let text = format!(
+                "the primary's volume {} of {} came to this backup's volume {index} of {}: give \
+                 the same disks in the same order on both hosts",
+                hello.volume_index,
+                hello.volume_count,
+                self.members.len()
+            );
+            return Err((RefuseCode::Identity, text));
+        }
+        if let Some(own) = self.meta.tip()
+            && !hello.lineage.iter().any(|(id, _)| *id == own.id)
+        {
+            let text = format!(
+                "this backup follows lineage {}, which the primary's history, now {tip}, does not \
+                 contain: one of the two went its own way; nothing is overwritten",
+                own.id
+            );
+            return Err((RefuseCode::Lineage, text));
+        }
+        let others = self.members.iter().filter(|m| m.up).filter_map(|m| m.hello.as_ref());
+        for other in others {
+            if other.lineage.last().map(|(id, _)| id) != Some(tip) {
+                let text = "another volume still follows the primary's earlier session".to_owned();
+                return Err((RefuseCode::Busy, text));
+            }
+        }
+        Ok(())
+    }
+
+    /// An operator wants this side to be the primary.
+    pub fn promote(
+        &mut self,
+        at: &mut Now,
+        token: u64,
+        force: bool,
+        accept_suspect: bool,
+        heard_ago_ns: Option<Nanos>,
+        fx: &mut Vec<GroupEffect>,
+    ) {
+        if self.meta.role == Role::Primary && self.promoting.is_none() {
+            let lineage = self.meta.tip().map(|t| t.id).unwrap_or_default();
+            let promoted = Promoted { epoch: self.meta.promoted, lineage, took_ns: 0 };
+            fx.push(GroupEffect::PromoteReply { token, result: Ok(promoted) });
+            return;
+        }
+        if let Err(error) = self.may_promote(force, accept_suspect, heard_ago_ns) {
+            fx.push(GroupEffect::PromoteReply { token, result: Err(error) });
+            return;
+        }
+        self.promoting = Some((token, at.ns));
+        for member in &mut self.members {
+            member.fenced = false;
+        }
+        self.become_state(at, State::Promoting, "an operator asked for it".to_owned(), fx);
+        self.tell(&ToVolume::Fence, fx);
+    }
+
+    fn may_promote(
+        &self,
+        force: bool,
+        accept_suspect: bool,
+        heard_ago_ns: Option<Nanos>,
+    ) -> Result<(), PromoteError> {
+        if let Some(text) = &self.failed {
+            return Err(PromoteError::Failed(text.clone()));
+        }
+        if self.promoting.is_some() {
+            return Err(PromoteError::Failed("a promotion is under way".to_owned()));
+        }
+        if let Some(volume) = self.members.iter().position(|m| m.facts.inconsistent) {
+            return Err(PromoteError::Inconsistent { volume });
+        }
+        if self.members.iter().any(|m| m.facts.blank) {
+            return Err(PromoteError::Blank);
+        }
+        if self.members.iter().any(|m| m.facts.suspect) && !accept_suspect {
+            return Err(PromoteError::Suspect { epoch: self.sealed_by_all() });
+        }
+        match heard_ago_ns {
+            Some(ago) if !force && self.members.iter().any(|m| m.up) => {
+                Err(PromoteError::Alive { heard_ms: ago / 1_000_000 })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn advance_promotion(&mut self, at: &mut Now, fx: &mut Vec<GroupEffect>) {
+        if self.promoting.is_none() || !self.members.iter().all(|m| m.fenced) {
+            return;
+        }
+        let epoch = self.sealed_by_all();
+        assert!(epoch >= self.committed, "what was committed is sealed everywhere");
+        self.meta.role = Role::Primary;
+        self.meta.promoted = epoch;
+        self.meta.all_dirty = true;
+        self.meta.clean = false;
+        self.meta.begin(LineageEntry {
+            id: (at.fresh)(),
+            first_epoch: epoch.next(),
+            why: LineageWhy::Promoted,
+            unix_s: at.unix_ns / 1_000_000_000,
+        });
+        self.meta.generation += 1;
+        fx.push(GroupEffect::WriteMeta(Box::new(self.meta.clone())));
+    }
+
+    /// The metadata is durable, or cannot be made so.
+    pub fn meta_written(
+        &mut self,
+        at: &mut Now,
+        result: Result<(), String>,
+        fx: &mut Vec<GroupEffect>,
+    ) {
+        if let Err(error) = result {
+            self.failed = Some(format!("group metadata: {error}"));
+            if let Some((token, _)) = self.promoting.take() {
+                let result = Err(PromoteError::Failed(error));
+                fx.push(GroupEffect::PromoteReply { token, result });
+            }
+            self.rest(at, None, fx);
+            return;
+        }
+        if std::mem::take(&mut self.adopting) && self.promoting.is_none() {
+            self.accept_waiting(fx);
+            return;
+        }
+        if self.promoting.is_some() && self.meta.role == Role::Primary {
+            let lineage = self.meta.tip().expect("a promotion begins a history").id;
+            let epoch = self.meta.promoted;
+            self.committed = epoch;
+            self.tell(&ToVolume::Promote { epoch, lineage }, fx);
+        }
+    }
+
+    fn finish_promotion(&mut self, at: &mut Now, fx: &mut Vec<GroupEffect>) {
+        if !self.members.iter().all(|m| m.serving) {
+            return;
+        }
+        let Some((token, began)) = self.promoting.take() else { return };
+        let lineage = self.meta.tip().expect("a promotion begins a history").id;
+        let took_ns = at.ns.saturating_sub(began);
+        let promoted = Promoted { epoch: self.meta.promoted, lineage, took_ns };
+        self.rest(at, None, fx);
+        fx.push(GroupEffect::PromoteReply { token, result: Ok(promoted) });
+    }
+}

@@ -1,0 +1,432 @@
+//! The primary's side of a group: cuts, protection, and what a lost backup means.
+//!
+//! ```text
+//!              every volume linked            everything copied and committed
+//!  Standalone ───────────────────► Resyncing ─────────────────────────────────► Protected
+//!   Degraded ─────────▲                │ link lost                                  │ link lost
+//!      ▲  ▲                            ▼                                            ▼
+//!      │  └─────────────────── as before (or Paused)              policy degrade: Degrading
+//!      └──────────────── loss is durable ◄──────────────────────────────────────────┤
+//!                                                                 policy pause: Paused
+//! ```
+//!
+//! A cut has two phases, so that no write of one volume enters epoch n that was issued after the
+//! completion of a write of another volume in n + 1: all volumes hold completions, then all cut,
+//! then all let go.
+
+use super::{GroupEffect, Now, Standing, State};
+use crate::config::LossPolicy;
+use crate::engine::{Nanos, Protection, ToGroup, ToVolume};
+use blkback_proto::ids::{Epoch, LineageId};
+use blkback_proto::meta::{GroupMeta, LineageEntry, LineageWhy};
+use std::collections::VecDeque;
+
+/// Epochs that may be cut and not yet committed before the timer waits.
+const INFLIGHT_TIMED_MAX: usize = 8;
+/// The same for cuts somebody waits for.
+const INFLIGHT_WANTED_MAX: usize = 2;
+
+/// What an operator sets of a primary group.
+#[derive(Clone, Copy, Debug)]
+pub struct GroupSettings {
+    /// Time between cuts; `None`: only on request.
+    pub epoch_ns: Option<Nanos>,
+    /// What happens when the backup is lost.
+    pub loss: LossPolicy,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Link {
+    Down,
+    Up { synced: Option<Epoch> },
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Member {
+    link: Link,
+    committed: Epoch,
+    prepared: bool,
+    cut: Option<bool>,
+}
+
+#[derive(Debug)]
+struct Cutting {
+    epoch: Epoch,
+    next: Epoch,
+    unix_ns: u64,
+    sent: bool,
+}
+
+/// The primary's side of a group.
+#[derive(Debug)]
+pub struct PrimaryGroup {
+    meta: GroupMeta,
+    settings: GroupSettings,
+    members: Vec<Member>,
+    standing: Standing,
+    open: Epoch,
+    floor: Epoch,
+    base: Epoch,
+    cutting: Option<Cutting>,
+    wanted: bool,
+    tokens: Vec<u64>,
+    inflight: VecDeque<(Epoch, Nanos)>,
+    committed: Epoch,
+    next_cut: Nanos,
+    writing_meta: bool,
+    lost: Option<String>,
+}
+
+impl PrimaryGroup {
+    /// A group whose metadata, with the history entry of this start, is durable.
+    #[must_use]
+    pub fn new(meta: GroupMeta, settings: GroupSettings, unix_ns: u64, reason: &str) -> Self {
+        let open = meta.tip().map_or(Epoch(1), |tip| tip.first_epoch);
+        let state = match settings.loss {
+            LossPolicy::Degrade => State::Standalone,
+            LossPolicy::Pause => State::Paused,
+        };
+        let member = Member { link: Link::Down, committed: Epoch::NONE, prepared: false, cut: None };
+        Self {
+            members: vec![member; usize::from(meta.volume_count)],
+            meta,
+            settings,
+            standing: Standing { state, reason: reason.to_owned(), since_unix_ns: unix_ns },
+            open,
+            floor: Epoch::NONE,
+            base: Epoch::NONE,
+            cutting: None,
+            wanted: false,
+            tokens: Vec::new(),
+            inflight: VecDeque::new(),
+            committed: Epoch::NONE,
+            next_cut: 0,
+            writing_meta: false,
+            lost: None,
+        }
+    }
+
+    /// What the volumes have to be told before anything else.
+    pub fn start(&mut self, fx: &mut Vec<GroupEffect>) {
+        let protection = match self.settings.loss {
+            LossPolicy::Degrade => Protection::Unprotected,
+            LossPolicy::Pause => Protection::Blocked,
+        };
+        self.tell(&ToVolume::Protect(protection), fx);
+    }
+
+    /// The histories, oldest first, as volumes say them in a hello.
+    #[must_use]
+    pub fn lineage(&self) -> Vec<(LineageId, Epoch)> {
+        self.meta.lineage.iter().map(|e| (e.id, e.first_epoch)).collect()
+    }
+
+    /// State with reason.
+    #[must_use]
+    pub fn standing(&self) -> &Standing {
+        &self.standing
+    }
+
+    /// Metadata as it is in mind.
+    #[must_use]
+    pub fn meta(&self) -> &GroupMeta {
+        &self.meta
+    }
+
+    /// Open and committed epoch.
+    #[must_use]
+    pub fn epochs(&self) -> (Epoch, Epoch) {
+        (self.open, self.committed)
+    }
+
+    /// Epochs cut and not committed.
+    #[must_use]
+    pub fn inflight(&self) -> usize {
+        self.inflight.len()
+    }
+
+    /// When [`PrimaryGroup::tick`] wants to be called at the latest.
+    #[must_use]
+    pub fn next_tick(&self) -> Option<Nanos> {
+        (self.settings.epoch_ns.is_some() && self.is_linked()).then_some(self.next_cut)
+    }
+
+    fn is_linked(&self) -> bool {
+        self.members.iter().any(|m| m.link != Link::Down)
+    }
+
+    fn tell(&self, message: &ToVolume, fx: &mut Vec<GroupEffect>) {
+        for index in 0..self.members.len() {
+            fx.push(GroupEffect::ToVolume(index, message.clone()));
+        }
+    }
+
+    fn become_state(&mut self, at: &Now, state: State, reason: String, fx: &mut Vec<GroupEffect>) {
+        let old = self.standing.state;
+        if old == state && self.standing.reason == reason {
+            return;
+        }
+        self.standing = Standing { state, reason, since_unix_ns: at.unix_ns };
+        fx.push(GroupEffect::Changed { old, new: self.standing.clone() });
+    }
+
+    /// Time has passed.
+    pub fn tick(&mut self, at: &mut Now, fx: &mut Vec<GroupEffect>) {
+        let Some(epoch_ns) = self.settings.epoch_ns else { return };
+        if at.ns < self.next_cut || !self.is_linked() {
+            return;
+        }
+        self.next_cut = at.ns + epoch_ns;
+        if self.cutting.is_none() && self.inflight.len() < INFLIGHT_TIMED_MAX {
+            self.start_cut(at, fx);
+        }
+    }
+
+    /// Somebody wants a cut now; the answer is a [`GroupEffect::CutReply`] with the token.
+    pub fn cut(&mut self, at: &mut Now, token: u64, fx: &mut Vec<GroupEffect>) {
+        self.tokens.push(token);
+        if self.cutting.is_none() {
+            self.start_cut(at, fx);
+        } else {
+            self.wanted = true;
+        }
+    }
+
+    fn start_cut(&mut self, at: &mut Now, fx: &mut Vec<GroupEffect>) {
+        self.wanted = false;
+        let next = self.open.next().max(self.floor.next());
+        self.cutting = Some(Cutting { epoch: self.open, next, unix_ns: 0, sent: false });
+        for member in &mut self.members {
+            member.prepared = false;
+            member.cut = None;
+        }
+        self.tell(&ToVolume::Prepare, fx);
+        let _ = at;
+    }
+
+    fn advance_cut(&mut self, at: &mut Now, fx: &mut Vec<GroupEffect>) {
+        let Some(cutting) = &mut self.cutting else { return };
+        if !cutting.sent && self.members.iter().all(|m| m.prepared) {
+            cutting.sent = true;
+            cutting.unix_ns = at.unix_ns;
+            let message = ToVolume::Cut { epoch: cutting.epoch, next: cutting.next };
+            self.tell(&message, fx);
+            return;
+        }
+        if !cutting.sent || !self.members.iter().all(|m| m.cut.is_some()) {
+            return;
+        }
+        let Some(Cutting { epoch, next, unix_ns, .. }) = self.cutting.take() else { return };
+        let group_wrote = self.members.iter().any(|m| m.cut == Some(true));
+        let base = self.base;
+        self.open = next;
+        if group_wrote {
+            self.base = epoch;
+        }
+        if self.is_linked() {
+            self.inflight.push_back((epoch, at.ns));
+        }
+        self.tell(&ToVolume::Seal { epoch, group_wrote, base, cut_unix_ns: unix_ns }, fx);
+        for token in std::mem::take(&mut self.tokens) {
+            fx.push(GroupEffect::CutReply { token, epoch, cut_unix_ns: unix_ns });
+        }
+        if self.wanted {
+            self.want_cut(at, fx);
+        }
+    }
+
+    fn want_cut(&mut self, at: &mut Now, fx: &mut Vec<GroupEffect>) {
+        if self.cutting.is_none()
+            && self.is_linked()
+            && self.inflight.len() < INFLIGHT_WANTED_MAX
+        {
+            self.start_cut(at, fx);
+        } else {
+            self.wanted = true;
+        }
+    }
+
+    /// A message of a volume.
+    pub fn volume(
+        &mut self,
+        at: &mut Now,
+        index: usize,
+        message: ToGroup,
+        fx: &mut Vec<GroupEffect>,
+    ) {
+        match message {
+            ToGroup::Prepared => {
+                self.members[index].prepared = true;
+                self.advance_cut(at, fx);
+            }
+            ToGroup::CutDone { wrote, .. } => {
+                self.members[index].cut = Some(wrote);
+                self.advance_cut(at, fx);
+            }
+            ToGroup::WantCut => self.want_cut(at, fx),
+            ToGroup::NeedEpoch(above) => {
+                self.floor = self.floor.max(above);
+                if self.cutting.is_none() {
+                    self.start_cut(at, fx);
+                } else {
+                    self.wanted = true;
+                }
+            }
+            ToGroup::LinkUp { sync_needed } => {
+                let synced = (!sync_needed).then_some(Epoch::NONE);
+                self.members[index].link = Link::Up { synced };
+                self.members[index].committed = Epoch::NONE;
+                self.next_cut = self.next_cut.min(at.ns);
+                self.advance_protection(at, fx);
+            }
+            ToGroup::SyncSent(epoch) => {
+                self.members[index].link = Link::Up { synced: Some(epoch) };
+                self.want_cut(at, fx);
+                self.advance_protection(at, fx);
+            }
+            ToGroup::Acked { committed, .. } => self.acked(at, index, committed, fx),
+            ToGroup::PressureTimeout => {
+                let reason = "writes waited too long for room in the backup's journal".to_owned();
+                if self.settings.loss == LossPolicy::Degrade {
+                    self.tell(&ToVolume::DropLink(reason), fx);
+                } else {
+                    let state = self.standing.state;
+                    self.become_state(at, state, reason, fx);
+                }
+            }
+            ToGroup::Refused(code, text) => {
+                let sticky = if code.is_final() { "refused" } else { "not taken now" };
+                self.link_lost(at, index, format!("{sticky} by the backup: {text}"), fx);
+            }
+            ToGroup::LinkLost(reason) => self.link_lost(at, index, reason, fx),
+            ToGroup::Failed(text) => {
+                self.tell(&ToVolume::Protect(Protection::Blocked), fx);
+                self.tell(&ToVolume::DropLink(format!("a primary volume failed: {text}")), fx);
+                let reason = format!("volume {index}: {text}");
+                self.become_state(at, State::Failed, reason, fx);
+            }
+            other => unreachable!("{other:?} comes from a backup"),
+        }
+    }
+
+    fn acked(&mut self, at: &mut Now, index: usize, committed: Epoch, fx: &mut Vec<GroupEffect>) {
+        self.members[index].committed = committed;
+        if committed > self.committed {
+            self.committed = committed;
+            while let Some((epoch, cut_at)) = self.inflight.front().copied() {
+                if epoch > committed {
+                    break;
+                }
+                self.inflight.pop_front();
+                fx.push(GroupEffect::Latency(at.ns.saturating_sub(cut_at)));
+            }
+            // Nothing holds output here: what is committed is released.
+            self.tell(&ToVolume::Released(committed), fx);
+        }
+        self.advance_protection(at, fx);
+        if self.wanted {
+            self.want_cut(at, fx);
+        }
+    }
+
+    /// Protected once every volume is linked and equal as of a committed epoch.
+    fn advance_protection(&mut self, at: &mut Now, fx: &mut Vec<GroupEffect>) {
+        if matches!(self.standing.state, State::Failed | State::Protected | State::Degrading) {
+            return;
+        }
+        let mut all_up = true;
+        let mut all_equal = true;
+        for member in &self.members {
+            match member.link {
+                Link::Down => all_up = false,
+                Link::Up { synced: None } => all_equal = false,
+                Link::Up { synced: Some(epoch) } => {
+                    all_equal &= epoch == Epoch::NONE || member.committed >= epoch;
+                }
+            }
+        }
+        if !all_up {
+            return;
+        }
+        if all_equal {
+            let reason = "the backup follows".to_owned();
+            self.become_state(at, State::Protected, reason, fx);
+            self.tell(&ToVolume::Protect(Protection::Protected), fx);
+        } else if self.standing.state != State::Resyncing {
+            let reason = "the images are being compared".to_owned();
+            self.become_state(at, State::Resyncing, reason, fx);
+        }
+    }
+
+    fn link_lost(&mut self, at: &mut Now, index: usize, reason: String, fx: &mut Vec<GroupEffect>) {
+        self.members[index].link = Link::Down;
+        self.inflight.clear();
+        for other in 0..self.members.len() {
+            if self.members[other].link != Link::Down {
+                let text = format!("volume {index} lost its link: {reason}");
+                fx.push(GroupEffect::ToVolume(other, ToVolume::DropLink(text)));
+            }
+        }
+        match (self.standing.state, self.settings.loss) {
+            (State::Protected, LossPolicy::Degrade) => self.degrade(at, reason, fx),
+            (State::Protected | State::Resyncing | State::Paused, LossPolicy::Pause) => {
+                self.tell(&ToVolume::Protect(Protection::Blocked), fx);
+                self.become_state(at, State::Paused, reason, fx);
+            }
+            // Unprotected before and after.
+            (State::Resyncing, LossPolicy::Degrade) => {
+                self.become_state(at, State::Degraded, reason, fx);
+            }
+            (State::Standalone | State::Degraded, _) => {
+                let state = self.standing.state;
+                self.become_state(at, state, reason, fx);
+            }
+            _ => {}
+        }
+    }
+
+    /// Makes the loss of protection durable; only then are writes answered without a backup.
+    fn degrade(&mut self, at: &mut Now, reason: String, fx: &mut Vec<GroupEffect>) {
+        self.tell(&ToVolume::Protect(Protection::Blocked), fx);
+        let entry = LineageEntry {
+            id: (at.fresh)(),
+            first_epoch: self.open,
+            why: LineageWhy::Degraded,
+            unix_s: at.unix_ns / 1_000_000_000,
+        };
+        self.meta.begin(entry);
+        self.meta.all_dirty = true;
+        self.meta.generation += 1;
+        self.writing_meta = true;
+        self.lost = Some(reason.clone());
+        fx.push(GroupEffect::WriteMeta(Box::new(self.meta.clone())));
+        self.become_state(at, State::Degrading, reason, fx);
+    }
+
+    /// The metadata is durable, or cannot be made so.
+    pub fn meta_written(
+        &mut self,
+        at: &mut Now,
+        result: Result<(), String>,
+        fx: &mut Vec<GroupEffect>,
+    ) {
+        self.writing_meta = false;
+        if let Err(error) = result {
+            self.become_state(at, State::Failed, format!("group metadata: {error}"), fx);
+            return;
+        }
+        if self.standing.state == State::Degrading {
+            let reason = self.lost.take().unwrap_or_default();
+            self.tell(&ToVolume::Lineage(self.lineage()), fx);
+            self.tell(&ToVolume::Protect(Protection::Unprotected), fx);
+            self.become_state(at, State::Degraded, reason, fx);
+            self.advance_protection(at, fx);
+        }
+    }
+
+    /// Whether volumes should be connected to the backup now.
+    #[must_use]
+    pub fn wants_links(&self) -> bool {
+        !self.writing_meta && self.standing.state != State::Failed
+    }
+}

@@ -1,0 +1,211 @@
+//! What a volume is after a crash: a table over facts (JOURNAL.md §6).
+//!
+//! The facts come from metadata and a scan. [`decide`] looks them up and changes nothing; the
+//! engine acts on the decision afterwards. Every combination of facts matches exactly one row.
+
+use super::scan::{End, Scan};
+use blkback_proto::ids::Epoch;
+
+/// What is known about a volume's journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Facts {
+    /// Metadata says the image is being compared and copied, or is mixed up to an epoch the
+    /// journal does not reach.
+    pub inconsistent: bool,
+    /// An epoch that was acknowledged as durable is not whole.
+    pub below_watermark: bool,
+    /// Something of the chain stands damaged at the end, or whole behind it.
+    pub torn: bool,
+    /// A seal of an epoch that is not whole is among it.
+    pub seal_behind: bool,
+    /// The journal is this side's own: it was primary, its writes were not acknowledged to a peer.
+    pub own: bool,
+}
+
+/// What the volume is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Decision {
+    /// Exactly the last whole sealed epoch; nothing else was begun.
+    Whole,
+    /// Exactly the last whole sealed epoch; a tail that nobody was told about is dropped.
+    DropTail,
+    /// The last whole sealed epoch, but one above it may have been acknowledged and rotted:
+    /// promotion takes the operator's word.
+    Suspect,
+    /// No epoch: it has to be compared and copied.
+    Inconsistent,
+    /// Acknowledged epochs are damaged: leave everything as it is.
+    Refuse,
+    /// Own writes: everything up to the end counts, sealed or not.
+    KeepPrefix,
+}
+
+/// One row: facts that must hold (`Some`), a decision, and why.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    /// Name in documents and tests.
+    pub name: &'static str,
+    inconsistent: Option<bool>,
+    below_watermark: Option<bool>,
+    torn: Option<bool>,
+    seal_behind: Option<bool>,
+    own: Option<bool>,
+    /// What the volume is.
+    pub decision: Decision,
+    /// Why.
+    pub why: &'static str,
+}
+
+/// The table. JOURNAL.md §6 has the same rows.
+pub const TABLE: [Row; 8] = [
+    Row {
+        name: "R1-inconsistent",
+        inconsistent: Some(true),
+        below_watermark: None,
+        torn: None,
+        seal_behind: None,
+        own: None,
+        decision: Decision::Inconsistent,
+        why: "a sync had not ended: the image is a mixture, whatever the journal says",
+    },
+    Row {
+        name: "R2-acknowledged-damaged",
+        inconsistent: Some(false),
+        below_watermark: Some(true),
+        torn: None,
+        seal_behind: None,
+        own: Some(false),
+        decision: Decision::Refuse,
+        why: "an epoch was acknowledged as durable and is not whole: output that depends on it left",
+    },
+    Row {
+        name: "R3-clean",
+        inconsistent: Some(false),
+        below_watermark: Some(false),
+        torn: Some(false),
+        seal_behind: Some(false),
+        own: Some(false),
+        decision: Decision::Whole,
+        why: "the chain ends where writing ended",
+    },
+    Row {
+        name: "R4-torn-tail",
+        inconsistent: Some(false),
+        below_watermark: Some(false),
+        torn: Some(true),
+        seal_behind: Some(false),
+        own: Some(false),
+        decision: Decision::DropTail,
+        why: "records of an epoch without a seal: it was never acknowledged",
+    },
+    Row {
+        name: "R5-sealed-but-damaged",
+        inconsistent: Some(false),
+        below_watermark: Some(false),
+        torn: Some(true),
+        seal_behind: Some(true),
+        own: Some(false),
+        decision: Decision::Suspect,
+        why: "its seal is there and a record of it is not: torn before the acknowledgement, or \
+              rotted after it; nothing here can tell",
+    },
+    Row {
+        name: "R6-own-damaged",
+        inconsistent: Some(false),
+        below_watermark: Some(true),
+        torn: None,
+        seal_behind: None,
+        own: Some(true),
+        decision: Decision::Refuse,
+        why: "a flushed write of this side is damaged",
+    },
+    Row {
+        name: "R7-own",
+        inconsistent: Some(false),
+        below_watermark: Some(false),
+        torn: None,
+        seal_behind: None,
+        own: Some(true),
+        decision: Decision::KeepPrefix,
+        why: "completed writes stand in order in front of anything torn",
+    },
+    Row {
+        name: "R8-seal-without-trace",
+        inconsistent: Some(false),
+        below_watermark: Some(false),
+        torn: Some(false),
+        seal_behind: Some(true),
+        own: Some(false),
+        decision: Decision::Refuse,
+        why: "a seal cannot be behind a clean end: the scan contradicts itself",
+    },
+];
+
+impl Row {
+    fn matches(&self, facts: Facts) -> bool {
+        let is = |wanted: Option<bool>, fact: bool| wanted.is_none_or(|w| w == fact);
+        is(self.inconsistent, facts.inconsistent)
+            && is(self.below_watermark, facts.below_watermark)
+            && is(self.torn, facts.torn)
+            && is(self.seal_behind, facts.seal_behind)
+            && is(self.own, facts.own)
+    }
+}
+
+/// The row that these facts match.
+#[must_use]
+pub fn decide(facts: Facts) -> &'static Row {
+    TABLE.iter().find(|row| row.matches(facts)).expect("a test walks all combinations")
+}
+
+/// The facts of a scan, with what metadata says.
+#[must_use]
+pub fn facts(
+    scan: &Scan,
+    own: bool,
+    inconsistent: bool,
+    applied: Epoch,
+    consistent_from: Epoch,
+    durable: Epoch,
+) -> Facts {
+    // Watermarks on disk name epochs that have a seal in the journal, never empty ones, so one
+    // above the last seal means that something acknowledged is missing.
+    let sealed = last_sealed(scan).max(applied);
+    Facts {
+        inconsistent: inconsistent || sealed < consistent_from,
+        below_watermark: scan.watermark.max(durable) > sealed,
+        torn: scan.end == End::Torn,
+        seal_behind: scan.seal_behind > sealed,
+        own,
+    }
+}
+
+/// Highest epoch whose records are all there, seal included.
+#[must_use]
+pub fn last_sealed(scan: &Scan) -> Epoch {
+    scan.epochs.iter().rev().find(|e| e.sealed).map_or(Epoch::NONE, |e| e.epoch)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A combination nobody thought of must not be decided by the order of rows, or not at all.
+    #[test]
+    fn every_combination_matches_exactly_one_row() {
+        let mut hit = [false; TABLE.len()];
+        for bits in 0..32u32 {
+            let facts = Facts {
+                inconsistent: bits & 1 != 0,
+                below_watermark: bits & 2 != 0,
+                torn: bits & 4 != 0,
+                seal_behind: bits & 8 != 0,
+                own: bits & 16 != 0,
+            };
+            let rows: Vec<usize> = (0..TABLE.len()).filter(|i| TABLE[*i].matches(facts)).collect();
+            assert_eq!(rows.len(), 1, "{facts:?} matches {rows:?}");
+            hit[rows[0]] = true;
+        }
+        assert!(hit.iter().all(|h| *h), "every row is reachable");
+    }
+}
