@@ -139,6 +139,10 @@ fn in_transmission(out: &mut Vec<u8>) -> Conn {
     let stream = handshake(true);
     let mut rest = stream.as_slice();
     while conn.phase() == Phase::Negotiation {
+        assert!(
+            !rest.is_empty(),
+            "the handshake did not lead to transmission"
+        );
         let step = conn.input(rest, &exports, out).expect("a good handshake");
         rest = &rest[step.consumed..];
     }
@@ -251,6 +255,47 @@ fn the_driver_can_refuse_a_payload_at_any_point() {
 fn payload_done_without_a_payload_is_our_own_error() {
     let mut out = Vec::new();
     in_transmission(&mut out).payload_done();
+}
+
+/// A wrong count would leave the stream out of step for good.
+#[test]
+#[should_panic(expected = "more bytes left than the payload had")]
+fn refusing_more_than_the_payload_is_our_own_error() {
+    let mut out = Vec::new();
+    let mut conn = in_transmission(&mut out);
+    let head = request(0, NBD_CMD_WRITE, 5, 0, 512);
+    assert!(conn.input(&head, &one_export(), &mut out).is_ok());
+    conn.refuse_payload(Errno::Io, 513, &mut out);
+}
+
+/// A client that asks without reading the answers would fill the server's memory with them.
+#[test]
+fn the_driver_can_stop_after_every_answer_and_every_request() {
+    let exports = one_export();
+    let bad = request(0, NBD_CMD_CACHE, 5, 0, 512);
+    let good = request(0, NBD_CMD_READ, 5, 0, 512);
+    for (message, answered) in [(bad, true), (good, false)] {
+        let mut out = Vec::new();
+        let mut conn = in_transmission(&mut out);
+        let step = conn
+            .input(&message.repeat(1000), &exports, &mut out)
+            .expect("good requests");
+        assert_eq!((step.consumed, step.event.is_none()), (28, answered));
+        assert_eq!(out.is_empty(), !answered);
+    }
+    let mut out = Vec::new();
+    let mut conn = Conn::new(config(), &mut out);
+    let list = option(NBD_OPT_LIST, &[]);
+    let stream = [client_flags(3), list.repeat(60)].concat();
+    let step = conn.input(&stream, &exports, &mut out);
+    assert_eq!(
+        step,
+        Ok(Step {
+            consumed: 4 + list.len(),
+            event: None
+        })
+    );
+    assert_eq!(option_replies(&out).len(), 2);
 }
 
 /// A server that is going down must say so instead of accepting work it will not do.
