@@ -6,21 +6,24 @@ use super::*;
 #[test]
 fn followers_get_kept_and_new_events_in_order() {
     let rig = Rig::new();
-    for i in 0..50 {
+    // More than one answer and one turn of the server hold, and nothing published after to wake it.
+    for i in 0..200 {
         rig.publish(&format!("old {i}"));
     }
     let (answer, mut stream) = rig.client().follow(0).unwrap();
     let mut seqs: Vec<u64> = answer.events.iter().map(|event| event.seq).collect();
-    for i in 0..100 {
-        rig.publish(&format!("new {i}"));
-    }
-    while seqs.len() < 150 {
+    while seqs.len() < 300 {
+        if seqs.len() == 200 {
+            for i in 0..100 {
+                rig.publish(&format!("new {i}"));
+            }
+        }
         match stream.next_within(LONG).unwrap().expect("an event") {
             EventBody::Event(event) => seqs.push(event.seq),
             EventBody::Lost(lost) => panic!("lost {}", lost.count),
         }
     }
-    assert_eq!(seqs, (1..=150).collect::<Vec<_>>());
+    assert_eq!(seqs, (1..=300).collect::<Vec<_>>());
 
     // Without following, page by page.
     let mut client = rig.client();
@@ -33,7 +36,7 @@ fn followers_get_kept_and_new_events_in_order() {
             break;
         }
     }
-    assert_eq!((paged, from), (150, 151));
+    assert_eq!((paged, from), (300, 301));
 }
 
 /// A watcher that is stopped (Ctrl-Z) must neither block the daemon nor believe it saw all.

@@ -202,7 +202,8 @@ fn requests_in_flight_are_bounded_and_none_is_lost() {
     }
 }
 
-/// A client that asks and never reads must not fill the memory of the daemon.
+/// A client that asks and does not read must not fill the memory of the daemon, nor lose answers
+/// when it reads at last.
 #[test]
 fn client_that_never_reads_its_answers_is_bounded() {
     let rig = Rig::new();
@@ -223,6 +224,9 @@ fn client_that_never_reads_its_answers_is_bounded() {
             .epoch,
         1
     );
+    for answer in 0..sent {
+        assert!(raw.response(2).is_some(), "closed before answer {answer}");
+    }
 }
 
 /// Something that is no daemon must not hang or confuse the tool.
