@@ -1,0 +1,213 @@
+//! Answers, and how an answer longer than one body is split and put together.
+
+use serde::{Deserialize, Serialize};
+
+use super::event::Event;
+use super::frame::{ANSWER_BYTES_MAX, BODY_BYTES_MAX, Frame, FrameError, FrameKind, encode};
+use super::request::BodyError;
+use super::status::Status;
+use super::text::one_line;
+use super::words::ErrorCode;
+
+/// What a request gets: `{"ok":{"cut":{…}}}` or `{"error":{"code":…,"message":…}}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Response {
+    /// Done.
+    Ok(Answer),
+    /// Not done.
+    Error(ErrorReply),
+}
+
+/// Payload of a request that was done, under the request's name.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Answer {
+    /// To hello.
+    Hello(HelloAnswer),
+    /// To status.
+    Status(Box<Status>),
+    /// To events.
+    Events(EventsAnswer),
+    /// To prepare.
+    Prepare(PrepareAnswer),
+    /// To cut.
+    Cut(CutAnswer),
+    /// To promote.
+    Promote(PromoteAnswer),
+}
+
+/// What the two sides speak from now on. Its three fields are frozen, others may be added.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HelloAnswer {
+    /// Version of every frame from here on.
+    pub version: u16,
+    /// Name and version of the daemon.
+    pub daemon: String,
+    /// Process id of the daemon.
+    pub pid: u32,
+}
+
+/// A bounded batch of kept events.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventsAnswer {
+    /// Random id of this run of the daemon: sequence numbers of another run mean nothing.
+    pub log: String,
+    /// Oldest first.
+    pub events: Vec<Event>,
+    /// Events between the one asked for and the oldest kept, gone for good.
+    pub lost: u64,
+    /// Ask from here next; a following stream begins here.
+    pub next_seq: u64,
+    /// Whether more are already waiting at `next_seq`.
+    pub more: bool,
+}
+
+/// Completions are held.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PrepareAnswer {
+    /// The epoch that the next cut ends.
+    pub epoch: u64,
+}
+
+/// The epoch has ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CutAnswer {
+    /// The epoch that ended.
+    pub epoch: u64,
+    /// Whether it is already committed.
+    pub committed: bool,
+}
+
+/// The group serves here as primary.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PromoteAnswer {
+    /// The epoch whose end is the state served.
+    pub epoch: u64,
+    /// When the old primary cut it, Unix time; 0 if nothing was ever written.
+    pub cut_unix_ns: u64,
+    /// Id of the new lineage, hex.
+    pub lineage: String,
+    /// Epochs that had begun to arrive and were not complete.
+    pub dropped_epochs: u64,
+    /// From the request to serving.
+    pub duration_us: u64,
+}
+
+/// Why a request was not done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorReply {
+    /// For programs.
+    pub code: ErrorCode,
+    /// For people, one line: what, where, what to type instead.
+    pub message: String,
+}
+
+impl ErrorReply {
+    /// An error whose message is made one bounded line.
+    pub fn new(code: ErrorCode, message: impl AsRef<str>) -> Self {
+        Self {
+            code,
+            message: one_line(message.as_ref()),
+        }
+    }
+}
+
+impl Response {
+    /// Shorthand for an error.
+    pub fn error(code: ErrorCode, message: impl AsRef<str>) -> Self {
+        Self::Error(ErrorReply::new(code, message))
+    }
+
+    /// Reads a whole answer.
+    ///
+    /// # Errors
+    /// [`BodyError`] if it is no answer of this version; unknown fields are passed over.
+    pub fn from_body(body: &[u8]) -> Result<Self, BodyError> {
+        serde_json::from_slice(body).map_err(|source| BodyError {
+            what: "answer",
+            source,
+        })
+    }
+}
+
+/// An answer as packets in the order to send: parts, then the response that ends it.
+///
+/// # Errors
+/// [`FrameError::TooLarge`] beyond [`ANSWER_BYTES_MAX`].
+pub fn response_packets(
+    version: u16,
+    request_id: u32,
+    response: &Response,
+) -> Result<Vec<Vec<u8>>, FrameError> {
+    let body = serde_json::to_vec(response).expect("answers are plain data with text keys");
+    check_answer_bytes(body.len())?;
+    let count = body.len().div_ceil(BODY_BYTES_MAX);
+    body.chunks(BODY_BYTES_MAX)
+        .enumerate()
+        .map(|(i, part)| {
+            let kind = if i + 1 == count {
+                FrameKind::Response
+            } else {
+                FrameKind::ResponsePart
+            };
+            encode(version, kind, request_id, part)
+        })
+        .collect()
+}
+
+fn check_answer_bytes(bytes: usize) -> Result<(), FrameError> {
+    if bytes > ANSWER_BYTES_MAX {
+        return Err(FrameError::TooLarge {
+            what: "answer",
+            bytes,
+            limit: ANSWER_BYTES_MAX,
+        });
+    }
+    Ok(())
+}
+
+/// Puts the parts of one answer together.
+#[derive(Debug)]
+pub struct Reassembly {
+    request_id: u32,
+    body: Vec<u8>,
+}
+
+impl Reassembly {
+    /// Waits for the answer to this request.
+    pub fn new(request_id: u32) -> Self {
+        Self {
+            request_id,
+            body: Vec::new(),
+        }
+    }
+
+    /// Takes a response frame; gives the whole body when it was the last one.
+    ///
+    /// # Errors
+    /// [`FrameError::PartOrder`] for another request's answer, [`FrameError::TooLarge`] beyond
+    /// [`ANSWER_BYTES_MAX`], [`FrameError::Kind`] for a frame that is no part of an answer.
+    pub fn push(&mut self, frame: Frame<'_>) -> Result<Option<Vec<u8>>, FrameError> {
+        if frame.request_id != self.request_id {
+            return Err(FrameError::PartOrder {
+                expected: self.request_id,
+                found: frame.request_id,
+            });
+        }
+        check_answer_bytes(self.body.len() + frame.body.len())?;
+        match frame.kind {
+            FrameKind::ResponsePart => {
+                self.body.extend_from_slice(frame.body);
+                Ok(None)
+            }
+            FrameKind::Response => {
+                self.body.extend_from_slice(frame.body);
+                Ok(Some(std::mem::take(&mut self.body)))
+            }
+            kind @ (FrameKind::Request | FrameKind::Event) => {
+                Err(FrameError::Kind { found: kind as u16 })
+            }
+        }
+    }
+}
