@@ -1,1 +1,3 @@
 //! Client side tools of blockrep: shared parts of `blockrepctl` and the load generator.
+
+pub mod load;
