@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::process;
+use crate::{aside, process};
 
 /// The checkout this program was built from.
 #[derive(Debug, Clone)]
@@ -17,21 +17,24 @@ pub(crate) struct Checkout {
 }
 
 impl Checkout {
-    pub(crate) fn find() -> Result<Self> {
-        let package = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let root = package
+    /// This package stands two levels below the root.
+    pub(crate) fn root() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR"))
             .ancestors()
             .nth(2)
-            .context("xtask stands two levels below the root")?;
+            .unwrap_or(Path::new("/"))
+            .into()
+    }
+
+    pub(crate) fn find() -> Result<Self> {
+        let root = Self::root();
         if !root.join("Cargo.toml").exists() {
             bail!(
                 "{} is not there any more; run `cargo xtask` in a checkout",
                 root.display()
             );
         }
-        Ok(Self {
-            root: root.to_owned(),
-        })
+        Ok(Self { root })
     }
 
     /// Kept between runs and ignored by git: the guest's kernel, logs of the last failure.
@@ -186,17 +189,26 @@ fn sweep(dir: &Path, prefix: &str) {
     }
 }
 
-/// Finds a program on PATH or where Debian keeps those of the administrator.
+/// Finds a program on PATH, where Debian keeps those of the administrator, or among those unpacked
+/// for this checkout.
 pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let administrators = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
+    let unpacked = ["usr/bin", "usr/sbin", "bin", "sbin"].map(|dir| aside::tree().join(dir));
     std::env::split_paths(&path)
         .chain(administrators)
+        .chain(unpacked)
         .map(|dir| dir.join(name))
         .find(|candidate| candidate.is_file())
 }
 
 /// A command for a program that may stand in a directory that is not on a user's PATH.
 pub(crate) fn tool(name: &str) -> Command {
-    Command::new(find_program(name).unwrap_or_else(|| PathBuf::from(name)))
+    let program = find_program(name).unwrap_or_else(|| PathBuf::from(name));
+    let unpacked = program.starts_with(aside::tree());
+    let mut command = Command::new(program);
+    if unpacked {
+        aside::with_libraries(&mut command);
+    }
+    command
 }

@@ -3,6 +3,7 @@
 //! Exit codes: 0 all holds; 1 it was tried and does not hold; 2 it could not be tried, or the command
 //! line is wrong; 130 interrupted.
 
+mod aside;
 mod checkout;
 mod demo;
 #[path = "../../../tests/guest/entry.rs"]
@@ -51,7 +52,7 @@ enum Command {
     /// Let a real guest lose its host and carry on from the backup's disk
     Demo(demo::Options),
     /// The demo's rounds on qemu-nbd alone, to tell faults of the lab from faults of the product
-    GuestSelftest(demo::Options),
+    GuestSelftest(demo::SelftestOptions),
     /// Run the whole test suite, with a time table
     Test(suite::Options),
     /// Run the simulator; arguments are passed on
@@ -100,7 +101,7 @@ fn run(command: Command) -> Result<Verdict> {
     stop::catch_signals()?;
     match command {
         Command::Demo(options) => demo::run(&checkout, &options, Under::Blockrep),
-        Command::GuestSelftest(options) => demo::run(&checkout, &options, Under::QemuNbd),
+        Command::GuestSelftest(options) => demo::run(&checkout, &options.into(), Under::QemuNbd),
         Command::Test(options) => suite::run(&checkout, &options),
         Command::Sim(passed) => become_program(&checkout, "sim", &passed),
         Command::Crash(passed) => become_program(&checkout, "crash", &passed),

@@ -96,3 +96,45 @@ fn new_namespace() -> Result<OwnedFd> {
     let made = made.join().expect("the closure does not panic");
     made.context("make a network namespace (unshare)")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{SocketAddr, TcpListener, TcpStream};
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Runs `what` with the network of `host`, on a thread of its own.
+    fn on<T: Send>(host: &Host, what: impl FnOnce() -> T + Send) -> T {
+        let namespace = host.namespace.as_raw_fd();
+        std::thread::scope(|scope| {
+            let there = scope.spawn(move || {
+                // SAFETY: changes this thread only, which ends with the closure.
+                assert_eq!(unsafe { libc::setns(namespace, libc::CLONE_NEWNET) }, 0);
+                what()
+            });
+            there.join().expect("the closure does not panic")
+        })
+    }
+
+    // Hosts without a cable would make every demo wait for a connection that cannot come.
+    #[test]
+    fn the_hosts_reach_each_other_and_nobody_else() {
+        // SAFETY: no arguments, cannot fail.
+        if unsafe { libc::geteuid() } != 0 {
+            eprintln!("not root: nothing was tested, as the demo runs on loopback then");
+            return;
+        }
+        let [one, two] = Host::pair().expect("root may make namespaces and `ip` is there");
+        let address = SocketAddr::from((two.address, 9000));
+        let listener = on(&two, || TcpListener::bind(address)).expect("the address is there");
+        let connect =
+            move |to: SocketAddr| TcpStream::connect_timeout(&to, Duration::from_secs(10)).is_ok();
+        assert!(on(&one, move || connect(address)));
+        assert!(!on(&one, move || connect(SocketAddr::from((
+            Ipv4Addr::LOCALHOST,
+            9000
+        )))));
+        drop(listener);
+    }
+}

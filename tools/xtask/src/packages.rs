@@ -8,6 +8,7 @@ use std::process::Command;
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 
+use crate::aside::{self, Plan};
 use crate::checkout::{Checkout, find_program, tool};
 use crate::stop::minutes;
 use crate::{process, ui};
@@ -124,15 +125,10 @@ pub(crate) fn provide(checkout: &Checkout, purposes: &[Purpose], no_install: boo
         ));
         return Ok(());
     }
-    // SAFETY: no arguments, cannot fail.
-    if unsafe { libc::geteuid() } != 0 {
-        bail!("only root can install; run this first:\n  {line}");
-    }
     if find_program("apt-get").is_none() {
         bail!("no apt-get here; install the programs above with this system's own means");
     }
-    ui::note(format!("Installing them with:\n  {line}"));
-    install(checkout, &names)
+    install(checkout, &names, &line)
 }
 
 /// Prints the whole table.
@@ -168,42 +164,49 @@ fn is_there(package: &Package) -> bool {
 }
 
 fn install_line(names: &[&str]) -> String {
-    // SAFETY: no arguments, cannot fail.
-    let sudo = if unsafe { libc::geteuid() } == 0 {
-        ""
-    } else {
-        "sudo "
-    };
-    format!(
-        "{sudo}apt-get install -y --no-remove --no-install-recommends {}",
-        names.join(" ")
-    )
+    let sudo = if is_root() { "" } else { "sudo " };
+    format!("{sudo}apt-get {} {}", INSTALL.join(" "), names.join(" "))
 }
 
-fn install(checkout: &Checkout, names: &[&str]) -> Result<()> {
+fn install(checkout: &Checkout, names: &[&str], line: &str) -> Result<()> {
     std::fs::create_dir_all(checkout.work())?;
     let log = checkout.work().join("install.log");
-    let step = ui::step(format!("installing {} packages", names.len()));
-    if !all_known(names)? {
+    if is_root() && !all_known(names)? {
         update(&log)?;
     }
-    if apt(
-        &log,
-        &["install", "-y", "--no-remove", "--no-install-recommends"],
-        names,
-    )
-    .is_err()
-    {
+    let plan = Plan::make(names)?;
+    if !plan.remove.is_empty() {
+        ui::note(format!(
+            "apt would remove {} to install them, so they are not installed but unpacked:",
+            plan.remove.join(", ")
+        ));
+        ui::note(format!("  apt-get download {}", plan.install.join(" ")));
+        return aside::unpack(&plan.install, &log);
+    }
+    if !is_root() {
+        bail!("only root can install; run this first:\n  {line}");
+    }
+    ui::note(format!(
+        "Installing them and what they need, {} packages:",
+        plan.install.len()
+    ));
+    ui::note(format!("  {line}"));
+    let step = ui::step(format!("installing {} packages", plan.install.len()));
+    if apt(&log, &INSTALL, names).is_err() {
         // Package lists age: the usual failure is a file that the mirror has replaced.
         update(&log)?;
-        apt(
-            &log,
-            &["install", "-y", "--no-remove", "--no-install-recommends"],
-            names,
-        )?;
+        apt(&log, &INSTALL, names)?;
     }
     step.done(format!("log in {}", log.display()));
     Ok(())
+}
+
+/// apt must never take anything away.
+const INSTALL: [&str; 4] = ["install", "-y", "--no-remove", "--no-install-recommends"];
+
+fn is_root() -> bool {
+    // SAFETY: no arguments, cannot fail.
+    unsafe { libc::geteuid() == 0 }
 }
 
 /// Whether apt knows a version to install of each.

@@ -80,7 +80,12 @@ pub(super) fn run(stage: &Stage<'_>, place: &Place, mut random: fastrand::Rng) -
         .args(["check", "--nbd", &unix(disk)])
         .arg("--log")
         .arg(&history);
-    command.args(["--epoch", &promotion.epoch.to_string()]);
+    command.args([
+        "--epoch",
+        &promotion.epoch.to_string(),
+        "--ack",
+        stage.options.ack.name(),
+    ]);
     let said = process::run(&mut command, &place.log("check"), CHECK_LIMIT)?;
     let words = said
         .text

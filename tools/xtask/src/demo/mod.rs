@@ -83,6 +83,44 @@ pub(crate) struct Options {
     pub(crate) release: bool,
 }
 
+/// What the command line says where no daemon of ours takes part.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct SelftestOptions {
+    /// How often to do it all, each time on a fresh disk
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    rounds: u32,
+    /// Decides the random moments; without it a new one is taken and printed
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Do damage on purpose; the selftest must then fail
+    #[arg(long, value_enum)]
+    plant: Option<Plant>,
+    /// Only print the command that would install what is missing
+    #[arg(long)]
+    no_install: bool,
+}
+
+impl From<SelftestOptions> for Options {
+    /// One image loses nothing that was synced, which is what `flush` promises.
+    fn from(options: SelftestOptions) -> Self {
+        let SelftestOptions {
+            rounds,
+            seed,
+            plant,
+            no_install,
+        } = options;
+        Self {
+            rounds,
+            seed,
+            ack: Ack::Flush,
+            plant,
+            no_install,
+            no_guest: false,
+            release: false,
+        }
+    }
+}
+
 /// What runs under the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Under {

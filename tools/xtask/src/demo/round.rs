@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::judge::{self, Ledger, PROMISED_MIN, Reports, Row, Shown};
-use super::{Plant, Stage, Under, plant, sparse_file};
+use super::{Plant, Stage, plant, sparse_file};
 use crate::fsck::{self, FileSystem};
 use crate::guest::{BOOT_LIMIT, Boot, Guest, GuestFailed, Heard, Word};
 use crate::lab::{Blockrep, Lab, Place, QemuNbd, serve};
@@ -76,7 +76,7 @@ pub(super) fn run(stage: &Stage<'_>, place: &Place, mut random: fastrand::Rng) -
         .map_or(lab.backup_socket(), |(_, socket)| socket.as_path());
     let found = examine(stage, place, lab.as_ref(), disk, ledger_id)?;
     let reports = Reports::split(&heard, promotion.cut_unix_ns);
-    let promises_all = stage.under == Under::QemuNbd || stage.options.ack.promises_all();
+    let promises_all = stage.options.ack.promises_all();
     let mut faults = found.faults;
     if let Some(ledger) = found.ledger {
         faults.extend(judge::faults(reports, ledger, promises_all));

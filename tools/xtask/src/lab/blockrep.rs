@@ -18,6 +18,9 @@ use crate::{fsck, stop};
 
 /// Port of the backup where nobody else can hold it.
 const PORT: u16 = 9000;
+const GROUP: &str = "demo";
+/// The default, 1 GiB written with zeros at every round, would be most of a round's time.
+const JOURNAL_SIZE: &str = "128MiB";
 const PROTECTED_LIMIT: Duration = Duration::from_secs(90);
 /// The backup sees the primary's death by its connection, a moment after it.
 const PROMOTE_LIMIT: Duration = Duration::from_secs(20);
@@ -88,6 +91,7 @@ impl Blockrep {
             .args(["--listen", &address.to_string(), "--image"])
             .arg(&backup_image);
         command.arg("--state").arg(place.dir.join("backup-state"));
+        command.args(["--group", GROUP, "--journal-size", JOURNAL_SIZE]);
         command.arg("--nbd").arg(unix(&sockets.backup_nbd));
         command.arg("--control").arg(&sockets.backup_control);
         if let Some([_, host]) = &hosts {
@@ -102,7 +106,7 @@ impl Blockrep {
             .arg(format!("tap:remus:{address}|aio:{}", setup.image.display()));
         command.arg("--nbd").arg(unix(&sockets.primary_nbd));
         command.arg("--control").arg(&sockets.primary_control);
-        command.args(["--epoch", "25ms", "--ack", setup.ack]);
+        command.args(["--group", GROUP, "--epoch", "25ms", "--ack", setup.ack]);
         if let Some([host, _]) = &hosts {
             host.place(&mut command);
         }
@@ -302,4 +306,93 @@ fn free_port() -> Result<u16> {
 
 fn unix(path: &Path) -> String {
     format!("unix:{}", path.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    /// Programs that answer as the daemons do; what they were told is in `said`.
+    fn stand_ins(dir: &Path) -> Programs {
+        let daemon = "#!/bin/sh\necho \"${0##*/} $*\" >> \"${0%/*}/said\"\nexec sleep 60\n";
+        let ctl = r#"#!/bin/sh
+here="${0%/*}"
+echo "$1 ${2##*-} $3 $4" >> "$here/said"
+case "$3" in
+status)
+    echo x >> "$here/asked"
+    state=resyncing
+    [ "$(wc -l < "$here/asked")" -ge 3 ] && state=protected
+    echo '{"group":{"state":"'$state'","reason":"first copy"},"epochs":{"open":5,"committed":5},
+        "volumes":[{"sync":{"done_bytes":1,"total_bytes":4}}],
+        "commit_latency":{"p50_us":900,"p99_us":4000}}' ;;
+promote)
+    [ -e "$here/refused" ] || { : > "$here/refused"; echo "the link is alive" >&2; exit 3; }
+    echo '{"epoch":41,"cut_unix_ns":1700000000000000000,"lineage":"ab"}' ;;
+esac
+"#;
+        for (name, text) in [
+            ("blockrep", daemon),
+            ("blockrep-backup", daemon),
+            ("blockrepctl", ctl),
+        ] {
+            let path = dir.join(name);
+            fs::write(&path, text).expect("the directory was made");
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("it is ours");
+        }
+        Programs {
+            dir: dir.to_owned(),
+        }
+    }
+
+    // A misread answer would judge the round by a wrong epoch, or start it before there is a copy.
+    #[test]
+    fn a_round_waits_for_protection_and_asks_for_promotion_until_it_is_granted() {
+        let dir = std::env::temp_dir().join(format!("xtask-lab-{}", std::process::id()));
+        fs::create_dir(&dir).expect("no other process has this number");
+        let image = dir.join("a.img");
+        fs::write(&image, [0u8; 4096]).expect("the directory was made");
+        let setup = Setup {
+            programs: stand_ins(&dir),
+            ack: "flush",
+            image: image.clone(),
+        };
+        let place = Place {
+            dir: dir.clone(),
+            sockets: dir.join("s-"),
+        };
+        let mut lab = Blockrep::start(place, &setup, None, |_| ()).expect("it becomes protected");
+        assert_eq!(
+            fs::metadata(lab.backup_image()).expect("it was made").len(),
+            4096
+        );
+        lab.settle().expect("committed equals open");
+        let latency = lab
+            .commit_latency()
+            .expect("status answers")
+            .expect("it has figures");
+        assert_eq!((latency.p50_us, latency.p99_us), (900, 4000));
+        lab.kill_primary();
+        assert!(lab.check().is_err(), "a dead primary is noticed");
+        let promotion = lab.promote().expect("granted at the second time");
+        assert_eq!(
+            (promotion.epoch, promotion.cut_unix_ns),
+            (41, 1_700_000_000_000_000_000)
+        );
+        let said = fs::read_to_string(dir.join("said")).expect("every program writes there");
+        drop(lab);
+        fs::remove_dir_all(&dir).expect("it is ours");
+        assert!(
+            said.contains(&format!("|aio:{} --nbd unix:", image.display())),
+            "{said}"
+        );
+        assert!(said.contains("--epoch 25ms --ack flush"), "{said}");
+        assert_eq!(
+            said.matches("--control b.ctl promote --json").count(),
+            2,
+            "{said}"
+        );
+    }
 }
