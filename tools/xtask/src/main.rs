@@ -1,2 +1,150 @@
-//! Project commands.
-fn main() {}
+//! Project commands: `cargo xtask demo`, `test`, `sim`, `crash`, `bench`, `install`.
+//!
+//! Exit codes: 0 all holds; 1 it was tried and does not hold; 2 it could not be tried, or the command
+//! line is wrong; 130 interrupted.
+
+mod aside;
+mod checkout;
+mod demo;
+#[path = "../../../tests/guest/entry.rs"]
+#[allow(dead_code)] // Shared with the guest's program, which uses the rest.
+mod entry;
+mod fsck;
+mod guest;
+mod initramfs;
+mod kernel;
+mod lab;
+mod netns;
+mod packages;
+mod process;
+mod stop;
+mod suite;
+mod ui;
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::{Args, Parser, Subcommand};
+
+use checkout::Checkout;
+use demo::{Under, Verdict};
+use packages::Purpose;
+
+const EXIT_FAILED: u8 = 1;
+const EXIT_ERROR: u8 = 2;
+
+/// Commands of the blockrep project
+#[derive(Debug, Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    disable_help_subcommand = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Let a real guest lose its host and carry on from the backup's disk
+    Demo(demo::Options),
+    /// The demo's rounds on qemu-nbd alone, to tell faults of the lab from faults of the product
+    GuestSelftest(demo::SelftestOptions),
+    /// Run the whole test suite, with a time table
+    Test(suite::Options),
+    /// Run the simulator; arguments are passed on
+    Sim(Passed),
+    /// Kill real processes in named phases under load; arguments are passed on
+    Crash(Passed),
+    /// Measure; `bench disk` compares stacks. Arguments are passed on
+    Bench(Passed),
+    /// Show what the commands need of the system, and install what is missing
+    Install {
+        /// Only for these commands; without it the table is printed
+        #[arg(value_enum)]
+        purposes: Vec<Purpose>,
+        /// Only print the command
+        #[arg(long)]
+        no_install: bool,
+    },
+}
+
+/// Arguments for a program that this one does not read.
+#[derive(Debug, Args)]
+#[command(disable_help_flag = true)]
+struct Passed {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<OsString>,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli.command) {
+        Ok(Verdict::Holds) => ExitCode::SUCCESS,
+        Ok(Verdict::Failed) => ExitCode::from(EXIT_FAILED),
+        Err(error) if error.is::<stop::Interrupted>() => {
+            eprintln!("{error}");
+            ExitCode::from(stop::EXIT_INTERRUPTED)
+        }
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(EXIT_ERROR)
+        }
+    }
+}
+
+fn run(command: Command) -> Result<Verdict> {
+    let checkout = Checkout::find()?;
+    stop::catch_signals()?;
+    match command {
+        Command::Demo(options) => demo::run(&checkout, &options, Under::Blockrep),
+        Command::GuestSelftest(options) => demo::run(&checkout, &options.into(), Under::QemuNbd),
+        Command::Test(options) => suite::run(&checkout, &options),
+        Command::Sim(passed) => become_program(&checkout, "sim", &passed),
+        Command::Crash(passed) => become_program(&checkout, "crash", &passed),
+        Command::Bench(passed) => {
+            let only_help = passed
+                .arguments
+                .iter()
+                .any(|word| word == "--help" || word == "-h");
+            packages::provide(&checkout, &[Purpose::Bench], only_help)?;
+            become_program(&checkout, "bench", &passed)
+        }
+        Command::Install {
+            purposes,
+            no_install,
+        } => {
+            if purposes.is_empty() {
+                packages::list();
+            } else {
+                packages::provide(&checkout, &purposes, no_install)?;
+            }
+            Ok(Verdict::Holds)
+        }
+    }
+}
+
+/// Replaces this process by a program of the tests package; returns only if that is not possible.
+fn become_program(checkout: &Checkout, name: &str, passed: &Passed) -> Result<Verdict> {
+    if !checkout.metadata()?.has_program(suite::TESTS_PACKAGE, name) {
+        bail!(
+            "this checkout has no program {name} in {}",
+            suite::TESTS_PACKAGE
+        );
+    }
+    let mut cargo = checkout.cargo();
+    cargo.args([
+        "run",
+        "--release",
+        "-p",
+        suite::TESTS_PACKAGE,
+        "--bin",
+        name,
+        "--",
+    ]);
+    let error = cargo.args(&passed.arguments).exec();
+    bail!("cannot start cargo: {error}")
+}

@@ -1,0 +1,398 @@
+//! The lab with the product: `blockrep` and `blockrep-backup` as two hosts.
+//!
+//! As root the hosts are network namespaces joined by a cable, otherwise both run on loopback.
+
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use serde_json::Value;
+
+use super::{CommitLatency, Lab, Place, Promotion};
+use crate::netns::Host;
+use crate::process::{self, Process};
+use crate::{fsck, stop};
+
+/// Port of the backup where nobody else can hold it.
+const PORT: u16 = 9000;
+const GROUP: &str = "demo";
+/// The default, 1 GiB written with zeros at every round, would be most of a round's time.
+const JOURNAL_SIZE: &str = "128MiB";
+const PROTECTED_LIMIT: Duration = Duration::from_secs(90);
+/// The backup sees the primary's death by its connection, a moment after it.
+const PROMOTE_LIMIT: Duration = Duration::from_secs(20);
+const SETTLE_LIMIT: Duration = Duration::from_secs(30);
+
+/// The built programs.
+#[derive(Debug, Clone)]
+pub(crate) struct Programs {
+    pub(crate) dir: PathBuf,
+}
+
+impl Programs {
+    pub(crate) fn command(&self, name: &str) -> Command {
+        Command::new(self.dir.join(name))
+    }
+}
+
+/// How the pair is to be set up.
+#[derive(Debug, Clone)]
+pub(crate) struct Setup {
+    pub(crate) programs: Programs,
+    /// `local`, `flush` or `write`.
+    pub(crate) ack: &'static str,
+    /// The primary's image, ready; the backup's is made as large.
+    pub(crate) image: PathBuf,
+}
+
+/// A protected pair.
+#[derive(Debug)]
+pub(crate) struct Blockrep {
+    programs: Programs,
+    hosts: Option<[Host; 2]>,
+    primary: Process,
+    backup: Process,
+    backup_image: PathBuf,
+    sockets: Sockets,
+}
+
+#[derive(Debug)]
+struct Sockets {
+    primary_nbd: PathBuf,
+    backup_nbd: PathBuf,
+    primary_control: PathBuf,
+    backup_control: PathBuf,
+}
+
+impl Blockrep {
+    /// Starts both sides; returns when the volume is protected. `progress` is told how far it is.
+    pub(crate) fn start(
+        place: Place,
+        setup: &Setup,
+        hosts: Option<[Host; 2]>,
+        progress: impl Fn(&str),
+    ) -> Result<Self> {
+        let sockets = Sockets {
+            primary_nbd: place.socket("a"),
+            backup_nbd: place.socket("b"),
+            primary_control: place.socket("a.ctl"),
+            backup_control: place.socket("b.ctl"),
+        };
+        let backup_image = make_backup_image(&place, &setup.image)?;
+        let address = match &hosts {
+            Some([_, backup]) => SocketAddrV4::new(backup.address, PORT),
+            None => SocketAddrV4::new(Ipv4Addr::LOCALHOST, free_port()?),
+        };
+        let mut command = setup.programs.command("blockrep-backup");
+        command
+            .args(["--listen", &address.to_string(), "--image"])
+            .arg(&backup_image);
+        command.arg("--state").arg(place.dir.join("backup-state"));
+        command.args(["--group", GROUP, "--journal-size", JOURNAL_SIZE]);
+        command.arg("--nbd").arg(unix(&sockets.backup_nbd));
+        command.arg("--control").arg(&sockets.backup_control);
+        if let Some([_, host]) = &hosts {
+            command.arg("--insecure-plaintext");
+            host.place(&mut command);
+        }
+        let backup = Process::spawn(&mut command, "blockrep-backup", &place.log("backup"))?;
+
+        let mut command = setup.programs.command("blockrep");
+        command
+            .arg("-n")
+            .arg(format!("tap:remus:{address}|aio:{}", setup.image.display()));
+        command.arg("--nbd").arg(unix(&sockets.primary_nbd));
+        command.arg("--control").arg(&sockets.primary_control);
+        command.args(["--group", GROUP, "--epoch", "25ms", "--ack", setup.ack]);
+        if let Some([host, _]) = &hosts {
+            host.place(&mut command);
+        }
+        let primary = Process::spawn(&mut command, "blockrep", &place.log("primary"))?;
+        let programs = setup.programs.clone();
+        let mut lab = Self {
+            programs,
+            hosts,
+            primary,
+            backup,
+            backup_image,
+            sockets,
+        };
+        lab.wait_until_protected(progress)?;
+        Ok(lab)
+    }
+
+    pub(crate) fn primary_control(&self) -> &Path {
+        &self.sockets.primary_control
+    }
+
+    fn wait_until_protected(&mut self, progress: impl Fn(&str)) -> Result<()> {
+        let mut last = String::from("no answer yet");
+        let waited = stop::wait_for("the volume to be protected", PROTECTED_LIMIT, || {
+            self.check()?;
+            let Ok(status) = self.status(&self.sockets.primary_control) else {
+                return Ok(None);
+            };
+            let group = &status["group"];
+            let state = group["state"]
+                .as_str()
+                .context("status names no group.state")?;
+            last = format!(
+                "{state} ({})",
+                group["reason"].as_str().unwrap_or("no reason given")
+            );
+            let sync = &status["volumes"][0]["sync"];
+            match (sync["done_bytes"].as_u64(), sync["total_bytes"].as_u64()) {
+                (Some(done), Some(total)) if total > 0 => {
+                    progress(&format!("{state}, {} % copied", done * 100 / total));
+                }
+                _ => progress(state),
+            }
+            Ok((state == "protected").then_some(()))
+        });
+        waited.map_err(|error| match error.is::<stop::Interrupted>() {
+            true => error,
+            false => error.context(format!("the primary's last word: {last}")),
+        })
+    }
+
+    /// Asks one daemon; an error if it does not answer or refuses.
+    fn control(&self, socket: &Path, arguments: &[&str]) -> Result<Value> {
+        let mut command = self.programs.command("blockrepctl");
+        command.arg("--control").arg(socket).args(arguments);
+        let output = process::ask(&mut command)?;
+        if !output.status.success() {
+            let verb = arguments.first().copied().unwrap_or_default();
+            let said = String::from_utf8_lossy(&output.stderr);
+            bail!(
+                "blockrepctl {verb}: {}: {}",
+                process::describe(output.status),
+                said.trim()
+            );
+        }
+        serde_json::from_slice(&output.stdout)
+            .with_context(|| format!("answer of blockrepctl {}", arguments.join(" ")))
+    }
+
+    fn status(&self, socket: &Path) -> Result<Value> {
+        self.control(socket, &["status", "--json"])
+    }
+}
+
+impl Lab for Blockrep {
+    fn primary_socket(&self) -> &Path {
+        &self.sockets.primary_nbd
+    }
+
+    fn backup_socket(&self) -> &Path {
+        &self.sockets.backup_nbd
+    }
+
+    fn backup_image(&self) -> &Path {
+        &self.backup_image
+    }
+
+    fn hosts(&self) -> Option<&[Host; 2]> {
+        self.hosts.as_ref()
+    }
+
+    fn check(&mut self) -> Result<()> {
+        self.backup.must_be_alive()?;
+        self.primary.must_be_alive()
+    }
+
+    fn settle(&mut self) -> Result<()> {
+        let epochs = |lab: &Self, which: &str| -> Result<u64> {
+            let status = lab.status(&lab.sockets.primary_control)?;
+            let number = status["epochs"][which].as_u64();
+            number.with_context(|| format!("the primary's status names no epochs.{which}"))
+        };
+        let open = epochs(self, "open")?;
+        stop::wait_for(&format!("the commit of epoch {open}"), SETTLE_LIMIT, || {
+            self.check()?;
+            Ok((epochs(self, "committed")? >= open).then_some(()))
+        })
+    }
+
+    fn copy_backup_view(&mut self, to: &Path, log: &Path) -> Result<()> {
+        fsck::copy_view(&self.sockets.backup_nbd, to, log)
+    }
+
+    fn commit_latency(&mut self) -> Result<Option<CommitLatency>> {
+        let status = self.status(&self.sockets.primary_control)?;
+        let figure = |name: &str| status["commit_latency"][name].as_u64();
+        Ok(figure("p50_us")
+            .zip(figure("p99_us"))
+            .map(|(p50_us, p99_us)| CommitLatency { p50_us, p99_us }))
+    }
+
+    fn kill_primary(&mut self) {
+        self.primary.kill();
+    }
+
+    fn promote(&mut self) -> Result<Promotion> {
+        let since = Instant::now();
+        let mut refused = anyhow!("promotion was not tried");
+        let answer = stop::wait_for("the backup to be promoted", PROMOTE_LIMIT, || {
+            self.backup.must_be_alive()?;
+            match self.control(&self.sockets.backup_control, &["promote", "--json"]) {
+                Ok(answer) => Ok(Some(answer)),
+                Err(error) => {
+                    refused = error;
+                    Ok(None)
+                }
+            }
+        });
+        let answer = match answer {
+            Err(error) if !error.is::<stop::Interrupted>() => {
+                return Err(refused.context(error.to_string()));
+            }
+            other => other?,
+        };
+        let took = since.elapsed();
+        let field = |name: &str| {
+            answer[name]
+                .as_u64()
+                .with_context(|| format!("promote answered without {name}"))
+        };
+        Ok(Promotion {
+            epoch: field("epoch")?,
+            cut_unix_ns: field("cut_unix_ns")?,
+            took,
+        })
+    }
+
+    fn wait_until_applied(&mut self) -> Result<()> {
+        stop::wait_for("the journal to be applied", SETTLE_LIMIT, || {
+            self.backup.must_be_alive()?;
+            let status = self.status(&self.sockets.backup_control)?;
+            let extents = status["volumes"][0]["journal"]["extents"].as_u64();
+            let left = extents.context("the backup's status names no journal.extents")?;
+            Ok((left == 0).then_some(()))
+        })
+    }
+}
+
+impl Drop for Blockrep {
+    fn drop(&mut self) {
+        // Logs of an orderly end say more than those of a kill.
+        for process in [&mut self.primary, &mut self.backup] {
+            process.stop(Duration::from_secs(3));
+        }
+    }
+}
+
+fn make_backup_image(place: &Place, image: &Path) -> Result<PathBuf> {
+    // A directory of its own: what a daemon keeps beside its image stays apart.
+    let dir = place.dir.join("b");
+    fs::create_dir(&dir).with_context(|| format!("create {}", dir.display()))?;
+    let path = dir.join("b.img");
+    let size = fs::metadata(image)
+        .with_context(|| format!("look at {}", image.display()))?
+        .len();
+    let file = File::create(&path).with_context(|| format!("create {}", path.display()))?;
+    file.set_len(size)
+        .with_context(|| format!("size {}", path.display()))?;
+    Ok(path)
+}
+
+/// A port nobody holds at this moment.
+fn free_port() -> Result<u16> {
+    let probe = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("find a free port")?;
+    Ok(probe.local_addr()?.port())
+}
+
+fn unix(path: &Path) -> String {
+    format!("unix:{}", path.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    /// Programs that answer as the daemons do; what they were told is in `said`.
+    fn stand_ins(dir: &Path) -> Programs {
+        let daemon = "#!/bin/sh\necho \"${0##*/} $*\" >> \"${0%/*}/said\"\nexec sleep 60\n";
+        let ctl = r#"#!/bin/sh
+here="${0%/*}"
+echo "$1 ${2##*-} $3 $4" >> "$here/said"
+case "$3" in
+status)
+    echo x >> "$here/asked"
+    state=resyncing
+    [ "$(wc -l < "$here/asked")" -ge 3 ] && state=protected
+    echo '{"group":{"state":"'$state'","reason":"first copy"},"epochs":{"open":5,"committed":5},
+        "volumes":[{"sync":{"done_bytes":1,"total_bytes":4}}],
+        "commit_latency":{"p50_us":900,"p99_us":4000}}' ;;
+promote)
+    [ -e "$here/refused" ] || { : > "$here/refused"; echo "the link is alive" >&2; exit 3; }
+    echo '{"epoch":41,"cut_unix_ns":1700000000000000000,"lineage":"ab"}' ;;
+esac
+"#;
+        for (name, text) in [
+            ("blockrep", daemon),
+            ("blockrep-backup", daemon),
+            ("blockrepctl", ctl),
+        ] {
+            let path = dir.join(name);
+            fs::write(&path, text).expect("the directory was made");
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("it is ours");
+        }
+        Programs {
+            dir: dir.to_owned(),
+        }
+    }
+
+    // A misread answer would judge the round by a wrong epoch, or start it before there is a copy.
+    #[test]
+    fn a_round_waits_for_protection_and_asks_for_promotion_until_it_is_granted() {
+        let dir = std::env::temp_dir().join(format!("xtask-lab-{}", std::process::id()));
+        fs::create_dir(&dir).expect("no other process has this number");
+        let image = dir.join("a.img");
+        fs::write(&image, [0u8; 4096]).expect("the directory was made");
+        let setup = Setup {
+            programs: stand_ins(&dir),
+            ack: "flush",
+            image: image.clone(),
+        };
+        let place = Place {
+            dir: dir.clone(),
+            sockets: dir.join("s-"),
+        };
+        let mut lab = Blockrep::start(place, &setup, None, |_| ()).expect("it becomes protected");
+        assert_eq!(
+            fs::metadata(lab.backup_image()).expect("it was made").len(),
+            4096
+        );
+        lab.settle().expect("committed equals open");
+        let latency = lab
+            .commit_latency()
+            .expect("status answers")
+            .expect("it has figures");
+        assert_eq!((latency.p50_us, latency.p99_us), (900, 4000));
+        lab.kill_primary();
+        assert!(lab.check().is_err(), "a dead primary is noticed");
+        let promotion = lab.promote().expect("granted at the second time");
+        assert_eq!(
+            (promotion.epoch, promotion.cut_unix_ns),
+            (41, 1_700_000_000_000_000_000)
+        );
+        let said = fs::read_to_string(dir.join("said")).expect("every program writes there");
+        drop(lab);
+        fs::remove_dir_all(&dir).expect("it is ours");
+        assert!(
+            said.contains(&format!("|aio:{} --nbd unix:", image.display())),
+            "{said}"
+        );
+        assert!(said.contains("--epoch 25ms --ack flush"), "{said}");
+        assert_eq!(
+            said.matches("--control b.ctl promote --json").count(),
+            2,
+            "{said}"
+        );
+    }
+}

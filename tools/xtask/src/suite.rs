@@ -1,0 +1,398 @@
+//! `cargo xtask test`: every part of the suite in turn, each with a limit, its output in a file, and
+//! a table of times at the end. A part that cannot run here is listed with the reason; a part that
+//! fails does not keep the others from running.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use crate::checkout::{Checkout, Metadata, find_program};
+use crate::demo::{Verdict, aligned};
+use crate::packages::{self, Purpose};
+use crate::process::{self, Process};
+use crate::stop::minutes;
+use crate::{EXIT_FAILED, stop, ui};
+
+/// The package with the simulator, the crash runner and the bench.
+pub(crate) const TESTS_PACKAGE: &str = "blockrep-tests";
+
+/// What the command line says.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// At most ten minutes: no guests, few seeds and rounds
+    #[arg(long, conflicts_with = "all")]
+    quick: bool,
+    /// Seeds and rounds as for a release; may take hours
+    #[arg(long)]
+    all: bool,
+    /// Only print the command that would install what is missing
+    #[arg(long)]
+    no_install: bool,
+    /// Only the parts whose names contain this
+    #[arg(long, value_name = "WORD")]
+    only: Option<String>,
+}
+
+/// How much of each part.
+#[derive(Debug, Clone, Copy)]
+struct Extent {
+    seeds: u32,
+    crash_rounds: u32,
+    load_rounds: u32,
+    /// 0 = no guests.
+    guest_rounds: u32,
+    mutants: bool,
+    /// Limits are multiplied by this.
+    patience: u32,
+}
+
+const QUICK: Extent = Extent {
+    seeds: 500,
+    crash_rounds: 5,
+    load_rounds: 1,
+    guest_rounds: 0,
+    mutants: false,
+    patience: 1,
+};
+const WHOLE: Extent = Extent {
+    seeds: 5_000,
+    crash_rounds: 30,
+    load_rounds: 2,
+    guest_rounds: 2,
+    mutants: true,
+    patience: 1,
+};
+const ALL: Extent = Extent {
+    seeds: 10_000,
+    crash_rounds: 200,
+    load_rounds: 5,
+    guest_rounds: 10,
+    mutants: true,
+    patience: 8,
+};
+
+/// One part of the suite.
+#[derive(Debug)]
+struct Part {
+    name: String,
+    command: Command,
+    limit: Duration,
+    /// The exit code that is right: parts with planted damage must fail, and in the right way.
+    code: i32,
+    /// Why it cannot run here.
+    skip: Option<String>,
+}
+
+/// What became of a part.
+#[derive(Debug, PartialEq, Eq)]
+enum Outcome {
+    Passed,
+    Failed,
+    Skipped(String),
+}
+
+/// Runs the suite; the last line says how many parts passed and failed.
+pub(crate) fn run(checkout: &Checkout, options: &Options) -> Result<Verdict> {
+    let extent = match (options.quick, options.all) {
+        (true, _) => QUICK,
+        (_, true) => ALL,
+        _ => WHOLE,
+    };
+    let purpose = if options.quick {
+        Purpose::Hosts
+    } else {
+        Purpose::Test
+    };
+    packages::provide(checkout, &[purpose], options.no_install)?;
+    let logs = checkout.work().join("test");
+    if logs.exists() {
+        std::fs::remove_dir_all(&logs).with_context(|| format!("remove {}", logs.display()))?;
+    }
+    std::fs::create_dir_all(&logs).with_context(|| format!("create {}", logs.display()))?;
+    let since = Instant::now();
+    let mut results = Vec::new();
+    for part in parts(checkout, extent)? {
+        if options
+            .only
+            .as_ref()
+            .is_some_and(|word| !part.name.contains(word.as_str()))
+        {
+            continue;
+        }
+        let begun = Instant::now();
+        let name = part.name.clone();
+        let outcome = run_part(part, &logs)?;
+        results.push((name, outcome, begun.elapsed()));
+    }
+    Ok(print(&results, since.elapsed()))
+}
+
+fn parts(checkout: &Checkout, extent: Extent) -> Result<Vec<Part>> {
+    let metadata = checkout.metadata()?;
+    let mut parts = static_parts(checkout);
+    parts.extend(test_parts(checkout, &metadata, extent));
+    let daemons = missing_program(&metadata, "blockrep", "blockrep")
+        .or_else(|| missing_program(&metadata, "blockrep-tools", "blockrep-load"))
+        .or_else(|| missing_program(&metadata, "blockrep-tools", "blockrepctl"));
+    let load = ["demo", "--no-guest", "--no-install"];
+    let rounds = extent.load_rounds.to_string();
+    parts.push(xtask(
+        checkout,
+        "demo without a guest",
+        10,
+        0,
+        &daemons,
+        |command| {
+            command.args(load).args(["--rounds", &rounds]);
+        },
+    ));
+    for plant in ["flip", "older-epoch"] {
+        let skip = daemons.clone().or_else(|| match plant {
+            "older-epoch" => missing_tool("qemu-nbd"),
+            _ => None,
+        });
+        let name = format!("demo without a guest finds {plant}");
+        parts.push(xtask(checkout, &name, 5, 1, &skip, |command| {
+            command.args(load).args(["--plant", plant]);
+        }));
+    }
+    if extent.guest_rounds > 0 {
+        parts.extend(guest_parts(checkout, extent, &daemons));
+    }
+    for part in &mut parts {
+        part.limit *= extent.patience;
+    }
+    Ok(parts)
+}
+
+fn static_parts(checkout: &Checkout) -> Vec<Part> {
+    let cargo = |name: &str, minutes: u64, arguments: &[&str]| {
+        let mut command = checkout.cargo();
+        command.args(arguments);
+        Part::new(name, command, minutes)
+    };
+    let mut rustfmt = Command::new("rustfmt");
+    rustfmt.args(["--check", "--edition", "2024", "tests/guest/ledger.rs"]);
+    rustfmt.current_dir(&checkout.root);
+    let clippy = [
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+    ];
+    vec![
+        cargo("format", 2, &["fmt", "--all", "--check"]),
+        Part::new("format of the guest's program", rustfmt, 1),
+        cargo("clippy", 15, &clippy),
+    ]
+}
+
+fn test_parts(checkout: &Checkout, metadata: &Metadata, extent: Extent) -> Vec<Part> {
+    let mut tests = checkout.cargo();
+    let mut doc_tests = checkout.cargo();
+    if find_program("cargo-nextest").is_some() {
+        tests.args(["nextest", "run", "--workspace", "--no-fail-fast"]);
+    } else {
+        tests.args([
+            "test",
+            "--workspace",
+            "--lib",
+            "--bins",
+            "--tests",
+            "--no-fail-fast",
+        ]);
+    }
+    doc_tests.args(["test", "--workspace", "--doc"]);
+    let mut parts = vec![
+        Part::new("tests", tests, 20),
+        Part::new("doc tests", doc_tests, 10),
+    ];
+    let seeds = extent.seeds.to_string();
+    let rounds = extent.crash_rounds.to_string();
+    let mut runs: Vec<(&str, &str, Vec<&str>, u64)> = vec![
+        ("simulator", "sim", vec!["--seeds", &seeds], 15),
+        ("crash runner", "crash", vec!["--rounds", &rounds], 15),
+    ];
+    if extent.mutants {
+        runs.insert(
+            1,
+            ("simulator finds planted bugs", "sim", vec!["--mutants"], 15),
+        );
+    }
+    for (name, program, arguments, minutes) in runs {
+        let mut command = checkout.cargo();
+        command.args([
+            "run",
+            "--release",
+            "-p",
+            TESTS_PACKAGE,
+            "--bin",
+            program,
+            "--",
+        ]);
+        command.args(arguments);
+        let mut part = Part::new(name, command, minutes);
+        part.skip = missing_program(metadata, TESTS_PACKAGE, program);
+        parts.push(part);
+    }
+    parts
+}
+
+fn guest_parts(checkout: &Checkout, extent: Extent, daemons: &Option<String>) -> Vec<Part> {
+    let tools = missing_tool("qemu-system-x86_64").or_else(|| missing_tool("qemu-nbd"));
+    let both = daemons.clone().or_else(|| tools.clone());
+    let rounds = extent.guest_rounds.to_string();
+    let part = |name: &str, code: i32, skip: &Option<String>, words: &[&str]| {
+        xtask(checkout, name, 15, code, skip, |command| {
+            command.args(words).arg("--no-install");
+        })
+    };
+    let selftest = "guest-selftest";
+    vec![
+        part("guest lab", 0, &tools, &[selftest]),
+        part(
+            "guest lab finds flip",
+            1,
+            &tools,
+            &[selftest, "--plant", "flip"],
+        ),
+        part(
+            "guest lab finds older-epoch",
+            1,
+            &tools,
+            &[selftest, "--plant", "older-epoch"],
+        ),
+        part("demo, ack flush", 0, &both, &["demo", "--rounds", &rounds]),
+        part(
+            "demo, ack local",
+            0,
+            &both,
+            &["demo", "--ack", "local", "--rounds", &rounds],
+        ),
+        part("demo finds flip", 1, &both, &["demo", "--plant", "flip"]),
+        part(
+            "demo finds older-epoch",
+            1,
+            &both,
+            &["demo", "--plant", "older-epoch"],
+        ),
+    ]
+}
+
+/// A part that is a command of this program; through cargo, because a build in an earlier part may
+/// have replaced the running file.
+fn xtask(
+    checkout: &Checkout,
+    name: &str,
+    minutes: u64,
+    code: i32,
+    skip: &Option<String>,
+    fill: impl FnOnce(&mut Command),
+) -> Part {
+    let mut command = checkout.cargo();
+    command.args(["run", "--quiet", "-p", "xtask", "--"]);
+    fill(&mut command);
+    let mut part = Part::new(name, command, minutes);
+    part.code = code;
+    part.skip.clone_from(skip);
+    part
+}
+
+fn missing_program(metadata: &Metadata, package: &str, name: &str) -> Option<String> {
+    let has = metadata.has_program(package, name);
+    (!has).then(|| format!("this checkout has no program {name} in {package}"))
+}
+
+fn missing_tool(name: &str) -> Option<String> {
+    find_program(name)
+        .is_none()
+        .then(|| format!("{name} is not installed"))
+}
+
+impl Part {
+    fn new(name: &str, command: Command, limit_minutes: u64) -> Self {
+        let limit = minutes(limit_minutes);
+        Self {
+            name: name.to_owned(),
+            command,
+            limit,
+            code: 0,
+            skip: None,
+        }
+    }
+}
+
+fn run_part(mut part: Part, logs: &Path) -> Result<Outcome> {
+    stop::check()?;
+    let step = ui::step(part.name.clone());
+    if let Some(why) = part.skip {
+        step.done(format!("SKIPPED, {why}"));
+        return Ok(Outcome::Skipped(why));
+    }
+    let log: PathBuf = logs.join(format!("{}.log", part.name.replace([' ', ','], "-")));
+    let mut process = Process::spawn(&mut part.command, &part.name, &log)?;
+    let ended = process.wait(part.limit);
+    // It takes down what it started, if it is given the time.
+    process.stop(Duration::from_secs(15));
+    stop::check()?;
+    let wrong = match ended {
+        Ok(status) if status.code() == Some(part.code) => None,
+        Ok(status) if part.code == i32::from(EXIT_FAILED) => {
+            let how = process::describe(status);
+            Some(format!(
+                "{how}, where planted damage must give exit code {EXIT_FAILED}"
+            ))
+        }
+        Ok(status) => Some(process::describe(status)),
+        Err(error) => Some(error.to_string()),
+    };
+    match wrong {
+        None => {
+            step.done("passed");
+            Ok(Outcome::Passed)
+        }
+        Some(how) => {
+            step.done(format!("FAILED, {how}{}", process::tail_of(&log)));
+            Ok(Outcome::Failed)
+        }
+    }
+}
+
+fn print(results: &[(String, Outcome, Duration)], whole: Duration) -> Verdict {
+    let mut rows = vec![["part", "result", "seconds"].map(str::to_owned).to_vec()];
+    for (name, outcome, time) in results {
+        let word = match outcome {
+            Outcome::Passed => "passed".to_owned(),
+            Outcome::Failed => "FAILED".to_owned(),
+            Outcome::Skipped(why) => format!("skipped: {why}"),
+        };
+        rows.push(vec![
+            name.clone(),
+            word,
+            format!("{:.1}", time.as_secs_f32()),
+        ]);
+    }
+    rows.push(vec![
+        "all".to_owned(),
+        String::new(),
+        format!("{:.1}", whole.as_secs_f32()),
+    ]);
+    print!("\n{}", aligned(&rows));
+    let count = |wanted: &Outcome| results.iter().filter(|(_, one, _)| one == wanted).count();
+    let (passed, failed) = (count(&Outcome::Passed), count(&Outcome::Failed));
+    let skipped = results.len() - passed - failed;
+    if skipped > 0 {
+        println!("{skipped} skipped");
+    }
+    println!("{passed} passed, {failed} failed");
+    if failed == 0 && passed > 0 {
+        Verdict::Holds
+    } else {
+        Verdict::Failed
+    }
+}
