@@ -179,6 +179,8 @@ pub enum ToGroup {
     Hello(Box<blkback_proto::link::Hello>),
     /// Backup: the session is set up and durable.
     SessionUp,
+    /// Backup: the image is being compared and copied: no epoch from now on.
+    Inconsistent,
     /// Backup: all of this epoch is on stable storage here.
     Sealed(Epoch),
     /// Backup: the image is an epoch again, from this one on.

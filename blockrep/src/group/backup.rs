@@ -194,6 +194,10 @@ impl BackupGroup {
                 self.members[index].facts.sealed = epoch;
                 self.advance_commit(fx);
             }
+            ToGroup::Inconsistent => {
+                self.members[index].facts.inconsistent = true;
+                self.rest(at, None, fx);
+            }
             ToGroup::Consistent(_) => {
                 self.members[index].facts.inconsistent = false;
                 self.rest(at, None, fx);
@@ -223,12 +227,6 @@ impl BackupGroup {
             ToGroup::Drained => {}
             other => unreachable!("{other:?} comes from a primary"),
         }
-    }
-
-    /// The image of a volume is being compared: it is no epoch until that ends.
-    pub fn sync_started(&mut self, at: &mut Now, index: usize, fx: &mut Vec<GroupEffect>) {
-        self.members[index].facts.inconsistent = true;
-        self.rest(at, None, fx);
     }
 
     fn hello(&mut self, at: &mut Now, index: usize, hello: Box<Hello>, fx: &mut Vec<GroupEffect>) {

@@ -139,6 +139,12 @@ impl PrimaryGroup {
         (self.open, self.committed)
     }
 
+    /// How long ago the oldest epoch that is not committed was cut.
+    #[must_use]
+    pub fn oldest_uncommitted_ns(&self, now: Nanos) -> Nanos {
+        self.inflight.front().map_or(0, |(_, cut_at)| now.saturating_sub(*cut_at))
+    }
+
     /// Epochs cut and not committed.
     #[must_use]
     pub fn inflight(&self) -> usize {

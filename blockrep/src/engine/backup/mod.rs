@@ -296,6 +296,19 @@ impl<M: Memory> BackupVolume<M> {
         (self.ring.used_bytes(), geometry.segment_bytes * u64::from(geometry.segment_count))
     }
 
+    /// Bytes received or written that are not in the image yet, by their place in the journal.
+    #[must_use]
+    pub fn unapplied_bytes(&self) -> u64 {
+        if self.overlay.is_empty() && self.pending.is_empty() {
+            return 0;
+        }
+        let tail = self.meta.now.tail;
+        let head = self.ring.head();
+        let segments = head.serial.saturating_sub(tail.serial);
+        (segments * self.settings.geometry.segment_bytes + head.offset)
+            .saturating_sub(tail.offset)
+    }
+
     /// Extents in memory.
     #[must_use]
     pub fn extents(&self) -> usize {

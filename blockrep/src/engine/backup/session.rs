@@ -428,7 +428,7 @@ impl<M: Memory> BackupVolume<M> {
         fx: &mut Vec<Effect<M>>,
     ) -> Result<(), Stop<M>> {
         match frame {
-            Frame::SyncStart => self.start_sync(),
+            Frame::SyncStart => self.start_sync(fx),
             Frame::SyncCheck { index, hash } => self.start_check(mem, index, hash, fx),
             Frame::SyncEnd { epoch } => {
                 if self.session.sync != Sync::Comparing {
@@ -446,13 +446,14 @@ impl<M: Memory> BackupVolume<M> {
         }
     }
 
-    fn start_sync(&mut self) -> Result<(), Stop<M>> {
+    fn start_sync(&mut self, fx: &mut Vec<Effect<M>>) -> Result<(), Stop<M>> {
         if self.session.sync != Sync::None || self.expect.is_some() {
             return Err(Stop::Violation("a sync in the middle of a session".to_owned()));
         }
         self.session.sync = Sync::Marking;
         self.meta.now.inconsistent = true;
         self.meta.write(Then::Compare);
+        fx.push(Effect::Group(ToGroup::Inconsistent));
         Ok(())
     }
 

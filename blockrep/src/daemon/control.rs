@@ -1,0 +1,185 @@
+//! Requests of control clients, on the thread of the group.
+
+use super::role::Group;
+use super::status::Collector;
+use super::thread::{CutWait, Mail, VolumeThread, fresh_lineage, now};
+use crate::engine::ToVolume;
+use crate::group::{PromoteError, Promoted};
+use crate::reactor::MailSender;
+use blkback_proto::ctl::{
+    Answer, CutAnswer, ErrorCode, EventKind, PrepareAnswer, PromoteAnswer, PromoteRequest, Request,
+};
+use blkback_proto::ids::Epoch;
+use blockrep_host::ctl::{Handler, NewEvent, PeerCred, ReplyHandle};
+use std::sync::Arc;
+
+/// Longest wait for a commit that a client may ask for, in milliseconds.
+const WAIT_MS_MAX: u64 = 60_000;
+
+/// Hands requests of the control thread to the I/O threads.
+pub(super) struct Router {
+    pub(super) threads: Vec<MailSender<Mail>>,
+}
+
+impl Handler for Router {
+    fn handle(&mut self, request: Request, _peer: PeerCred, reply: ReplyHandle) {
+        if matches!(request, Request::Status(_)) {
+            let collector = Arc::new(Collector::new(self.threads.len(), reply));
+            for thread in &self.threads {
+                // Without the thread its report is missing and the collector's drop answers.
+                let _ = thread.try_send(Mail::Status(Arc::clone(&collector)));
+            }
+            return;
+        }
+        // A full mailbox or an ended thread drops the handle, which answers with an error.
+        let _ = self.threads[0].try_send(Mail::Control(request, reply));
+    }
+}
+
+impl VolumeThread {
+    pub(super) fn control(&mut self, request: Request, reply: ReplyHandle) {
+        match request {
+            Request::Prepare(_) => self.prepare(reply),
+            Request::Cut(cut) => {
+                let timeout_ms = cut.timeout_ms.min(WAIT_MS_MAX);
+                let until = self.now + timeout_ms * 1_000_000;
+                let token = self.next_token;
+                self.next_token += 1;
+                let Some(Group::Primary(group)) = &mut self.group else {
+                    let text = "this side is a backup: cut epochs at the primary";
+                    reply.error(ErrorCode::WrongRole, text);
+                    return;
+                };
+                self.pending_cuts.push((token, cut.wait_durable, until, reply));
+                let mut fresh = fresh_lineage;
+                let mut at = now(self.now, &mut fresh);
+                group.cut(&mut at, token, &mut self.gfx);
+            }
+            Request::Promote(promote) => self.promote(&promote, reply),
+            Request::Hello(_) | Request::Events(_) | Request::Status(_) => {
+                reply.error(ErrorCode::Unsupported, "answered elsewhere");
+            }
+        }
+    }
+
+    /// The hypervisor is about to drain its guest: waiting writes may use the reserve.
+    fn prepare(&mut self, reply: ReplyHandle) {
+        let Some(Group::Primary(group)) = &self.group else {
+            reply.error(ErrorCode::WrongRole, "this side is a backup: prepare at the primary");
+            return;
+        };
+        let epoch = group.epochs().0.0;
+        for (index, peer) in self.peers.iter().enumerate() {
+            if index == self.about.index {
+                self.local.push(Mail::ToVolume(ToVolume::Drain));
+            } else if peer.send(Mail::ToVolume(ToVolume::Drain)).is_err() {
+                tracing::debug!("the thread of volume {index} has ended");
+            }
+        }
+        reply.ok(Answer::Prepare(PrepareAnswer { epoch }));
+    }
+
+    pub(super) fn cut_done(&mut self, token: u64, epoch: Epoch, _cut_unix_ns: u64) {
+        let Some(at) = self.pending_cuts.iter().position(|c| c.0 == token) else { return };
+        let (_, wait, until, reply) = self.pending_cuts.swap_remove(at);
+        if wait {
+            self.cut_waits.push(CutWait { epoch, reply, until });
+            self.tick_control();
+        } else {
+            let committed = self.committed() >= epoch;
+            reply.ok(Answer::Cut(CutAnswer { epoch: epoch.0, committed }));
+        }
+    }
+
+    fn committed(&self) -> Epoch {
+        match &self.group {
+            Some(Group::Primary(group)) => group.epochs().1,
+            Some(Group::Backup(group)) => group.committed(),
+            None => Epoch::NONE,
+        }
+    }
+
+    /// Answers waits that are over.
+    pub(super) fn tick_control(&mut self) {
+        let (committed, now) = (self.committed(), self.now);
+        let over = |wait: &mut CutWait| wait.epoch <= committed || wait.until <= now;
+        for wait in self.cut_waits.extract_if(.., over) {
+            if wait.epoch <= committed {
+                let answer = CutAnswer { epoch: wait.epoch.0, committed: true };
+                wait.reply.ok(Answer::Cut(answer));
+            } else {
+                let text = format!(
+                    "epoch {} was cut and is not committed yet: see `blockrepctl status`",
+                    wait.epoch
+                );
+                wait.reply.error(ErrorCode::TimedOut, text);
+            }
+        }
+    }
+
+    fn promote(&mut self, request: &PromoteRequest, reply: ReplyHandle) {
+        let Some(Group::Backup(group)) = &mut self.group else {
+            let text = "this side is the primary already: nothing to promote";
+            reply.error(ErrorCode::WrongRole, text);
+            return;
+        };
+        tracing::warn!("an operator asks for promotion: {}", request.reason);
+        let token = self.next_token;
+        self.next_token += 1;
+        let before = group.committed();
+        self.promotes.push((token, before, reply));
+        let heard = self.net.link.as_ref().map(|_| self.now.saturating_sub(self.net.heard));
+        let mut fresh = fresh_lineage;
+        let mut at = now(self.now, &mut fresh);
+        let ago = Some(heard.unwrap_or(0));
+        let (force, suspect) = (request.force, request.accept_suspect);
+        group.promote(&mut at, token, force, suspect, ago, &mut self.gfx);
+    }
+
+    pub(super) fn promote_done(&mut self, token: u64, result: Result<Promoted, PromoteError>) {
+        let Some(at) = self.promotes.iter().position(|p| p.0 == token) else { return };
+        let (_, _, reply) = self.promotes.swap_remove(at);
+        match result {
+            Ok(promoted) => {
+                let cut_unix_ns = match &self.engine {
+                    super::role::Engine::Backup(engine) => engine.cut_unix_ns(promoted.epoch),
+                    super::role::Engine::Primary(_) => 0,
+                };
+                let event = NewEvent::new(
+                    self.about.group_name.clone(),
+                    EventKind::Promoted,
+                    format!("promoted at epoch {}", promoted.epoch),
+                    "serves the volumes; a former primary is refused",
+                );
+                self.publish(event);
+                reply.ok(Answer::Promote(PromoteAnswer {
+                    epoch: promoted.epoch.0,
+                    cut_unix_ns,
+                    lineage: promoted.lineage.to_string(),
+                    dropped_epochs: 0,
+                    duration_us: promoted.took_ns / 1000,
+                }));
+            }
+            Err(error) => {
+                let event = NewEvent::new(
+                    self.about.group_name.clone(),
+                    EventKind::PromotionRefused,
+                    error.to_string(),
+                    "see the reason",
+                );
+                self.publish(event);
+                reply.error(code_of(&error), error.to_string());
+            }
+        }
+    }
+}
+
+fn code_of(error: &PromoteError) -> ErrorCode {
+    match error {
+        PromoteError::Alive { .. } => ErrorCode::NeedsForce,
+        PromoteError::Inconsistent { .. } => ErrorCode::Inconsistent,
+        PromoteError::Suspect { .. } => ErrorCode::NeedsAcceptSuspect,
+        PromoteError::Blank => ErrorCode::Refused,
+        PromoteError::Failed(_) => ErrorCode::IoError,
+    }
+}

@@ -1,0 +1,244 @@
+//! Files of a group: state directory, metadata, journals, images, locks. Start-up only, blocking.
+
+use crate::cli::ExitCode;
+use crate::io::{IoError, Target};
+use crate::journal::ring::Geometry;
+use crate::journal::scan::ReadAt;
+use blkback_proto::meta::{GroupMeta, SLOT_BYTES, VolumeMeta, newest, slot_offset};
+use blkback_proto::segment::segment_file_name;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// Bytes zeroed in one write when a journal is made.
+const ZERO_BYTES: usize = 1 << 20;
+
+/// Why files cannot be used: one line, and the exit code.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+pub(super) struct FileError {
+    pub(super) text: String,
+    pub(super) code: ExitCode,
+}
+
+impl FileError {
+    pub(super) fn store(text: impl Into<String>) -> Self {
+        Self { text: text.into(), code: ExitCode::Store }
+    }
+}
+
+/// The kernel's words without its number.
+pub(super) fn words(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or_default().to_owned()
+}
+
+fn at(path: &Path, what: &str, error: &io::Error) -> FileError {
+    FileError::store(format!("cannot {what} {}: {}", path.display(), words(error)))
+}
+
+/// Where everything of a group stands.
+#[derive(Clone, Debug)]
+pub(super) struct Layout {
+    pub(super) state: PathBuf,
+    pub(super) journal: PathBuf,
+    pub(super) geometry: Geometry,
+}
+
+impl Layout {
+    pub(super) fn group_meta(&self) -> PathBuf {
+        self.state.join("group.meta")
+    }
+
+    pub(super) fn volume_meta(&self, index: usize) -> PathBuf {
+        self.state.join(format!("volume-{index}.meta"))
+    }
+
+    pub(super) fn journal_dir(&self, index: usize) -> PathBuf {
+        self.journal.join(format!("journal-{index}"))
+    }
+
+    pub(super) fn segment(&self, index: usize, file: u32) -> PathBuf {
+        self.journal_dir(index).join(segment_file_name(file))
+    }
+}
+
+/// Makes a directory and its parents, for the owner only.
+pub(super) fn make_dir(path: &Path) -> Result<(), FileError> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|error| at(path, "make the directory", &error))
+}
+
+/// Makes what was written in a directory survive a power cut.
+fn sync_dir(path: &Path) -> Result<(), FileError> {
+    File::open(path)
+        .and_then(|dir| dir.sync_all())
+        .map_err(|error| at(path, "sync the directory", &error))
+}
+
+/// Both slots of a metadata file; `None` when there is no file.
+pub(super) fn read_slots(path: &Path) -> Result<Option<[Vec<u8>; 2]>, FileError> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(at(path, "open", &error)),
+    };
+    let mut slots = [vec![0; SLOT_BYTES], vec![0; SLOT_BYTES]];
+    for (index, slot) in slots.iter_mut().enumerate() {
+        let offset = slot_offset(index as u64);
+        file.read_exact_at(slot, offset).map_err(|error| at(path, "read", &error))?;
+    }
+    Ok(Some(slots))
+}
+
+/// The group's metadata; `None` on a fresh state directory.
+pub(super) fn read_group(path: &Path) -> Result<Option<GroupMeta>, FileError> {
+    let Some(slots) = read_slots(path)? else { return Ok(None) };
+    let decoded = [GroupMeta::decode(&slots[0]).ok(), GroupMeta::decode(&slots[1]).ok()];
+    newest(decoded, |m| m.generation).map(Some).ok_or_else(|| {
+        let why = GroupMeta::decode(&slots[0]).err().map_or_else(String::new, |e| e.to_string());
+        FileError::store(format!(
+            "{} is damaged in both slots ({why}): restore it, or begin anew with another --state",
+            path.display()
+        ))
+    })
+}
+
+/// A volume's metadata; `None` on a fresh state directory.
+pub(super) fn read_volume(path: &Path) -> Result<Option<VolumeMeta>, FileError> {
+    let Some(slots) = read_slots(path)? else { return Ok(None) };
+    let decoded = [VolumeMeta::decode(&slots[0]).ok(), VolumeMeta::decode(&slots[1]).ok()];
+    newest(decoded, |m| m.generation).map(Some).ok_or_else(|| {
+        let why = VolumeMeta::decode(&slots[0]).err().map_or_else(String::new, |e| e.to_string());
+        FileError::store(format!(
+            "{} is damaged in both slots ({why}): restore it, or begin anew with another --state",
+            path.display()
+        ))
+    })
+}
+
+fn write_slot(path: &Path, generation: u64, slot: &[u8]) -> Result<(), FileError> {
+    let fresh = !path.exists();
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(|error| at(path, "open", &error))?;
+    if fresh {
+        file.set_len(2 * SLOT_BYTES as u64).map_err(|error| at(path, "make", &error))?;
+    }
+    file.write_all_at(slot, slot_offset(generation))
+        .and_then(|()| file.sync_all())
+        .map_err(|error| at(path, "write", &error))?;
+    if fresh {
+        sync_dir(path.parent().unwrap_or(Path::new("/")))?;
+    }
+    Ok(())
+}
+
+/// Writes the group's metadata durably.
+pub(super) fn write_group(path: &Path, meta: &GroupMeta) -> Result<(), FileError> {
+    let mut slot = vec![0; SLOT_BYTES];
+    meta.encode(&mut slot);
+    write_slot(path, meta.generation, &slot)
+}
+
+/// Writes a volume's metadata durably.
+pub(super) fn write_volume(path: &Path, meta: &VolumeMeta) -> Result<(), FileError> {
+    let mut slot = vec![0; SLOT_BYTES];
+    meta.encode(&mut slot);
+    write_slot(path, meta.generation, &slot)
+}
+
+/// Makes the segment files of a journal, written with zeros once; tells how far it is.
+pub(super) fn make_journal(
+    layout: &Layout,
+    index: usize,
+    mut progress: impl FnMut(u64, u64),
+) -> Result<(), FileError> {
+    let dir = layout.journal_dir(index);
+    make_dir(&dir)?;
+    let geometry = layout.geometry;
+    let total = geometry.segment_bytes * u64::from(geometry.segment_count);
+    let zeros = vec![0; ZERO_BYTES];
+    let mut done = 0;
+    for file in 0..geometry.segment_count {
+        let path = layout.segment(index, file);
+        let fail = |error: io::Error| {
+            FileError::store(format!(
+                "cannot make the journal file {} of {} bytes: {}: free some space, or give a \
+                 smaller --journal-size",
+                path.display(),
+                geometry.segment_bytes,
+                words(&error)
+            ))
+        };
+        let have = fs::metadata(&path).map(|m| m.len()).unwrap_or(0);
+        if have == geometry.segment_bytes {
+            done += have;
+            continue;
+        }
+        let mut out = OpenOptions::new()
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(fail)?;
+        let mut left = geometry.segment_bytes;
+        while left > 0 {
+            let part = left.min(ZERO_BYTES as u64);
+            let bytes = usize::try_from(part).expect("at most a megabyte");
+            out.write_all(&zeros[..bytes]).map_err(fail)?;
+            left -= part;
+            done += part;
+            progress(done, total);
+        }
+        out.sync_all().map_err(fail)?;
+    }
+    sync_dir(&dir)
+}
+
+/// Reads a journal for recovery.
+#[derive(Debug)]
+pub(super) struct JournalReader {
+    files: Vec<File>,
+}
+
+impl JournalReader {
+    pub(super) fn open(layout: &Layout, index: usize) -> Result<Self, FileError> {
+        let mut files = Vec::new();
+        for file in 0..layout.geometry.segment_count {
+            let path = layout.segment(index, file);
+            let open = File::open(&path).map_err(|error| at(&path, "open", &error))?;
+            let length = open.metadata().map_err(|error| at(&path, "examine", &error))?.len();
+            if length != layout.geometry.segment_bytes {
+                return Err(FileError::store(format!(
+                    "{} has {length} bytes where {} are expected: give the --journal-size it was \
+                     made with",
+                    path.display(),
+                    layout.geometry.segment_bytes
+                )));
+            }
+            files.push(open);
+        }
+        Ok(Self { files })
+    }
+}
+
+impl ReadAt for JournalReader {
+    fn read_at(&self, target: Target, offset: u64, buf: &mut [u8]) -> Result<(), IoError> {
+        let Target::Segment(index) = target else {
+            return Err(IoError { errno: libc::EINVAL });
+        };
+        let file = self.files.get(index as usize).ok_or(IoError { errno: libc::EINVAL })?;
+        file.read_exact_at(buf, offset)
+            .map_err(|error| IoError { errno: error.raw_os_error().unwrap_or(libc::EIO) })
+    }
+}

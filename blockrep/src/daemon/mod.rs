@@ -1,0 +1,39 @@
+//! The daemons: files, sockets, threads and clocks around the pure engines.
+//!
+//! ```text
+//!  main thread: start-up, signals          ctl thread (blockrep-host)
+//!       │ spawns                                 │ requests
+//!       ▼                                        ▼ mailbox
+//!  vol0 thread: reactor, engine, group ◄──mailboxes──► vol1 thread: reactor, engine ...
+//!       │ io_uring: image, journal, metadata, link, NBD clients
+//! ```
+//!
+//! One I/O thread per volume owns everything of the volume; the group lives on the first one.
+//! Threads talk through mailboxes only; there are no locks on the path of a request.
+
+mod control;
+mod files;
+mod link;
+mod memory;
+mod nbd;
+mod nbd_loop;
+mod net;
+mod role;
+mod startup;
+mod status;
+mod thread;
+mod timeline;
+
+pub use startup::{StartError, run_backup, run_primary};
+
+/// Memory of one I/O thread for requests, records and copies, in bytes.
+pub const POOL_BYTES: usize = 64 << 20;
+/// Part of it that requests of front ends and records from the link leave free, so that the engine
+/// can always go on.
+pub const ENGINE_RESERVE_BYTES: usize = 16 << 20;
+/// Most bytes the front ends of a volume can have in flight: kept free in the backup's window.
+pub const FRONT_BYTES_MAX: u64 = 8 << 20;
+/// Extents an engine keeps in memory at most.
+pub const EXTENTS_MAX: usize = 1 << 18;
+/// Memory one extent takes at most, in bytes: a node of the map, and a copy while it is applied.
+pub const EXTENT_BYTES: u64 = 128;

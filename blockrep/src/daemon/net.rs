@@ -1,0 +1,428 @@
+//! Link connections of an I/O thread: dialling, accepting, sending, receiving.
+
+use super::link::{Arrived, LinkConn};
+use super::memory::PoolMemory;
+use super::role::{Engine, Group};
+use super::thread::{Mail, Token, VolumeThread};
+use crate::engine::Nanos;
+use crate::reactor::{Completion, Op as ROp, SockId};
+use blkback_proto::diskspec::Endpoint;
+use blkback_proto::ids::SessionId;
+use blkback_proto::link::{Frame, RefuseCode};
+use blockrep_host::ids;
+use std::net::{TcpStream, ToSocketAddrs};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Duration;
+
+/// How long a connection attempt may take.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
+/// Between connection attempts.
+const REDIAL_NS: Nanos = 500_000_000;
+/// Between attempts after a refusal that will not go away by itself.
+const REDIAL_REFUSED_NS: Nanos = 5_000_000_000;
+/// How long a stranger may take to say hello, and a closing link to send its last words.
+const GREETING_NS_MAX: Nanos = 5_000_000_000;
+/// Strangers that may be connected at once.
+const STRANGERS_MAX: usize = 8;
+
+/// The connections of a volume.
+pub(super) struct Net {
+    /// Where the backup is; on a primary that has one.
+    pub(super) remote: Option<Endpoint>,
+    /// Where primaries connect to; on a backup.
+    pub(super) listener: Option<SockId>,
+    /// The connection of the session.
+    pub(super) link: Option<LinkConn>,
+    pub(super) link_id: u64,
+    pub(super) session: SessionId,
+    /// Connected, have not said hello yet.
+    strangers: Vec<(u64, LinkConn, Nanos)>,
+    /// Saying their last words.
+    dying: Vec<(u64, LinkConn, Nanos)>,
+    next_id: u64,
+    dialing: bool,
+    next_dial: Nanos,
+    accepting: bool,
+    pub(super) said_bye: bool,
+    /// Why there is no connection, in words.
+    pub(super) trouble: String,
+    /// Records may be received again at this time.
+    throttled_until: Nanos,
+    pub(super) heard: Nanos,
+    pub(super) received_bytes: u64,
+    pub(super) sent_bytes: u64,
+}
+
+impl Net {
+    pub(super) fn new(remote: Option<Endpoint>, listener: Option<SockId>) -> Self {
+        Self {
+            remote,
+            listener,
+            link: None,
+            link_id: 0,
+            session: SessionId(0),
+            strangers: Vec::new(),
+            dying: Vec::new(),
+            next_id: 1,
+            dialing: false,
+            next_dial: 0,
+            accepting: false,
+            said_bye: false,
+            trouble: String::new(),
+            throttled_until: 0,
+            heard: 0,
+            received_bytes: 0,
+            sent_bytes: 0,
+        }
+    }
+
+    /// Nothing is left to send.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.link.is_none() && self.dying.is_empty()
+    }
+}
+
+impl VolumeThread {
+    pub(super) fn start_net(&mut self) {
+        self.accept_links();
+    }
+
+    fn accept_links(&mut self) {
+        if let Some(sock) = self.net.listener
+            && !self.net.accepting
+            && self.net.strangers.len() < STRANGERS_MAX
+        {
+            self.net.accepting = true;
+            self.reactor.submit(Token::LinkAccept.with(0), ROp::Accept { sock });
+        }
+    }
+
+    pub(super) fn net_next_tick(&self) -> Option<Nanos> {
+        let dial = (self.net.remote.is_some() && self.net.link.is_none() && !self.net.dialing)
+            .then_some(self.net.next_dial);
+        let throttle = (self.net.throttled_until > self.now).then_some(self.net.throttled_until);
+        let others = self.net.strangers.iter().chain(&self.net.dying).map(|s| s.2).min();
+        [dial, throttle, others].into_iter().flatten().min()
+    }
+
+    pub(super) fn tick_net(&mut self) {
+        let late = |list: &mut Vec<(u64, LinkConn, Nanos)>, now: Nanos| {
+            list.extract_if(.., |s| s.2 <= now).map(|s| s.1.sock).collect::<Vec<_>>()
+        };
+        let mut ended = late(&mut self.net.strangers, self.now);
+        ended.extend(late(&mut self.net.dying, self.now));
+        for sock in ended {
+            self.reactor.remove_socket(sock);
+        }
+        self.accept_links();
+        self.dial();
+    }
+
+    fn dial(&mut self) {
+        let wanted = match &self.group {
+            Some(Group::Primary(group)) => group.wants_links(),
+            Some(Group::Backup(_)) => false,
+            None => true,
+        };
+        let Some(remote) = self.net.remote.clone() else { return };
+        if !wanted
+            || self.net.link.is_some()
+            || self.net.dialing
+            || self.now < self.net.next_dial
+            || self.stopping.is_some()
+            || matches!(self.engine, Engine::Backup(_))
+        {
+            return;
+        }
+        self.net.dialing = true;
+        self.net.next_dial = self.now + REDIAL_NS;
+        let sender = self.peers[self.about.index].clone();
+        let spawned = std::thread::Builder::new().name("dial".to_owned()).spawn(move || {
+            let result = connect(&remote);
+            // The thread may have ended meanwhile; then nobody wants the connection.
+            let _ = sender.send(Mail::Dialed(result));
+        });
+        if let Err(error) = spawned {
+            self.net.dialing = false;
+            self.net.trouble = format!("no thread to connect with: {error}");
+        }
+    }
+
+    pub(super) fn dialed(&mut self, result: Result<(OwnedFd, String), String>) {
+        self.net.dialing = false;
+        let (fd, peer) = match result {
+            Ok(connected) => connected,
+            Err(text) => {
+                if self.net.trouble != text {
+                    tracing::warn!("volume {}: {text}", self.about.index);
+                }
+                self.net.trouble = text;
+                return;
+            }
+        };
+        if self.stopping.is_some() || self.net.link.is_some() {
+            return;
+        }
+        let Some(link) = self.add_link(fd, peer) else { return };
+        let session = SessionId(u64::from_le_bytes(
+            ids::random_id8().expect("the kernel gives random bytes"),
+        ));
+        let Engine::Primary(engine) = &mut self.engine else { return };
+        self.net.trouble.clear();
+        self.net.session = session;
+        self.net.link = Some(link);
+        self.net.heard = self.now;
+        engine.link_connected(self.now, session, &mut self.fx);
+    }
+
+    fn add_link(&mut self, fd: OwnedFd, peer: String) -> Option<LinkConn> {
+        let sock = match self.reactor.add_socket(fd) {
+            Ok(sock) => sock,
+            Err(error) => {
+                self.net.trouble = error.to_string();
+                return None;
+            }
+        };
+        let link = LinkConn::new(&self.mem, sock, peer);
+        if link.is_none() {
+            self.reactor.remove_socket(sock);
+        }
+        self.net.link_id = self.net.next_id;
+        self.net.next_id += 1;
+        link
+    }
+
+    pub(super) fn link_accepted(&mut self, completion: Completion) {
+        self.net.accepting = false;
+        if let Some(fd) = completion.accepted {
+            let peer = peer_name(&fd);
+            no_delay(&fd);
+            let current = self.net.link_id;
+            if let Some(link) = self.add_link(fd, peer) {
+                let id = self.net.link_id;
+                self.net.strangers.push((id, link, self.now + GREETING_NS_MAX));
+            }
+            self.net.link_id = current;
+        }
+        self.accept_links();
+    }
+
+    /// The connection of the session ends once its last words are sent.
+    pub(super) fn close_link(&mut self) {
+        if let Some(mut link) = self.net.link.take() {
+            link.closing = true;
+            self.net.received_bytes += link.received_bytes;
+            self.net.sent_bytes += link.sent_bytes;
+            self.net.dying.push((self.net.link_id, link, self.now + GREETING_NS_MAX / 5));
+            self.net.next_dial = self.net.next_dial.max(self.now + REDIAL_NS / 5);
+        }
+    }
+
+    /// Sends and receives what can be.
+    pub(super) fn pump_net(&mut self) {
+        let may_receive = match &self.engine {
+            Engine::Primary(_) => true,
+            Engine::Backup(engine) => engine.can_receive() && self.now >= self.net.throttled_until,
+        };
+        if let Some(link) = &mut self.net.link {
+            let id = self.net.link_id;
+            if may_receive && !recv(&mut self.reactor, &self.mem, id, link) && !link.recv_out {
+                self.stalled = true;
+            }
+            send(&mut self.reactor, &self.mem, id, link);
+        }
+        for (id, link, _) in &mut self.net.strangers {
+            recv(&mut self.reactor, &self.mem, *id, link);
+        }
+        let mut done = Vec::new();
+        for (id, link, _) in &mut self.net.dying {
+            send(&mut self.reactor, &self.mem, *id, link);
+            if link.is_drained() {
+                done.push(*id);
+            }
+        }
+        for (_, link, _) in self.net.dying.extract_if(.., |s| done.contains(&s.0)) {
+            self.reactor.remove_socket(link.sock);
+        }
+    }
+
+    pub(super) fn link_sent(&mut self, id: u64, completion: Completion) {
+        let ours = self.net.link.as_mut().filter(|_| self.net.link_id == id);
+        let dying = self.net.dying.iter_mut().find(|s| s.0 == id).map(|s| &mut s.1);
+        let Some(link) = ours.or(dying) else { return };
+        match completion.result {
+            Ok(bytes) => link.sent(u64::from(bytes)),
+            Err(error) => {
+                link.sent(0);
+                self.link_failed(id, format!("sending to the peer: {error}"));
+            }
+        }
+    }
+
+    fn link_failed(&mut self, id: u64, text: String) {
+        if self.net.link.is_some() && self.net.link_id == id {
+            self.engine.link_lost(text, &mut self.fx);
+            // An engine without a session has nothing to lose; the connection ends all the same.
+            self.run_effects();
+            self.close_link_if(id);
+        }
+        let mut ended: Vec<SockId> = Vec::new();
+        ended.extend(self.net.dying.extract_if(.., |s| s.0 == id).map(|s| s.1.sock));
+        ended.extend(self.net.strangers.extract_if(.., |s| s.0 == id).map(|s| s.1.sock));
+        for sock in ended {
+            self.reactor.remove_socket(sock);
+        }
+    }
+
+    fn close_link_if(&mut self, id: u64) {
+        if self.net.link.is_some() && self.net.link_id == id {
+            self.close_link();
+        }
+    }
+
+    pub(super) fn link_received(&mut self, id: u64, completion: Completion) {
+        let bytes = match completion.result {
+            Ok(0) => return self.link_failed(id, "the peer closed the connection".to_owned()),
+            Ok(bytes) => bytes as usize,
+            Err(error) => return self.link_failed(id, format!("receiving: {error}")),
+        };
+        let Some(buf) = completion.buf.into_mut() else { return };
+        if let Some(at) = self.net.strangers.iter().position(|s| s.0 == id) {
+            match self.net.strangers[at].1.received(buf, bytes) {
+                Ok(None) => {}
+                Ok(Some(arrived)) => self.stranger_spoke(at, arrived),
+                Err(text) => {
+                    tracing::warn!("{}: {text}", self.net.strangers[at].1.peer);
+                    self.link_failed(id, text);
+                }
+            }
+            return;
+        }
+        let Some(link) = self.net.link.as_mut().filter(|_| self.net.link_id == id) else { return };
+        self.net.heard = self.now;
+        match link.received(buf, bytes) {
+            Ok(None) => {}
+            Ok(Some(arrived)) => {
+                if let (Arrived::Record(record), Some(rate)) = (&arrived, self.about.link_rate) {
+                    let took = record.len() as u64 * 1_000_000_000 / rate.max(1);
+                    self.net.throttled_until = self.net.throttled_until.max(self.now) + took;
+                }
+                if let Arrived::Frame(Frame::Refuse { code, .. }, _) = &arrived
+                    && code.is_final()
+                {
+                    self.net.next_dial = self.now + REDIAL_REFUSED_NS;
+                }
+                self.arrived(arrived);
+            }
+            Err(text) => self.link_failed(id, text),
+        }
+    }
+
+    /// The first message of a connection: a hello, or the end of it.
+    fn stranger_spoke(&mut self, at: usize, arrived: Arrived) {
+        let (id, mut link, _) = self.net.strangers.swap_remove(at);
+        let Arrived::Frame(Frame::Hello(hello), session) = arrived else {
+            tracing::warn!("{}: no hello of a primary", link.peer);
+            self.reactor.remove_socket(link.sock);
+            return;
+        };
+        let Engine::Backup(engine) = &mut self.engine else {
+            let text = "this volume is served by a primary here".to_owned();
+            let frame = Frame::Refuse { code: RefuseCode::Lineage, text };
+            self.last_words(id, link, session, &frame);
+            return;
+        };
+        if engine.has_session() || self.net.link.is_some() || self.stopping.is_some() {
+            let (code, why) = if self.stopping.is_some() {
+                (RefuseCode::Stopping, "this backup is stopping".to_owned())
+            } else {
+                let other = self.net.link.as_ref().map_or("another host", |l| l.peer.as_str());
+                let text = format!(
+                    "a primary at {other} is connected: stop that one first, or this one"
+                );
+                (RefuseCode::Busy, text)
+            };
+            self.last_words(id, link, session, &Frame::Refuse { code, text: why });
+            return;
+        }
+        link.closing = false;
+        self.net.link_id = id;
+        self.net.session = session;
+        self.net.link = Some(link);
+        self.net.heard = self.now;
+        engine.link_hello(self.now, *hello, &mut self.fx);
+        self.run_effects();
+    }
+
+    fn last_words(&mut self, id: u64, mut link: LinkConn, session: SessionId, frame: &Frame) {
+        if let Frame::Refuse { text, .. } = frame {
+            tracing::warn!("refused {}: {text}", link.peer);
+        }
+        link.push_frame(session, frame);
+        link.closing = true;
+        self.net.dying.push((id, link, self.now + GREETING_NS_MAX / 5));
+    }
+}
+
+fn recv(
+    reactor: &mut crate::reactor::Reactor,
+    memory: &PoolMemory,
+    id: u64,
+    link: &mut LinkConn,
+) -> bool {
+    let Some((buf, range)) = link.want_recv(memory) else { return false };
+    reactor.submit(Token::LinkRecv.with(id), ROp::Recv { sock: link.sock, buf, range });
+    true
+}
+
+fn send(
+    reactor: &mut crate::reactor::Reactor,
+    memory: &PoolMemory,
+    id: u64,
+    link: &mut LinkConn,
+) {
+    if let Some(bufs) = link.want_send(memory) {
+        reactor.submit(Token::LinkSend.with(id), ROp::Send { sock: link.sock, bufs, skip: 0 });
+    }
+}
+
+/// Connects to a backup; for a thread of its own, since names and hosts may take their time.
+fn connect(remote: &Endpoint) -> Result<(OwnedFd, String), String> {
+    let target = format!("backup {remote}");
+    let addresses = (remote.host.to_string(), remote.port)
+        .to_socket_addrs()
+        .map_err(|error| format!("{target}: the name is not known: {error}"))?;
+    let mut last = format!("{target}: the name has no address");
+    for address in addresses {
+        match TcpStream::connect_timeout(&address, DIAL_TIMEOUT) {
+            Ok(stream) => {
+                let _ = stream.set_nodelay(true);
+                return Ok((stream.into(), address.to_string()));
+            }
+            Err(error) => last = format!("{target} does not answer: {error}"),
+        }
+    }
+    Err(last)
+}
+
+fn no_delay(fd: &OwnedFd) {
+    let on: libc::c_int = 1;
+    // SAFETY: the descriptor is open and the option is an int that lives through the call. A
+    // socket that does not know the option is merely slower.
+    unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_NODELAY,
+            (&raw const on).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        );
+    }
+}
+
+fn peer_name(fd: &OwnedFd) -> String {
+    let stream = fd.try_clone().map(TcpStream::from);
+    stream
+        .and_then(|stream| stream.peer_addr())
+        .map_or_else(|_| "a peer that is gone".to_owned(), |address| address.to_string())
+}

@@ -1,0 +1,420 @@
+//! Status: every thread reports its volume, the last one to report answers.
+
+use super::role::{Engine, Group};
+use super::thread::VolumeThread;
+use crate::engine::Nanos;
+use crate::engine::backup::Mode;
+use crate::group::State;
+use blkback_proto::ctl::{
+    AckMode, Answer, Bounds, CommitLatency, DaemonStatus, Epochs, GroupState, GroupStatus,
+    JournalStatus, Lag, LineageEntry, LinkState, LinkStatus, MemoryPart, OutputClass, OutputStatus,
+    QueueBound, Rates, Role, Stated, Status, SyncProgress, VolumeCounters, VolumeState,
+    VolumeStatus,
+};
+use blkback_proto::ids::Epoch;
+use blockrep_host::ctl::ReplyHandle;
+use indicatif::{ProgressBar, ProgressStyle};
+use std::sync::Mutex;
+
+/// How often a sync is told of in the log when there is no terminal.
+const LOG_NS: Nanos = 5_000_000_000;
+
+/// What one volume knows.
+#[derive(Clone, Debug)]
+pub(super) struct Report {
+    volume: VolumeStatus,
+    link: LinkStatus,
+    epochs: Epochs,
+    lag_bytes: u64,
+    memory: Vec<MemoryPart>,
+    queues: Vec<QueueBound>,
+    in_per_s: u64,
+    out_per_s: u64,
+    group: Option<GroupReport>,
+}
+
+/// What the group's thread knows.
+#[derive(Clone, Debug)]
+struct GroupReport {
+    daemon: DaemonStatus,
+    group: GroupStatus,
+    ack_mode: AckMode,
+    output: OutputStatus,
+    lag_ms: u64,
+    epochs_per_s: f64,
+    commit_latency: CommitLatency,
+    lineage: Vec<LineageEntry>,
+}
+
+/// Gathers the reports for one answer.
+pub(super) struct Collector {
+    parts: Mutex<(Vec<Option<Report>>, Option<ReplyHandle>)>,
+}
+
+impl Collector {
+    pub(super) fn new(volumes: usize, reply: ReplyHandle) -> Self {
+        Self { parts: Mutex::new((vec![None; volumes], Some(reply))) }
+    }
+
+    fn put(&self, index: usize, report: Report) {
+        let mut parts = self.parts.lock().expect("nobody panics while reporting");
+        parts.0[index] = Some(report);
+        if parts.0.iter().all(Option::is_some)
+            && let Some(reply) = parts.1.take()
+        {
+            let reports: Vec<Report> = parts.0.drain(..).flatten().collect();
+            reply.ok(Answer::Status(Box::new(compose(reports))));
+        }
+    }
+}
+
+fn compose(reports: Vec<Report>) -> Status {
+    let group = reports[0].group.clone().expect("the first volume has the group");
+    let link = reports[0].link.clone();
+    let least = |pick: fn(&Epochs) -> Option<u64>| {
+        reports.iter().map(|r| pick(&r.epochs)).min().flatten()
+    };
+    let epochs = Epochs {
+        open: reports[0].epochs.open,
+        sealed: least(|e| e.sealed),
+        committed: least(|e| e.committed),
+        released: least(|e| e.released),
+        applied: least(|e| e.applied),
+    };
+    let memory: Vec<MemoryPart> = reports.iter().flat_map(|r| r.memory.clone()).collect();
+    Status {
+        daemon: group.daemon,
+        group: group.group,
+        ack_mode: group.ack_mode,
+        output: group.output,
+        epochs,
+        lag: Lag { bytes: reports.iter().map(|r| r.lag_bytes).sum(), ms: group.lag_ms },
+        link,
+        bounds: Bounds {
+            memory_bytes_max: memory.iter().map(|p| p.bytes_max).sum(),
+            memory,
+            queues: reports.iter().flat_map(|r| r.queues.clone()).collect(),
+        },
+        rates: Rates {
+            in_bytes_per_s: reports.iter().map(|r| r.in_per_s).sum(),
+            out_bytes_per_s: reports.iter().map(|r| r.out_per_s).sum(),
+            epochs_per_s: group.epochs_per_s,
+        },
+        commit_latency: group.commit_latency,
+        lineage: group.lineage,
+        volumes: reports.into_iter().map(|r| r.volume).collect(),
+    }
+}
+
+fn some(epoch: Epoch) -> Option<u64> {
+    (epoch != Epoch::NONE).then_some(epoch.0)
+}
+
+fn state_word(state: State) -> GroupState {
+    GroupState::from(state.word())
+}
+
+impl VolumeThread {
+    pub(super) fn report(&mut self, collector: &Collector) {
+        let report = self.make_report();
+        collector.put(self.about.index, report);
+    }
+
+    fn make_report(&mut self) -> Report {
+        let (received, sent) = self.net.link.as_ref().map_or((0, 0), |l| {
+            (l.received_bytes, l.sent_bytes)
+        });
+        let in_per_s = self.rates[0].update(self.now, self.net.received_bytes + received);
+        let out_per_s = self.rates[1].update(self.now, self.net.sent_bytes + sent);
+        let (epochs, lag_bytes) = self.epochs();
+        Report {
+            volume: self.volume_status(),
+            link: self.link_status(),
+            epochs,
+            lag_bytes,
+            memory: self.memory_parts(),
+            queues: self.queues(),
+            in_per_s,
+            out_per_s,
+            group: self.group_report(),
+        }
+    }
+
+    fn epochs(&self) -> (Epochs, u64) {
+        let queued = self.net.link.as_ref().map_or(0, |l| l.queued_bytes);
+        match &self.engine {
+            Engine::Primary(engine) => {
+                let (durable, committed, applied) = engine.acked();
+                let epochs = Epochs {
+                    open: some(engine.epoch()),
+                    sealed: some(durable),
+                    committed: some(committed),
+                    released: some(committed),
+                    applied: some(applied),
+                };
+                (epochs, queued)
+            }
+            Engine::Backup(engine) => {
+                let (durable, committed, applied) = engine.epochs();
+                let epochs = Epochs {
+                    open: None,
+                    sealed: some(durable),
+                    committed: some(committed),
+                    released: None,
+                    applied: some(applied),
+                };
+                (epochs, engine.unapplied_bytes())
+            }
+        }
+    }
+
+    fn volume_status(&self) -> VolumeStatus {
+        let mut journal = None;
+        let mut sync = None;
+        let (state, reason) = match &self.engine {
+            Engine::Primary(engine) => {
+                if let Some((done, total)) = engine.sync_progress() {
+                    sync = Some(self.progress.status(self.now, done, total));
+                }
+                match (engine.failed(), sync.is_some(), self.net.link.is_some()) {
+                    (Some(text), _, _) => (VolumeState::Failed, text.to_owned()),
+                    (None, true, _) => (VolumeState::Syncing, "being compared".to_owned()),
+                    (None, false, true) => (VolumeState::InSync, "the backup follows".to_owned()),
+                    (None, false, false) => (VolumeState::Alone, self.net.trouble.clone()),
+                }
+            }
+            Engine::Backup(engine) => {
+                let (used, total) = engine.journal_bytes();
+                journal = Some(JournalStatus {
+                    bytes_total: total,
+                    bytes_used: used,
+                    percent: u8::try_from(used * 100 / total.max(1)).unwrap_or(100),
+                    extents: engine.extents() as u64,
+                });
+                match (engine.failed(), engine.is_inconsistent(), engine.mode()) {
+                    (Some(text), _, _) => (VolumeState::Failed, text.to_owned()),
+                    (None, true, _) => {
+                        (VolumeState::Inconsistent, "being compared and copied".to_owned())
+                    }
+                    (None, false, Mode::Serving | Mode::Drained) => {
+                        (VolumeState::Alone, "promoted; the journal is being applied".to_owned())
+                    }
+                    (None, false, _) => (VolumeState::InSync, "holds committed epochs".to_owned()),
+                }
+            }
+        };
+        VolumeStatus {
+            name: self.exports[self.about.index].name().to_owned(),
+            image: self.about.image_path.clone(),
+            size_bytes: self.about.size_bytes,
+            uuid: self.about.volume_uuid.clone(),
+            stated: Stated { state, reason, since_unix_ms: 0, next: String::new() },
+            journal,
+            sync,
+            counters: self.counters(),
+        }
+    }
+
+    fn counters(&self) -> VolumeCounters {
+        match &self.engine {
+            Engine::Primary(engine) => {
+                let c = engine.counters();
+                VolumeCounters {
+                    reads: c.reads,
+                    writes: c.writes,
+                    flushes: c.flushes,
+                    bytes_read: c.read_bytes,
+                    bytes_written: c.write_bytes,
+                    errors: c.errors,
+                    ..VolumeCounters::default()
+                }
+            }
+            Engine::Backup(engine) => {
+                let c = engine.counters();
+                VolumeCounters {
+                    reads: c.reads,
+                    writes: c.writes,
+                    bytes_read: c.read_bytes,
+                    bytes_written: engine.applied_bytes(),
+                    errors: c.errors,
+                    ..VolumeCounters::default()
+                }
+            }
+        }
+    }
+
+    fn link_status(&self) -> LinkStatus {
+        let (state, reason) = match (&self.net.link, &self.net.remote, self.net.listener) {
+            (Some(_), _, _) => (LinkState::Up, "connected".to_owned()),
+            (None, Some(_), _) => (LinkState::Connecting, self.net.trouble.clone()),
+            (None, None, Some(_)) => (LinkState::Listening, "no primary is connected".to_owned()),
+            (None, None, None) => (LinkState::Absent, "no backup was given".to_owned()),
+        };
+        let credit_bytes = match &self.engine {
+            Engine::Primary(engine) if self.net.link.is_some() => Some(engine.credit_bytes()),
+            _ => None,
+        };
+        LinkStatus {
+            peer: self
+                .net
+                .link
+                .as_ref()
+                .map(|l| l.peer.clone())
+                .or_else(|| self.net.remote.as_ref().map(ToString::to_string)),
+            stated: Stated { state, reason, since_unix_ms: 0, next: String::new() },
+            session: self.net.link.as_ref().map(|_| self.net.session.to_string()),
+            rtt_us: None,
+            credit_bytes,
+        }
+    }
+
+    fn memory_parts(&self) -> Vec<MemoryPart> {
+        let volume = self.about.index;
+        let part = |(name, bytes_max): &(String, u64)| MemoryPart {
+            name: format!("volume {volume}: {name}"),
+            bytes_max: *bytes_max,
+        };
+        self.about.memory_bytes_max.iter().map(part).collect()
+    }
+
+    fn queues(&self) -> Vec<QueueBound> {
+        let stats = self.mem.0.stats();
+        let page = crate::reactor::PAGE_BYTES as u64;
+        let volume = self.about.index;
+        vec![QueueBound {
+            name: format!("volume {volume}: buffers"),
+            unit: "bytes".to_owned(),
+            used: u64::from(stats.pages_used) * page,
+            limit: u64::from(stats.pages_total) * page,
+            at_limit: "clients and link are not read until buffers are free".to_owned(),
+        }]
+    }
+
+    fn group_report(&mut self) -> Option<GroupReport> {
+        let committed = match &self.group {
+            Some(Group::Primary(group)) => group.epochs().1.0,
+            Some(Group::Backup(group)) => group.committed().0,
+            None => return None,
+        };
+        let epochs_per_s = self.rates[2].update(self.now, committed) as f64;
+        let group = self.group.as_ref().expect("looked at just now");
+        let standing = group.standing().clone();
+        let meta = group.meta();
+        let promoted = matches!(standing.state, State::Promoted);
+        let primary = self.about.is_primary_daemon || promoted;
+        let ack_mode = AckMode::from(self.about.settings.ack.to_string().as_str());
+        let possible_loss = match self.about.output {
+            crate::config::OutputClass::Held => "none: output waits for the commit",
+            crate::config::OutputClass::Open => {
+                "writes answered and not yet committed: at most the open epoch and those in flight"
+            }
+        };
+        let percentiles = self.latencies.percentiles_us();
+        Some(GroupReport {
+            daemon: DaemonStatus {
+                name: if self.about.is_primary_daemon { "blockrep" } else { "blockrep-backup" }
+                    .to_owned(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                pid: std::process::id(),
+                uptime_s: self.about.started.elapsed().as_secs(),
+            },
+            group: GroupStatus {
+                name: self.about.group_name.clone(),
+                uuid: (!meta.group.is_none()).then(|| meta.group.to_string()),
+                role: if primary { Role::Primary } else { Role::Backup },
+                stated: Stated {
+                    state: state_word(standing.state),
+                    reason: standing.reason.clone(),
+                    since_unix_ms: standing.since_unix_ns / 1_000_000,
+                    next: standing.state.next().to_owned(),
+                },
+            },
+            ack_mode,
+            output: OutputStatus {
+                class: match self.about.output {
+                    crate::config::OutputClass::Held => OutputClass::Held,
+                    crate::config::OutputClass::Open => OutputClass::Open,
+                },
+                possible_loss: possible_loss.to_owned(),
+            },
+            lag_ms: match group {
+                Group::Primary(group) => group.oldest_uncommitted_ns(self.now) / 1_000_000,
+                Group::Backup(_) => 0,
+            },
+            epochs_per_s,
+            commit_latency: CommitLatency {
+                p50_us: percentiles.map(|p| p.0),
+                p99_us: percentiles.map(|p| p.1),
+            },
+            lineage: meta
+                .lineage
+                .iter()
+                .map(|e| LineageEntry {
+                    id: e.id.to_string(),
+                    first_epoch: e.first_epoch.0,
+                    why: e.why.word().to_owned(),
+                    unix_ms: e.unix_s * 1000,
+                })
+                .collect(),
+        })
+    }
+
+    /// Tells of a sync: a bar on a terminal, a line now and then in a log.
+    pub(super) fn tick_progress(&mut self) {
+        let progress = match &self.engine {
+            Engine::Primary(engine) => engine.sync_progress(),
+            Engine::Backup(_) => None,
+        };
+        self.progress.update(self.about.index, self.now, progress);
+    }
+}
+
+/// How a long job is told to people.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    bar: Option<ProgressBar>,
+    began: Nanos,
+    logged: Nanos,
+}
+
+impl Progress {
+    fn update(&mut self, volume: usize, now: Nanos, progress: Option<(u64, u64)>) {
+        let Some((done, total)) = progress else {
+            if let Some(bar) = self.bar.take() {
+                bar.finish_and_clear();
+                tracing::info!("volume {volume}: compared with the backup");
+            }
+            return;
+        };
+        if self.bar.is_none() {
+            let style = ProgressStyle::with_template(
+                "volume {msg} compared {bar:30} {bytes}/{total_bytes} {bytes_per_sec} ETA {eta}",
+            )
+            .expect("the template is right");
+            let bar = ProgressBar::new(total).with_style(style).with_message(volume.to_string());
+            self.bar = Some(bar);
+            self.began = now;
+            self.logged = now;
+        }
+        let bar = self.bar.as_ref().expect("just made");
+        bar.set_position(done);
+        if bar.is_hidden() && now.saturating_sub(self.logged) >= LOG_NS {
+            self.logged = now;
+            let status = self.status(now, done, total);
+            let eta = status.eta_s.map_or("unknown".to_owned(), |s| format!("{s} s"));
+            tracing::info!("volume {volume}: compared {done} of {total} bytes, ETA {eta}");
+        }
+    }
+
+    fn status(&self, now: Nanos, done_bytes: u64, total_bytes: u64) -> SyncProgress {
+        let elapsed_ms = now.saturating_sub(self.began) / 1_000_000;
+        let bytes_per_s = done_bytes.saturating_mul(1000) / elapsed_ms.max(1);
+        SyncProgress {
+            done_bytes,
+            total_bytes,
+            bytes_per_s,
+            eta_s: (bytes_per_s > 0).then(|| (total_bytes - done_bytes) / bytes_per_s),
+        }
+    }
+}
+

@@ -1,0 +1,580 @@
+//! The I/O thread of a volume: one loop over mailbox, reactor, engine and group.
+
+use super::link::{Arrived, LinkConn};
+use super::memory::{PoolBuf, PoolBufMut, PoolMemory};
+use super::nbd::NbdConn;
+use super::role::{Engine, Group};
+use super::status::Collector;
+use super::timeline::{Latencies, Rate};
+use crate::config::{LossPolicy, OutputClass};
+use crate::engine::primary::PrimarySettings;
+use crate::engine::{Effect, Nanos, Outgoing, ToGroup, ToVolume};
+use crate::frontend::nbd::ExportInfo;
+use crate::group::{GroupEffect, Now};
+use crate::io::{Done, IoError, IoId, Op, Reply, Target};
+use crate::reactor::{
+    Completion, FileId, MailSender, Mailbox, Op as ROp, OpError, Reactor, SockId,
+};
+use blkback_proto::ctl::{self, EventKind};
+use blkback_proto::ids::{Epoch, LineageId, SessionId};
+use blkback_proto::link::Frame;
+use blkback_proto::meta::{SLOT_BYTES, slot_offset};
+use blockrep_host::ctl::{EventLog, NewEvent, ReplyHandle};
+use blockrep_host::{clock, ids};
+use slab::Slab;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::mpsc::TryRecvError;
+use std::time::{Duration, Instant};
+
+/// How long a drain at the end may take.
+const DRAIN_NS_MAX: Nanos = 10_000_000_000;
+/// How soon work that waits for memory is tried again.
+const RETRY_NS: Nanos = 1_000_000;
+
+/// A message to an I/O thread.
+pub(super) enum Mail {
+    /// For the engine.
+    ToVolume(ToVolume),
+    /// For the group, from the volume of that index.
+    ToGroup(usize, ToGroup),
+    /// A connection to the backup, or why there is none.
+    Dialed(Result<(OwnedFd, String), String>),
+    /// An NBD client that chose this volume's export.
+    Client(Box<super::nbd::Handover>),
+    /// A request of a control client.
+    Control(ctl::Request, ReplyHandle),
+    /// Somebody wants to know the status.
+    Status(Arc<Collector>),
+    /// End in order.
+    Stop,
+}
+
+/// Files of a volume, open in the reactor.
+pub(super) struct Files {
+    pub(super) image: FileId,
+    pub(super) segments: Vec<FileId>,
+    pub(super) volume_meta: FileId,
+    pub(super) group_meta: Option<FileId>,
+}
+
+/// What a thread knows of its volume besides the engine.
+pub(super) struct About {
+    pub(super) index: usize,
+    pub(super) group_name: String,
+    pub(super) image_path: String,
+    pub(super) size_bytes: u64,
+    pub(super) volume_uuid: Option<String>,
+    pub(super) is_primary_daemon: bool,
+    pub(super) settings: PrimarySettings,
+    pub(super) output: OutputClass,
+    pub(super) loss: LossPolicy,
+    pub(super) memory_bytes_max: Vec<(String, u64)>,
+    pub(super) link_rate: Option<u64>,
+    pub(super) started: Instant,
+}
+
+/// Kinds of completion tokens, in the top byte.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Token {
+    Io = 1,
+    Mail = 2,
+    GroupMetaWrite = 3,
+    GroupMetaSync = 4,
+    NbdAccept = 5,
+    NbdRecv = 6,
+    NbdSend = 7,
+    LinkAccept = 8,
+    LinkRecv = 9,
+    LinkSend = 10,
+}
+
+impl Token {
+    pub(super) fn with(self, value: u64) -> u64 {
+        debug_assert!(value < 1 << 56, "ids are small");
+        ((self as u64) << 56) | value
+    }
+
+    fn split(token: u64) -> (u8, u64) {
+        ((token >> 56) as u8, token & ((1 << 56) - 1))
+    }
+}
+
+/// A cut whose commit somebody waits for.
+pub(super) struct CutWait {
+    pub(super) epoch: Epoch,
+    pub(super) reply: ReplyHandle,
+    pub(super) until: Nanos,
+}
+
+/// The I/O thread of a volume.
+pub(super) struct VolumeThread {
+    pub(super) about: About,
+    pub(super) reactor: Reactor,
+    pub(super) mem: PoolMemory,
+    pub(super) engine: Engine,
+    pub(super) group: Option<Group>,
+    pub(super) files: Files,
+    pub(super) mailbox: Mailbox<Mail>,
+    pub(super) peers: Vec<MailSender<Mail>>,
+    pub(super) events: EventLog,
+    pub(super) fx: Vec<Effect<PoolMemory>>,
+    pub(super) gfx: Vec<GroupEffect>,
+    pub(super) local: Vec<Mail>,
+    pub(super) now: Nanos,
+
+    pub(super) nbd_listener: Option<SockId>,
+    pub(super) exports: Vec<ExportInfo>,
+    pub(super) clients: Slab<NbdConn>,
+    pub(super) requests: Slab<super::nbd::InFlight>,
+    pub(super) parts: Slab<super::nbd::Part>,
+    pub(super) todo: std::collections::VecDeque<(usize, u64)>,
+    pub(super) stalled: bool,
+
+    pub(super) net: super::net::Net,
+    pub(super) cut_waits: Vec<CutWait>,
+    pub(super) pending_cuts: Vec<(u64, bool, Nanos, ReplyHandle)>,
+    pub(super) promotes: Vec<(u64, Epoch, ReplyHandle)>,
+    pub(super) next_token: u64,
+    pub(super) latencies: Latencies,
+    pub(super) rates: [Rate; 3],
+    pub(super) progress: super::status::Progress,
+    pub(super) stopping: Option<Nanos>,
+    pub(super) meta_writing: bool,
+}
+
+impl VolumeThread {
+    /// Runs until told to stop. Gives why the store failed, if it did.
+    pub(super) fn run(mut self) -> Result<Option<String>, std::io::Error> {
+        self.arm_mailbox();
+        self.start_net();
+        self.start_group();
+        let mut completions = Vec::new();
+        loop {
+            self.update_now();
+            self.take_mail();
+            self.settle();
+            if self.is_finished() {
+                break;
+            }
+            let may_sleep = self.mailbox.prepare_wait();
+            let timeout = if may_sleep { self.timeout() } else { Some(Duration::ZERO) };
+            let mut rung = false;
+            let polled = self.reactor.poll(timeout, &mut completions);
+            self.update_now();
+            for completion in completions.drain(..) {
+                rung |= self.complete(completion);
+            }
+            self.mailbox.woken(rung);
+            if rung {
+                self.arm_mailbox();
+            }
+            polled?;
+        }
+        let failed = match &self.engine {
+            Engine::Primary(engine) => engine.failed(),
+            Engine::Backup(engine) => engine.failed(),
+        };
+        Ok(failed.map(str::to_owned))
+    }
+
+    fn update_now(&mut self) {
+        self.now = u64::try_from(self.about.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+    }
+
+    fn arm_mailbox(&mut self) {
+        let fd = self.mailbox.fd();
+        self.reactor.submit(Token::Mail.with(0), ROp::PollIn { fd });
+    }
+
+    fn start_group(&mut self) {
+        match &mut self.group {
+            Some(Group::Primary(group)) => group.start(&mut self.gfx),
+            Some(Group::Backup(group)) => group.start(&mut self.gfx),
+            None => {}
+        }
+        self.settle();
+    }
+
+    /// Does everything that can be done without waiting.
+    fn settle(&mut self) {
+        self.tick();
+        loop {
+            self.run_effects();
+            self.pump_clients();
+            if self.fx.is_empty() && self.gfx.is_empty() && self.local.is_empty() {
+                break;
+            }
+        }
+        self.flush_clients();
+        self.pump_net();
+        if !self.fx.is_empty() || !self.gfx.is_empty() {
+            self.run_effects();
+            self.flush_clients();
+            self.pump_net();
+        }
+    }
+
+    fn tick(&mut self) {
+        self.engine.tick(self.now, &mut self.mem, &mut self.fx);
+        if let Some(Group::Primary(group)) = &mut self.group {
+            let mut fresh = fresh_lineage;
+            let mut at = now(self.now, &mut fresh);
+            group.tick(&mut at, &mut self.gfx);
+        }
+        self.tick_control();
+        self.tick_net();
+        self.tick_clients();
+        self.tick_progress();
+    }
+
+    fn timeout(&mut self) -> Option<Duration> {
+        let group = match &self.group {
+            Some(Group::Primary(group)) => group.next_tick(),
+            _ => None,
+        };
+        let retry = self.stalled.then_some(self.now + RETRY_NS);
+        let slow = Some(self.now + 500_000_000);
+        let next = [self.engine.next_tick(), group, retry, slow, self.net_next_tick()]
+            .into_iter()
+            .flatten()
+            .min();
+        next.map(|at| Duration::from_nanos(at.saturating_sub(self.now)))
+    }
+
+    fn take_mail(&mut self) {
+        loop {
+            match self.mailbox.try_recv() {
+                Ok(mail) => self.mail(mail),
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn mail(&mut self, mail: Mail) {
+        match mail {
+            Mail::ToVolume(message) => {
+                self.note_message(&message);
+                self.engine.group(self.now, &mut self.mem, message, &mut self.fx);
+            }
+            Mail::ToGroup(index, message) => self.to_group(index, message),
+            Mail::Dialed(result) => self.dialed(result),
+            Mail::Client(handover) => self.adopt_client(*handover),
+            Mail::Control(request, reply) => self.control(request, reply),
+            Mail::Status(collector) => self.report(&collector),
+            Mail::Stop => self.begin_stop(),
+        }
+    }
+
+    fn to_group(&mut self, index: usize, message: ToGroup) {
+        let Some(group) = &mut self.group else { return };
+        let mut fresh = fresh_lineage;
+        let mut at = now(self.now, &mut fresh);
+        group.volume(&mut at, index, message, &mut self.gfx);
+    }
+
+    /// Something of the group's mind that the thread acts on, too.
+    fn note_message(&mut self, message: &ToVolume) {
+        if let ToVolume::Refuse(code, text) = message {
+            let what = format!("a primary was refused ({}): {text}", *code as u16);
+            tracing::warn!("{what}");
+            let next = "see the reason; the primary keeps trying";
+            self.publish(NewEvent::new(
+                self.about.group_name.clone(),
+                EventKind::PeerRefused,
+                what,
+                next,
+            ));
+        }
+    }
+
+    pub(super) fn publish(&self, event: NewEvent) {
+        self.events.publish(event);
+    }
+
+    pub(super) fn run_effects(&mut self) {
+        for _ in 0..10_000 {
+            if self.fx.is_empty() && self.gfx.is_empty() && self.local.is_empty() {
+                return;
+            }
+            for effect in std::mem::take(&mut self.fx) {
+                self.effect(effect);
+            }
+            for effect in std::mem::take(&mut self.gfx) {
+                self.group_effect(effect);
+            }
+            for mail in std::mem::take(&mut self.local) {
+                self.mail(mail);
+            }
+        }
+        panic!("engine and group keep each other busy without end");
+    }
+
+    fn effect(&mut self, effect: Effect<PoolMemory>) {
+        match effect {
+            Effect::Io(id, op) => self.submit_io(id, op),
+            Effect::Reply(reply) => self.reply(reply),
+            Effect::Send(Outgoing::Frame(frame)) => self.send_frame(&frame),
+            Effect::Send(Outgoing::Record(bufs)) => self.send_record(bufs),
+            Effect::CloseLink => self.close_link(),
+            Effect::Group(message) => {
+                let index = self.about.index;
+                if index == 0 {
+                    self.local.push(Mail::ToGroup(0, message));
+                } else if self.peers[0].send(Mail::ToGroup(index, message)).is_err() {
+                    tracing::debug!("the group's thread has ended");
+                }
+            }
+        }
+    }
+
+    fn group_effect(&mut self, effect: GroupEffect) {
+        match effect {
+            GroupEffect::ToVolume(0, message) => self.local.push(Mail::ToVolume(message)),
+            GroupEffect::ToVolume(index, message) => {
+                if self.peers[index].send(Mail::ToVolume(message)).is_err() {
+                    tracing::debug!("the thread of volume {index} has ended");
+                }
+            }
+            GroupEffect::WriteMeta(meta) => {
+                let file = self.files.group_meta.expect("the group's thread has its metadata");
+                let mut bytes =
+                    self.mem.0.alloc(SLOT_BYTES).expect("the engine's reserve holds a slot");
+                meta.encode(&mut bytes);
+                let offset = slot_offset(meta.generation);
+                let op = ROp::Write { file, offset, buf: bytes.freeze() };
+                self.meta_writing = true;
+                self.reactor.submit(Token::GroupMetaWrite.with(0), op);
+            }
+            GroupEffect::Changed { old, new } => self.state_changed(old, &new),
+            GroupEffect::CutReply { token, epoch, cut_unix_ns } => {
+                self.cut_done(token, epoch, cut_unix_ns);
+            }
+            GroupEffect::Latency(ns) => self.latencies.note(ns),
+            GroupEffect::PromoteReply { token, result } => self.promote_done(token, result),
+        }
+    }
+
+    fn state_changed(&mut self, old: crate::group::State, new: &crate::group::Standing) {
+        let (state, next) = (new.state.word(), new.state.next());
+        tracing::info!("{} -> {state}: {}; {next}", old.word(), new.reason);
+        let event = NewEvent::new(
+            self.about.group_name.clone(),
+            EventKind::GroupState,
+            new.reason.clone(),
+            next,
+        );
+        self.publish(event.change(old.word(), state));
+        blockrep_host::notify::status(&format!("{state}: {}", new.reason));
+    }
+
+    fn submit_io(&mut self, id: IoId, op: Op<PoolMemory>) {
+        let token = Token::Io.with(id.0);
+        let image = self.files.image;
+        let op = match op {
+            Op::Read { target, offset, buf } => {
+                ROp::Read { file: self.file(target), offset, buf: buf.0 }
+            }
+            Op::Write { target, offset, mut bufs } => {
+                let file = self.file(target);
+                if bufs.len() == 1 {
+                    ROp::Write { file, offset, buf: bufs.remove(0).0 }
+                } else {
+                    let bufs = bufs.into_iter().map(|b| b.0).collect();
+                    ROp::WriteV { file, offset, bufs }
+                }
+            }
+            Op::Sync { target } => ROp::Sync { file: self.file(target) },
+            Op::Zero { offset, length } => ROp::Zero { file: image, offset, len: length },
+            Op::Discard { offset, length } => ROp::Discard { file: image, offset, len: length },
+        };
+        self.reactor.submit(token, op);
+    }
+
+    fn file(&self, target: Target) -> FileId {
+        match target {
+            Target::Image => self.files.image,
+            Target::Segment(index) => self.files.segments[index as usize],
+            Target::VolumeMeta => self.files.volume_meta,
+            Target::GroupMeta => self.files.group_meta.expect("only the group's thread has it"),
+        }
+    }
+
+    /// True when the mailbox rang.
+    fn complete(&mut self, completion: Completion) -> bool {
+        let (kind, value) = Token::split(completion.token);
+        const IO: u8 = Token::Io as u8;
+        const MAIL: u8 = Token::Mail as u8;
+        const GROUP_WRITE: u8 = Token::GroupMetaWrite as u8;
+        const GROUP_SYNC: u8 = Token::GroupMetaSync as u8;
+        const NBD_ACCEPT: u8 = Token::NbdAccept as u8;
+        const NBD_RECV: u8 = Token::NbdRecv as u8;
+        const NBD_SEND: u8 = Token::NbdSend as u8;
+        const LINK_ACCEPT: u8 = Token::LinkAccept as u8;
+        const LINK_RECV: u8 = Token::LinkRecv as u8;
+        const LINK_SEND: u8 = Token::LinkSend as u8;
+        match kind {
+            IO => {
+                let result = completion.result.map(|_| ()).map_err(|e| io_error(&e));
+                let buf = completion.buf.into_mut().map(PoolBufMut);
+                let done = Done { id: IoId(value), result, buf };
+                self.engine.io_done(self.now, &mut self.mem, done, &mut self.fx);
+                // Effects go out as they come: a sync must not wait for the rest of the batch.
+                self.run_effects();
+                self.become_plain();
+            }
+            MAIL => return true,
+            GROUP_WRITE => self.group_meta_written(completion.result),
+            GROUP_SYNC => self.group_meta_synced(completion.result),
+            NBD_ACCEPT => self.client_accepted(completion),
+            NBD_RECV => self.client_received(value, completion),
+            NBD_SEND => self.client_sent(value, completion),
+            LINK_ACCEPT => self.link_accepted(completion),
+            LINK_RECV => self.link_received(value, completion),
+            LINK_SEND => self.link_sent(value, completion),
+            _ => unreachable!("no such token"),
+        }
+        false
+    }
+
+    fn become_plain(&mut self) {
+        let Some(group) = &self.group else {
+            return self.become_plain_with(None);
+        };
+        let meta = group.meta().clone();
+        self.become_plain_with(Some(meta));
+    }
+
+    fn become_plain_with(&mut self, meta: Option<blkback_proto::meta::GroupMeta>) {
+        let Engine::Backup(backup) = &self.engine else { return };
+        if backup.mode() != crate::engine::backup::Mode::Drained {
+            return;
+        }
+        // Followers know the group only by their own metadata; it is enough for a volume alone.
+        let meta = meta.unwrap_or_else(|| super::startup::lone_group(backup.meta()));
+        let settings = self.about.settings.clone();
+        if self.engine.become_plain(&mut self.mem, &settings, &meta, &mut self.fx) {
+            tracing::info!("volume {}: the journal is drained", self.about.index);
+        }
+    }
+
+    fn group_meta_written(&mut self, result: Result<u32, OpError>) {
+        if result.is_err() {
+            self.group_meta_synced(result);
+            return;
+        }
+        let file = self.files.group_meta.expect("the group's thread has its metadata");
+        self.reactor.submit(Token::GroupMetaSync.with(0), ROp::Sync { file });
+    }
+
+    fn group_meta_synced(&mut self, result: Result<u32, OpError>) {
+        self.meta_writing = false;
+        let Some(group) = &mut self.group else { return };
+        let mut fresh = fresh_lineage;
+        let mut at = now(self.now, &mut fresh);
+        let result = result.map(|_| ()).map_err(|error| error.to_string());
+        group.meta_written(&mut at, result, &mut self.gfx);
+        self.run_effects();
+    }
+
+    fn send_frame(&mut self, frame: &Frame) {
+        let session = self.session();
+        if let Some(link) = &mut self.net.link {
+            link.push_frame(session, frame);
+        }
+    }
+
+    fn send_record(&mut self, bufs: Vec<PoolBuf>) {
+        if let Some(link) = &mut self.net.link {
+            link.push_record(bufs);
+        }
+    }
+
+    /// Session that frames sent now belong to.
+    fn session(&self) -> SessionId {
+        self.net.session
+    }
+
+    pub(super) fn arrived(&mut self, arrived: Arrived) {
+        match (&mut self.engine, arrived) {
+            (Engine::Primary(engine), Arrived::Frame(frame, session)) => {
+                engine.link_frame(self.now, &mut self.mem, session, frame, &mut self.fx);
+            }
+            (Engine::Backup(engine), Arrived::Frame(frame, session)) => {
+                engine.link_frame(self.now, &mut self.mem, session, frame, &mut self.fx);
+            }
+            (Engine::Backup(engine), Arrived::Record(buf)) => {
+                engine.link_record(self.now, &mut self.mem, PoolBufMut(buf), &mut self.fx);
+            }
+            (Engine::Primary(engine), Arrived::Record(_)) => {
+                engine.link_lost("the backup sent a record".to_owned(), &mut self.fx);
+            }
+        }
+        self.run_effects();
+    }
+
+    fn reply(&mut self, reply: Reply<PoolMemory>) {
+        let errno = reply.result.err().map(|e: IoError| e.errno);
+        self.part_done(reply.id, errno, reply.buf.map(|b| b.0.freeze()));
+    }
+
+    fn begin_stop(&mut self) {
+        if self.stopping.is_some() {
+            return;
+        }
+        tracing::info!("volume {}: stopping", self.about.index);
+        self.stopping = Some(self.now);
+        self.stop_clients();
+        if let Engine::Backup(engine) = &mut self.engine {
+            engine.stop(self.now, &mut self.mem, &mut self.fx);
+        }
+    }
+
+    fn is_finished(&mut self) -> bool {
+        let Some(since) = self.stopping else { return false };
+        if self.now.saturating_sub(since) > DRAIN_NS_MAX {
+            tracing::warn!("volume {}: gave up waiting for requests", self.about.index);
+            return true;
+        }
+        if !self.requests.is_empty() {
+            return false;
+        }
+        match &mut self.engine {
+            Engine::Primary(engine) => {
+                if !self.net.said_bye {
+                    self.net.said_bye = true;
+                    let text = "the primary is stopping".to_owned();
+                    let message = ToVolume::DropLink(text);
+                    engine.group(self.now, &mut self.mem, message, &mut self.fx);
+                    return false;
+                }
+            }
+            Engine::Backup(engine) => {
+                if !engine.is_stopped() {
+                    return false;
+                }
+            }
+        }
+        self.net.is_quiet() && !self.meta_writing
+    }
+}
+
+/// A fresh random history id.
+pub(super) fn fresh_lineage() -> LineageId {
+    LineageId(ids::random_id16().expect("the kernel gives random bytes"))
+}
+
+/// The time, for a group.
+pub(super) fn now(ns: Nanos, fresh: &mut dyn FnMut() -> LineageId) -> Now<'_> {
+    Now { ns, unix_ns: clock::unix_ns(), fresh }
+}
+
+fn io_error(error: &OpError) -> IoError {
+    let errno = match error {
+        OpError::Store(cause) | OpError::Poisoned(cause) => cause.errno,
+        OpError::Socket { errno, .. } => *errno,
+        OpError::Cancelled | OpError::Removed | OpError::Invalid(_) => libc::EIO,
+    };
+    IoError { errno }
+}

@@ -1,0 +1,76 @@
+//! Recent times and rates, for status.
+
+/// Samples kept.
+const SAMPLES_MAX: usize = 4096;
+
+/// The last few thousand commit latencies.
+#[derive(Debug, Default)]
+pub(super) struct Latencies {
+    samples_ns: Vec<u64>,
+    next: usize,
+}
+
+impl Latencies {
+    pub(super) fn note(&mut self, ns: u64) {
+        if self.samples_ns.len() < SAMPLES_MAX {
+            self.samples_ns.push(ns);
+        } else {
+            self.samples_ns[self.next] = ns;
+            self.next = (self.next + 1) % SAMPLES_MAX;
+        }
+    }
+
+    /// Median and 99th percentile in microseconds.
+    pub(super) fn percentiles_us(&self) -> Option<(u64, u64)> {
+        if self.samples_ns.is_empty() {
+            return None;
+        }
+        let mut sorted = self.samples_ns.clone();
+        sorted.sort_unstable();
+        let at = |percent: usize| sorted[(sorted.len() - 1) * percent / 100] / 1000;
+        Some((at(50), at(99)))
+    }
+}
+
+/// A counter's growth per second, over the last second or so.
+#[derive(Debug, Default)]
+pub(super) struct Rate {
+    value: u64,
+    at_ns: u64,
+    per_s: u64,
+}
+
+impl Rate {
+    /// Takes the counter's value now; gives the rate.
+    pub(super) fn update(&mut self, now_ns: u64, value: u64) -> u64 {
+        let elapsed = now_ns.saturating_sub(self.at_ns);
+        if elapsed >= 1_000_000_000 {
+            let grown = u128::from(value.saturating_sub(self.value));
+            self.per_s = u64::try_from(grown * 1_000_000_000 / u128::from(elapsed))
+                .unwrap_or(u64::MAX);
+            self.value = value;
+            self.at_ns = now_ns;
+        }
+        self.per_s
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A latency an operator is shown must be one that happened.
+    #[test]
+    fn percentiles() {
+        let mut latencies = Latencies::default();
+        assert_eq!(latencies.percentiles_us(), None);
+        for ns in 1..=100 {
+            latencies.note(ns * 1000);
+        }
+        assert_eq!(latencies.percentiles_us(), Some((50, 99)));
+        for _ in 0..SAMPLES_MAX {
+            latencies.note(7000);
+        }
+        assert_eq!(latencies.percentiles_us(), Some((7, 7)));
+    }
+}
