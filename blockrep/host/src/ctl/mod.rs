@@ -27,4 +27,4 @@ pub use paths::{
 };
 pub use reply::{Handler, ReplyHandle};
 pub use server::{Limits, Server, ServerConfig};
-pub use socket::{BindError, PeerCred};
+pub use socket::{BindError, PeerCred, somebody_listens};
