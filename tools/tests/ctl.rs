@@ -1,5 +1,10 @@
 //! The real `blockrepctl` against a real control server: output and exit codes.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test program: a failed unwrap is a failed test"
+)]
+
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
