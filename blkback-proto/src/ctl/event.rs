@@ -12,6 +12,9 @@ use super::words::EventKind;
 /// Longest JSON of one event after [`Event::bound`].
 pub const EVENT_JSON_BYTES_MAX: usize = 4096;
 
+/// Most details of one event after [`Event::bound`].
+pub const EVENT_DETAILS_MAX: usize = 16;
+
 /// Bytes each text keeps when an event has to be shortened. Quotes and backslashes double in
 /// JSON, and eight such texts with their field names stay under [`EVENT_JSON_BYTES_MAX`].
 const SHORT_TEXT_BYTES: usize = 200;
@@ -62,15 +65,27 @@ pub struct Lost {
 }
 
 impl Event {
-    /// Makes the texts single lines and the whole at most [`EVENT_JSON_BYTES_MAX`] bytes of JSON,
-    /// giving up the detail first (leaving the key `shortened`), then the length of texts.
+    /// Makes the texts single lines and the whole at most [`EVENT_JSON_BYTES_MAX`] bytes of JSON
+    /// with at most [`EVENT_DETAILS_MAX`] details. What is given up: details beyond the limit, then
+    /// all of them, then the length of texts. A detail with the key `shortened` tells of it.
     pub fn bound(&mut self) {
         self.limit_texts(super::TEXT_BYTES_MAX);
-        if self.json_bytes() <= EVENT_JSON_BYTES_MAX {
-            return;
+        if self.detail.len() > EVENT_DETAILS_MAX {
+            while self.detail.len() >= EVENT_DETAILS_MAX {
+                self.detail.pop_last();
+            }
+            self.mark_shortened();
         }
-        self.detail = BTreeMap::from([("shortened".to_owned(), "true".to_owned())]);
-        self.limit_texts(SHORT_TEXT_BYTES);
+        if self.json_bytes() > EVENT_JSON_BYTES_MAX {
+            self.detail.clear();
+            self.mark_shortened();
+            self.limit_texts(SHORT_TEXT_BYTES);
+        }
+    }
+
+    fn mark_shortened(&mut self) {
+        self.detail
+            .insert("shortened".to_owned(), "true".to_owned());
     }
 
     fn limit_texts(&mut self, bytes_max: usize) {

@@ -36,7 +36,7 @@ pub use answer::{
     Answer, CutAnswer, ErrorReply, EventsAnswer, HelloAnswer, PrepareAnswer, PromoteAnswer,
     Reassembly, Response, response_packets,
 };
-pub use event::{EVENT_JSON_BYTES_MAX, Event, EventBody, Lost};
+pub use event::{EVENT_DETAILS_MAX, EVENT_JSON_BYTES_MAX, Event, EventBody, Lost};
 pub use frame::{
     ANSWER_BYTES_MAX, BODY_BYTES_MAX, Frame, FrameError, FrameKind, HANDSHAKE_VERSION,
     HEADER_BYTES, MAGIC, PACKET_BYTES_MAX, VERSION_MAX, VERSION_MIN, choose_version, decode,

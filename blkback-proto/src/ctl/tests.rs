@@ -357,6 +357,14 @@ fn events_are_bounded_and_single_lines() {
     assert!(serde_json::to_vec(&event).unwrap().len() <= EVENT_JSON_BYTES_MAX);
     assert_eq!(event.detail["shortened"], "true");
 
+    let mut many = sample_event();
+    many.detail = (0..17)
+        .map(|i| (format!("key{i:02}"), "v".to_owned()))
+        .collect();
+    many.bound();
+    assert_eq!(many.detail.len(), EVENT_DETAILS_MAX);
+    assert!(many.detail.contains_key("key00") && many.detail.contains_key("shortened"));
+
     let mut small = sample_event();
     small.bound();
     assert_eq!(

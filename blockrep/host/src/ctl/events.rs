@@ -5,12 +5,15 @@ use std::fmt::Display;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use blkback_proto::ctl::{Event, EventKind, EventsAnswer};
+use blkback_proto::ctl::{EVENT_DETAILS_MAX, EVENT_JSON_BYTES_MAX, Event, EventKind, EventsAnswer};
 
 use crate::{Waker, clock, ids};
 
-/// Events kept; the oldest go first. With the size limit of one event: at most 16 MiB.
+/// Events kept; the oldest go first.
 pub const EVENTS_KEPT: usize = 4096;
+/// The most memory [`EVENTS_KEPT`] events take: their texts and what is around each of them.
+pub const EVENT_LOG_BYTES_MAX: usize =
+    EVENTS_KEPT * (EVENT_JSON_BYTES_MAX + size_of::<Event>() + EVENT_DETAILS_MAX * 128);
 
 /// An event before it has a number and a time.
 #[derive(Debug, Clone, PartialEq, Eq)]

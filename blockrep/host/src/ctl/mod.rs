@@ -21,10 +21,10 @@ mod tests;
 mod wire;
 
 pub use client::{Client, ClientError, EventStream};
-pub use events::{EVENTS_KEPT, EventLog, NewEvent};
+pub use events::{EVENT_LOG_BYTES_MAX, EVENTS_KEPT, EventLog, NewEvent};
 pub use paths::{
     NameError, RUNTIME_DIR, RUNTIME_DIR_VARIABLE, control_path, control_path_of_backup, runtime_dir,
 };
 pub use reply::{Handler, ReplyHandle};
 pub use server::{Limits, Server, ServerConfig};
-pub use socket::{BindError, PeerCred};
+pub use socket::{BindError, PeerCred, somebody_listens};

@@ -15,7 +15,7 @@ const NAME_BYTES_MAX: usize = 64;
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error(
     "group name \"{}\" is not usable: type 1 to {NAME_BYTES_MAX} letters, digits, '-', '_' or '.', \
-     beginning with a letter or digit", name.escape_debug()
+     beginning with a letter or digit, not ending in .backup", name.escape_debug()
 )]
 pub struct NameError {
     /// As it was given.
@@ -47,7 +47,9 @@ pub fn control_path_of_backup(group: &str) -> Result<PathBuf, NameError> {
 
 fn checked(name: &str) -> Result<&str, NameError> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    // "x.backup" would share its path with the backup of "x".
     let good = name.len() <= NAME_BYTES_MAX
+        && !name.ends_with(".backup")
         && name.starts_with(|c: char| c.is_ascii_alphanumeric())
         && name.chars().all(plain);
     if good {
@@ -66,7 +68,17 @@ mod tests {
     /// A group name with a slash would make a root daemon replace files anywhere.
     #[test]
     fn names_cannot_leave_the_directory() {
-        for bad in ["", ".", "..", "../x", "a/b", "a b", "a\n", &"x".repeat(65)] {
+        for bad in [
+            "",
+            ".",
+            "..",
+            "../x",
+            "a/b",
+            "a b",
+            "a\n",
+            "x.backup",
+            &"x".repeat(65),
+        ] {
             assert!(control_path(bad).is_err(), "{bad:?}");
         }
         let path = control_path("vm-1.disk_a").unwrap();

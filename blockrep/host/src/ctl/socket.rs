@@ -235,6 +235,19 @@ fn clear_stale(path: &Path, address: &SocketAddrUnix) -> Result<(), BindError> {
     }
 }
 
+/// Whether a daemon lives behind this socket file, as far as can be told without speaking to it;
+/// true also where this user may not connect. False for the file of a dead daemon.
+pub fn somebody_listens(path: &Path) -> bool {
+    let Ok(address) = SocketAddrUnix::new(path) else {
+        return false;
+    };
+    let attempt = new_socket(SocketFlags::NONBLOCK).and_then(|probe| connect(&probe, &address));
+    matches!(
+        attempt,
+        Ok(()) | Err(Errno::AGAIN | Errno::ACCESS | Errno::PERM)
+    )
+}
+
 pub(super) fn new_socket(flags: SocketFlags) -> rustix::io::Result<OwnedFd> {
     socket_with(
         AddressFamily::UNIX,

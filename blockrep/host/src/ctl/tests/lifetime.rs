@@ -10,7 +10,9 @@ fn socket_is_private_and_goes_with_the_server() {
     assert!(metadata.file_type().is_socket());
     assert_eq!(metadata.mode() & 0o777, 0o600);
     assert_eq!(rig.server.as_ref().unwrap().path(), rig.path());
+    assert!(somebody_listens(&rig.path()));
     rig.server = None;
+    assert!(!somebody_listens(&rig.path()));
     assert!(!rig.path().exists());
     let error = Client::connect(&rig.path(), "late", LONG).unwrap_err();
     assert!(matches!(error, ClientError::Unreachable { .. }), "{error}");
@@ -63,6 +65,7 @@ fn stale_sockets_are_replaced_and_nothing_else_is() {
     let error = start_at(path.clone()).unwrap_err();
     assert!(matches!(error, BindError::InUse { pid: Some(pid), .. } if pid == std::process::id()));
     drop(foreign);
+    assert!(!somebody_listens(&path));
     assert!(path.exists(), "the dead daemon left its socket");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
     drop(start_at(path.clone()).expect("replaced"));

@@ -1,0 +1,138 @@
+//! Commands that ask once: status, cut, promote.
+
+use std::io::Write;
+use std::time::Duration;
+
+use blkback_proto::ctl::{
+    CutRequest, PromoteAnswer, PromoteRequest, Request, StatusRequest, one_line,
+};
+use blockrep_host::clock::{unix_ms, utc_text};
+use serde_json::Value;
+
+use super::args::{CutArgs, PromoteArgs, StatusArgs, TargetArgs};
+use super::failure::Failure;
+use super::render;
+use super::target::connect;
+use super::units::{counted, micros};
+
+/// Seconds to wait for an answer that is ready at once.
+pub(super) const ANSWER_S: u64 = 10;
+/// Seconds to wait for a commit.
+const COMMIT_S: u64 = 30;
+/// Seconds to wait for a promotion.
+const PROMOTION_S: u64 = 60;
+
+pub(super) fn status(
+    target: &TargetArgs,
+    args: &StatusArgs,
+    out: &mut dyn Write,
+) -> Result<(), Failure> {
+    let timeout = target.timeout_or(ANSWER_S);
+    let mut client = connect(target, timeout)?;
+    if args.json {
+        let json = client.request_json(&Request::Status(StatusRequest {}), timeout)?;
+        return write_json(&json, out);
+    }
+    let status = client.status()?;
+    out.write_all(render::status(&status, unix_ms()).as_bytes())?;
+    Ok(())
+}
+
+pub(super) fn cut(target: &TargetArgs, args: &CutArgs, out: &mut dyn Write) -> Result<(), Failure> {
+    // With --wait the daemon gives up first and says why; this side waits a little longer.
+    let (daemon_waits, answer_wait) = if args.wait {
+        (target.timeout_or(COMMIT_S), Duration::from_secs(ANSWER_S))
+    } else {
+        (Duration::ZERO, target.timeout_or(ANSWER_S))
+    };
+    let request = CutRequest {
+        epoch: None,
+        wait_durable: args.wait,
+        timeout_ms: u64::try_from(daemon_waits.as_millis()).unwrap_or(u64::MAX),
+    };
+    let mut client = connect(target, answer_wait)?;
+    if args.json {
+        let json = client.request_json(&Request::Cut(request), daemon_waits + answer_wait)?;
+        return write_json(&json, out);
+    }
+    let answer = client.cut(request)?;
+    let done = if answer.committed {
+        "cut and committed"
+    } else {
+        "cut"
+    };
+    writeln!(out, "epoch {} {done}", answer.epoch)?;
+    Ok(())
+}
+
+pub(super) fn promote(
+    target: &TargetArgs,
+    args: &PromoteArgs,
+    out: &mut dyn Write,
+) -> Result<(), Failure> {
+    let timeout = target.timeout_or(PROMOTION_S);
+    let request = PromoteRequest {
+        force: args.force,
+        accept_suspect: args.accept_suspect,
+        reason: one_line(&args.reason),
+    };
+    let mut client = connect(target, timeout)?;
+    if args.json {
+        let json = client.request_json(&Request::Promote(request), timeout)?;
+        return write_json(&json, out);
+    }
+    let answer = client.promote(request)?;
+    writeln!(out, "{}", promoted(&answer))?;
+    Ok(())
+}
+
+fn promoted(answer: &PromoteAnswer) -> String {
+    let when = if answer.cut_unix_ns == 0 {
+        "never written".to_owned()
+    } else {
+        format!("cut {}", utc_text(answer.cut_unix_ns / 1_000_000))
+    };
+    let dropped = match answer.dropped_epochs {
+        0 => "nothing was dropped".to_owned(),
+        count => format!(
+            "{} that had not arrived whole dropped",
+            counted(count, "epoch")
+        ),
+    };
+    one_line(&format!(
+        "promoted: serving epoch {} ({when}) under lineage {}; {dropped}; took {}",
+        answer.epoch,
+        answer.lineage,
+        micros(answer.duration_us)
+    ))
+}
+
+fn write_json(json: &Value, out: &mut dyn Write) -> Result<(), Failure> {
+    writeln!(out, "{json:#}")?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// After a failover the operator must read at once what was kept and what was not.
+    #[test]
+    fn promotion_is_told_in_one_line() {
+        let mut answer = PromoteAnswer {
+            epoch: 1041,
+            cut_unix_ns: 1_763_758_503_123_000_000,
+            lineage: "9f0c1d2e3b4a5968".into(),
+            dropped_epochs: 2,
+            duration_us: 1830,
+        };
+        assert_eq!(
+            promoted(&answer),
+            "promoted: serving epoch 1041 (cut 2025-11-21 20:55:03 UTC) under lineage \
+             9f0c1d2e3b4a5968; 2 epochs that had not arrived whole dropped; took 1.8 ms"
+        );
+        (answer.cut_unix_ns, answer.dropped_epochs) = (0, 0);
+        assert!(promoted(&answer).contains("(never written)"));
+        assert!(promoted(&answer).contains("nothing was dropped"));
+    }
+}

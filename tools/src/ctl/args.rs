@@ -1,0 +1,201 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand};
+
+use super::failure::Exit;
+
+/// Look at a blockrep daemon and tell it what to do.
+#[derive(Debug, Parser)]
+#[command(
+    name = "blockrepctl",
+    version,
+    after_help = "Without --control and --group, the only daemon of this host is used.\n\n\
+        Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the daemon cannot be reached, \
+        4 the daemon refuses."
+)]
+pub(super) struct Cli {
+    #[command(flatten)]
+    pub(super) target: TargetArgs,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+/// Which daemon, and how long to wait for it.
+#[derive(Debug, Default, Args)]
+pub(super) struct TargetArgs {
+    /// Control socket of the daemon
+    #[arg(long, global = true, value_name = "PATH", conflicts_with = "group")]
+    pub(super) control: Option<PathBuf>,
+    /// Group whose daemon on this host is meant
+    #[arg(long, global = true, value_name = "NAME")]
+    pub(super) group: Option<String>,
+    /// How long to wait for an answer [default: 10; cut --wait: 30; promote: 60]
+    #[arg(
+        long,
+        global = true,
+        value_name = "SECONDS",
+        value_parser = clap::value_parser!(u64).range(1..=86_400)
+    )]
+    pub(super) timeout: Option<u64>,
+}
+
+impl TargetArgs {
+    /// The time given on the command line, or the default of the command.
+    pub(super) fn timeout_or(&self, default_s: u64) -> Duration {
+        Duration::from_secs(self.timeout.unwrap_or(default_s))
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Show how well the group is protected, and everything else there is to know
+    Status(StatusArgs),
+    /// Show the status again each second, until Ctrl-C
+    Watch,
+    /// Show what happened
+    Events(EventsArgs),
+    /// End the open epoch now
+    Cut(CutArgs),
+    /// Make this backup the primary, at the last complete epoch
+    Promote(PromoteArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct StatusArgs {
+    /// As JSON, just as the daemon sent it
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct EventsArgs {
+    /// One JSON object a line
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Go on with what happens from now on
+    #[arg(long)]
+    pub(super) follow: bool,
+    /// Number of the first event wanted; 0 is the oldest kept
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        allow_negative_numbers = true
+    )]
+    pub(super) from: u64,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CutArgs {
+    /// Wait until the epoch is committed at the backup
+    #[arg(long)]
+    pub(super) wait: bool,
+    /// As JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PromoteArgs {
+    /// Also beside a living link to the primary; its unreleased writes are lost
+    #[arg(long)]
+    pub(super) force: bool,
+    /// Also if a record of the last acknowledged epoch is damaged
+    #[arg(long)]
+    pub(super) accept_suspect: bool,
+    /// Why, for the lineage and the events
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "asked for with blockrepctl"
+    )]
+    pub(super) reason: String,
+    /// As JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// Help and version go out as they are; a mistake becomes one line.
+pub(super) fn explain(error: &clap::Error) -> ExitCode {
+    if matches!(
+        error.kind(),
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
+    ) {
+        // Nothing to be done where help cannot be printed.
+        let _ = error.print();
+        return Exit::Ok.into();
+    }
+    eprintln!("blockrepctl: {}", mistake(error));
+    Exit::Usage.into()
+}
+
+fn mistake(error: &clap::Error) -> String {
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return "no command: type blockrepctl status, or blockrepctl --help".to_owned();
+    }
+    let text = error.render().to_string();
+    let what: Vec<&str> = text
+        .lines()
+        .map(str::trim)
+        .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"))
+        .filter(|line| !line.is_empty())
+        .collect();
+    let what = what.join(" ");
+    format!(
+        "{}; type blockrepctl --help",
+        what.strip_prefix("error: ").unwrap_or(&what)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A definition that clap rejects only shows when that command is typed.
+    #[test]
+    fn definition_is_sound() {
+        super::super::command().debug_assert();
+    }
+
+    /// Whoever mistypes in an emergency needs the right word at once, not a page of help.
+    #[test]
+    fn mistakes_are_one_line_with_what_to_type() {
+        for (words, expected) in [
+            (&["promote", "--forse"][..], "--force"),
+            (&["statsu"], "'status'"),
+            (&[], "type blockrepctl status"),
+            (
+                &["status", "--control", "/x", "--group", "g"],
+                "cannot be used with",
+            ),
+            (&["events", "--from", "-1"], "--from"),
+            (&["events", "--from", "soon"], "'soon'"),
+            (&["cut", "--timeout", "0"], "1..=86400"),
+            (&["status", "--control"], "--control <PATH>"),
+        ] {
+            let line = ["blockrepctl"].iter().chain(words);
+            let text = mistake(&Cli::try_parse_from(line).expect_err("a mistake"));
+            assert!(!text.contains('\n'), "{text}");
+            assert!(text.contains(expected), "{words:?}: {text}");
+        }
+    }
+
+    /// The target may be typed before or after the command.
+    #[test]
+    fn target_stands_on_either_side() {
+        for line in [
+            ["blockrepctl", "--group", "g", "cut"],
+            ["blockrepctl", "cut", "--group", "g"],
+        ] {
+            assert_eq!(
+                Cli::try_parse_from(line).unwrap().target.group.as_deref(),
+                Some("g")
+            );
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! How the program ends.
+
+use std::fmt;
+use std::io;
+use std::process::ExitCode;
+
+use blockrep_host::ctl::ClientError;
+
+/// Exit codes of `blockrepctl`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Done.
+    Ok = 0,
+    /// The daemon, or something on the way, failed.
+    Failed = 1,
+    /// The command line is wrong or not clear enough.
+    Usage = 2,
+    /// No daemon there, or none that answers.
+    Unreachable = 3,
+    /// The daemon understood and declined.
+    Refused = 4,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// An end that is not good: one line and an exit code.
+#[derive(Debug)]
+pub struct Failure {
+    /// With which code to end.
+    pub exit: Exit,
+    message: String,
+    closed_pipe: bool,
+}
+
+impl Failure {
+    pub(super) fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self {
+            exit,
+            message: message.into(),
+            closed_pipe: false,
+        }
+    }
+
+    /// True where whoever read the output has seen enough.
+    pub(super) fn is_closed_pipe(&self) -> bool {
+        self.closed_pipe
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&blkback_proto::ctl::one_line(&self.message))
+    }
+}
+
+impl From<io::Error> for Failure {
+    /// Errors of writing to stdout.
+    fn from(error: io::Error) -> Self {
+        let closed_pipe = error.kind() == io::ErrorKind::BrokenPipe;
+        Self {
+            exit: Exit::Failed,
+            message: format!("cannot write the output: {error}"),
+            closed_pipe,
+        }
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        let exit = match &error {
+            ClientError::Unreachable { .. }
+            | ClientError::TimedOut {
+                request: "hello", ..
+            }
+            | ClientError::Closed { .. } => Exit::Unreachable,
+            ClientError::Daemon(reply) if reply.code.is_refusal() => Exit::Refused,
+            ClientError::Daemon(_)
+            | ClientError::TimedOut { .. }
+            | ClientError::Protocol { .. }
+            | ClientError::Io { .. } => Exit::Failed,
+        };
+        Self::new(exit, error.to_string())
+    }
+}

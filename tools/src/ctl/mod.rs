@@ -1,0 +1,54 @@
+//! `blockrepctl`: looks at a daemon and tells it what to do, over its control socket.
+//!
+//! Every error is one line on stderr: what, where, what to type instead. Exit codes stand in
+//! [`Exit`]. A closed pipe on stdout (`| head`) is an end, not an error.
+
+mod actions;
+mod args;
+mod events;
+mod failure;
+mod render;
+mod target;
+mod units;
+mod watch;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use self::args::{Cli, Command};
+pub use self::failure::{Exit, Failure};
+
+/// The command line, for man pages and completions.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+/// The whole program.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return args::explain(&error),
+    };
+    let mut out = io::stdout().lock();
+    let result = run(&cli, &mut out).and_then(|()| Ok(out.flush()?));
+    match result {
+        Ok(()) => Exit::Ok.into(),
+        Err(failure) if failure.is_closed_pipe() => Exit::Ok.into(),
+        Err(failure) => {
+            eprintln!("blockrepctl: {failure}");
+            failure.exit.into()
+        }
+    }
+}
+
+fn run(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
+    match &cli.command {
+        Command::Status(args) => actions::status(&cli.target, args, out),
+        Command::Watch => watch::watch(&cli.target, out),
+        Command::Events(args) => events::events(&cli.target, args, out),
+        Command::Cut(args) => actions::cut(&cli.target, args, out),
+        Command::Promote(args) => actions::promote(&cli.target, args, out),
+    }
+}

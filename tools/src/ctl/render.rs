@@ -1,0 +1,458 @@
+//! Status and events as text for people. Pure: the clock comes in.
+//!
+//! Whatever text the daemon sent is made one line without control characters before it reaches a
+//! terminal.
+
+use std::fmt::Write as _;
+
+use blkback_proto::ctl::{
+    AckMode, Event, LinkState, OutputClass, QueueBound, Stated, Status, VolumeStatus, one_line,
+};
+use blockrep_host::clock::utc_text;
+
+use super::units::{bar, bytes, counted, micros, millis, percent, seconds};
+
+/// Lines of `label  text`, under headings.
+#[derive(Debug, Default)]
+struct Page(String);
+
+impl Page {
+    fn heading(&mut self, text: &str) {
+        if !self.0.is_empty() {
+            self.0.push('\n');
+        }
+        self.push_line(text);
+    }
+
+    fn row(&mut self, label: &str, text: &str) {
+        self.push_line(&format!("  {label:<9} {}", one_line(text)));
+    }
+
+    fn push_line(&mut self, text: &str) {
+        self.0.push_str(one_line(text).trim_end());
+        self.0.push('\n');
+    }
+
+    /// Since, reason, next.
+    fn stated<S>(&mut self, stated: &Stated<S>, now_unix_ms: u64) {
+        self.row("since", &since(stated.since_unix_ms, now_unix_ms));
+        self.row("reason", &stated.reason);
+        self.row("next", &stated.next);
+    }
+}
+
+/// The whole status, several lines.
+pub(super) fn status(status: &Status, now_unix_ms: u64) -> String {
+    let mut page = Page::default();
+    group(&mut page, status, now_unix_ms);
+    link(&mut page, status, now_unix_ms);
+    for volume in &status.volumes {
+        volume_rows(&mut page, volume, now_unix_ms);
+    }
+    limits(&mut page, status);
+    daemon(&mut page, status);
+    page.0
+}
+
+fn group(page: &mut Page, status: &Status, now_unix_ms: u64) {
+    let group = &status.group;
+    page.heading(&format!(
+        "{}, {}: {}",
+        group.name,
+        group.role,
+        words(group.stated.state.as_str())
+    ));
+    page.stated(&group.stated, now_unix_ms);
+    let stages = [
+        ("open", status.epochs.open),
+        ("sealed", status.epochs.sealed),
+        ("committed", status.epochs.committed),
+        ("released", status.epochs.released),
+        ("applied", status.epochs.applied),
+    ];
+    let known: Vec<String> = stages
+        .iter()
+        .filter_map(|(name, epoch)| epoch.map(|epoch| format!("{name} {epoch}")))
+        .collect();
+    page.row(
+        "epochs",
+        &if known.is_empty() {
+            "none yet".to_owned()
+        } else {
+            known.join(", ")
+        },
+    );
+    page.row("lag", &lag(status));
+    if let (Some(p50), Some(p99)) = (status.commit_latency.p50_us, status.commit_latency.p99_us) {
+        let text = format!(
+            "half within {}, 99 in 100 within {}, from cut to commit",
+            micros(p50),
+            micros(p99)
+        );
+        page.row("commits", &text);
+    }
+    let rates = &status.rates;
+    let text = format!(
+        "in {}/s, out {}/s, {:.1} epochs/s",
+        bytes(rates.in_bytes_per_s),
+        bytes(rates.out_bytes_per_s),
+        rates.epochs_per_s
+    );
+    page.row("rates", &text);
+    page.row(
+        "ack mode",
+        &explained(status.ack_mode.as_str(), ack_mode_text(&status.ack_mode)),
+    );
+    page.row(
+        "output",
+        &explained(
+            status.output.class.as_str(),
+            output_text(&status.output.class),
+        ),
+    );
+    page.row("loss", &status.output.possible_loss);
+}
+
+fn link(page: &mut Page, status: &Status, now_unix_ms: u64) {
+    let link = &status.link;
+    let peer = link.peer.as_deref().unwrap_or("no peer");
+    page.heading(&format!(
+        "link to {peer}: {}",
+        words(link.stated.state.as_str())
+    ));
+    page.stated(&link.stated, now_unix_ms);
+    let mut known = Vec::new();
+    if let Some(rtt_us) = link.rtt_us {
+        known.push(format!("round trip {}", micros(rtt_us)));
+    }
+    if let Some(credit) = link.credit_bytes {
+        known.push(format!("credit {}", bytes(credit)));
+    }
+    if let Some(session) = &link.session {
+        known.push(format!("session {session}"));
+    }
+    if !known.is_empty() {
+        page.row("now", &known.join(", "));
+    }
+}
+
+fn volume_rows(page: &mut Page, volume: &VolumeStatus, now_unix_ms: u64) {
+    let state = words(volume.stated.state.as_str());
+    page.heading(&format!(
+        "disk {}, {}: {state}",
+        volume.name,
+        bytes(volume.size_bytes)
+    ));
+    page.stated(&volume.stated, now_unix_ms);
+    page.row("image", &volume.image);
+    if let Some(sync) = &volume.sync {
+        let done = percent(sync.done_bytes, sync.total_bytes);
+        let eta = sync.eta_s.map_or_else(
+            || "not moving".to_owned(),
+            |eta_s| format!("{} to go", seconds(eta_s)),
+        );
+        let text = format!(
+            "{} {done} %, {} of {}, {}/s, {eta}",
+            bar(done),
+            bytes(sync.done_bytes),
+            bytes(sync.total_bytes),
+            bytes(sync.bytes_per_s)
+        );
+        page.row("sync", &text);
+    }
+    if let Some(journal) = &volume.journal {
+        let text = format!(
+            "{} {} %, {} of {}, {} not yet applied",
+            bar(journal.percent.into()),
+            journal.percent,
+            bytes(journal.bytes_used),
+            bytes(journal.bytes_total),
+            counted(journal.extents, "extent")
+        );
+        page.row("journal", &text);
+    }
+    let counters = &volume.counters;
+    let flushes = if counters.flushes == 1 {
+        "1 flush"
+    } else {
+        &format!("{} flushes", counters.flushes)
+    };
+    let text = format!(
+        "{} ({}), {} ({}), {flushes}, {} ({}), {}",
+        counted(counters.reads, "read"),
+        bytes(counters.bytes_read),
+        counted(counters.writes, "write"),
+        bytes(counters.bytes_written),
+        counted(counters.discards, "discard"),
+        bytes(counters.bytes_discarded),
+        counted(counters.errors, "error"),
+    );
+    page.row("requests", &text);
+    if let Some(uuid) = &volume.uuid {
+        page.row("uuid", uuid);
+    }
+}
+
+fn limits(page: &mut Page, status: &Status) {
+    let bounds = &status.bounds;
+    page.heading("limits");
+    let parts: Vec<String> = bounds
+        .memory
+        .iter()
+        .map(|part| format!("{} {}", part.name, bytes(part.bytes_max)))
+        .collect();
+    let of = if parts.is_empty() {
+        String::new()
+    } else {
+        format!(": {}", parts.join(", "))
+    };
+    page.row(
+        "memory",
+        &format!("at most {}{of}", bytes(bounds.memory_bytes_max)),
+    );
+    for queue in &bounds.queues {
+        let text = format!("{} in use; at the limit: {}", fill(queue), queue.at_limit);
+        page.row(&queue.name, &text);
+    }
+}
+
+/// `1.2 MiB of 64.0 MiB`, `3 of 128 requests`.
+fn fill(queue: &QueueBound) -> String {
+    match queue.unit.as_str() {
+        "bytes" => format!("{} of {}", bytes(queue.used), bytes(queue.limit)),
+        "ms" => format!("{} of {}", millis(queue.used), millis(queue.limit)),
+        unit => format!("{} of {} {unit}", queue.used, queue.limit),
+    }
+}
+
+fn daemon(page: &mut Page, status: &Status) {
+    let daemon = &status.daemon;
+    page.heading("daemon");
+    let text = format!(
+        "{} {}, process {}, up for {}",
+        daemon.name,
+        daemon.version,
+        daemon.pid,
+        seconds(daemon.uptime_s)
+    );
+    page.row("program", &text);
+    if let Some(uuid) = &status.group.uuid {
+        page.row("group", uuid);
+    }
+    for entry in &status.lineage {
+        let text = format!(
+            "{} from epoch {}, {}: {}",
+            entry.id,
+            entry.first_epoch,
+            utc_text(entry.unix_ms),
+            entry.why
+        );
+        page.row("lineage", &text);
+    }
+}
+
+/// The most important of a status in one line, for logs.
+pub(super) fn status_line(status: &Status, now_unix_ms: u64) -> String {
+    let group = &status.group;
+    let mut line = format!(
+        "{} {} {}: {}",
+        utc_text(now_unix_ms),
+        group.name,
+        group.role,
+        words(group.stated.state.as_str())
+    );
+    let mut add = |text: String| write!(line, ", {text}").expect("writing to a String");
+    if let Some(committed) = status.epochs.committed {
+        add(format!("committed {committed}"));
+    }
+    add(format!("lag {}", lag(status)));
+    if status.link.stated.state != LinkState::Up {
+        add(format!("link {}", words(status.link.stated.state.as_str())));
+    }
+    for volume in &status.volumes {
+        if let Some(journal) = &volume.journal {
+            add(format!("journal of {} {} %", volume.name, journal.percent));
+        }
+        if let Some(sync) = &volume.sync {
+            add(format!(
+                "sync of {} {} %",
+                volume.name,
+                percent(sync.done_bytes, sync.total_bytes)
+            ));
+        }
+    }
+    one_line(&line)
+}
+
+/// One event in one line.
+pub(super) fn event(event: &Event) -> String {
+    let mut line = format!(
+        "{} {:>5}  {}  {}: ",
+        utc_text(event.unix_ms),
+        event.seq,
+        event.group,
+        event.kind
+    );
+    if let (Some(old), Some(new)) = (&event.old_state, &event.new_state) {
+        line += &format!("{} -> {}: ", words(old), words(new));
+    }
+    line += &format!("{}; next: {}", event.reason, event.next);
+    for (i, (key, value)) in event.detail.iter().enumerate() {
+        line += &format!("{}{key}={value}", if i == 0 { "; " } else { " " });
+    }
+    one_line(&line)
+}
+
+fn lag(status: &Status) -> String {
+    if status.lag.bytes == 0 && status.lag.ms == 0 {
+        return "none".to_owned();
+    }
+    format!("{}, {}", bytes(status.lag.bytes), millis(status.lag.ms))
+}
+
+fn since(unix_ms: u64, now_unix_ms: u64) -> String {
+    let ago = seconds(now_unix_ms.saturating_sub(unix_ms) / 1000);
+    format!("{}, {ago} ago", utc_text(unix_ms))
+}
+
+fn words(word: &str) -> String {
+    word.replace('-', " ")
+}
+
+fn explained(word: &str, text: &str) -> String {
+    if text.is_empty() {
+        word.to_owned()
+    } else {
+        format!("{word}: {text}")
+    }
+}
+
+fn ack_mode_text(mode: &AckMode) -> &'static str {
+    match mode {
+        AckMode::Local => "a write is answered after the local write",
+        AckMode::Flush => "a flush is answered after everything before it is safe at the backup",
+        AckMode::Write => "a write is answered after it is safe at the backup",
+        AckMode::Other(_) => "",
+    }
+}
+
+fn output_text(class: &OutputClass) -> &'static str {
+    match class {
+        OutputClass::Held => "what the guest says leaves after its epoch is committed",
+        OutputClass::Open => "others may see writes before they are committed",
+        OutputClass::Other(_) => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use blkback_proto::ctl::EventKind;
+
+    use super::*;
+
+    const NOW_UNIX_MS: u64 = 1_763_759_245_000;
+
+    fn sample() -> Status {
+        serde_json::from_str(include_str!("testdata/status.json")).expect("the sample is a status")
+    }
+
+    /// The page an operator decides by; every change of it is to be seen in review.
+    #[test]
+    fn status_page_is_as_recorded() {
+        assert_eq!(
+            status(&sample(), NOW_UNIX_MS),
+            include_str!("testdata/status.txt")
+        );
+    }
+
+    /// A backup that has just been started knows little; the page must not invent the rest.
+    #[test]
+    fn unknown_things_are_left_out() {
+        let mut little = sample();
+        little.epochs = Default::default();
+        little.lag = Default::default();
+        little.commit_latency = Default::default();
+        little.link.peer = None;
+        (
+            little.link.session,
+            little.link.rtt_us,
+            little.link.credit_bytes,
+        ) = (None, None, None);
+        little.volumes.clear();
+        little.lineage.clear();
+        little.bounds.memory.clear();
+        let text = status(&little, NOW_UNIX_MS);
+        assert!(
+            text.contains("epochs    none yet\n  lag       none\n  rates"),
+            "{text}"
+        );
+        assert!(text.contains("link to no peer: up"), "{text}");
+        assert!(text.contains("memory    at most 384.0 MiB\n"), "{text}");
+        assert!(
+            !text.contains("lineage") && !text.contains("disk "),
+            "{text}"
+        );
+    }
+
+    /// Text from a peer or a file name must not write to the operator's terminal.
+    #[test]
+    fn control_characters_never_reach_the_terminal() {
+        let mut hostile = sample();
+        let evil = "\u{1b}[2Jx\r\ny\u{9b}1m".to_owned();
+        hostile.group.name = evil.clone();
+        hostile.group.stated.reason = evil.clone();
+        hostile.volumes[0].name = evil.clone();
+        hostile.volumes[0].image = evil.clone();
+        hostile.bounds.queues[0].name = evil.clone();
+        hostile.lineage[0].why = evil.clone();
+        let lines_before = status(&sample(), NOW_UNIX_MS).lines().count();
+        let text = status(&hostile, NOW_UNIX_MS);
+        assert_eq!(text.lines().count(), lines_before);
+        let line = status_line(&hostile, NOW_UNIX_MS);
+        assert!(
+            !text
+                .replace('\n', "")
+                .chars()
+                .chain(line.chars())
+                .any(char::is_control)
+        );
+    }
+
+    /// The line that goes to a log file each second.
+    #[test]
+    fn status_line_is_as_recorded() {
+        assert_eq!(
+            status_line(&sample(), NOW_UNIX_MS),
+            "2025-11-21 21:07:25 UTC vm1 primary: protected, committed 1041, lag 1.2 MiB, 25 ms, \
+             journal of disk0 12 %, sync of disk1 40 %"
+        );
+    }
+
+    /// What an operator reads after the fact.
+    #[test]
+    fn event_lines_are_as_recorded() {
+        let mut happened = Event {
+            seq: 7,
+            unix_ms: 1_763_758_503_000,
+            group: "vm1".into(),
+            kind: EventKind::GroupState,
+            old_state: Some("waiting-for-backup".into()),
+            new_state: Some("protected".into()),
+            reason: "the backup\nis there".into(),
+            next: "nothing to do".into(),
+            detail: [("epoch", "41"), ("peer", "10.0.0.2")]
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                .into(),
+        };
+        assert_eq!(
+            event(&happened),
+            "2025-11-21 20:55:03 UTC     7  vm1  group-state: waiting for backup -> protected: \
+             the backup is there; next: nothing to do; epoch=41 peer=10.0.0.2"
+        );
+        (happened.old_state, happened.new_state) = (None, None);
+        happened.detail.clear();
+        assert!(
+            event(&happened).ends_with("group-state: the backup is there; next: nothing to do")
+        );
+    }
+}

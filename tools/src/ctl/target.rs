@@ -1,0 +1,162 @@
+//! Which daemon is meant.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use blockrep_host::ctl::{Client, runtime_dir, somebody_listens};
+
+use super::args::TargetArgs;
+use super::failure::{Exit, Failure};
+
+/// Connects to the daemon that is meant.
+pub(super) fn connect(target: &TargetArgs, timeout: Duration) -> Result<Client, Failure> {
+    let path = socket_path(target, &runtime_dir())?;
+    let name = concat!("blockrepctl ", env!("CARGO_PKG_VERSION"));
+    Ok(Client::connect(&path, name, timeout)?)
+}
+
+/// The socket named, or that of the group named, or the only one there is.
+pub(super) fn socket_path(target: &TargetArgs, dir: &Path) -> Result<PathBuf, Failure> {
+    if let Some(path) = &target.control {
+        return Ok(path.clone());
+    }
+    let living = living_sockets(dir);
+    let wanted = match &target.group {
+        Some(group) => of_group(&living, group),
+        None => living.clone(),
+    };
+    match (wanted.as_slice(), &target.group) {
+        ([path], _) => Ok(path.clone()),
+        ([], Some(group)) => Err(Failure::new(
+            Exit::Unreachable,
+            format!(
+                "no daemon of group {group} runs here (in {}); {}",
+                dir.display(),
+                choices(&living)
+            ),
+        )),
+        ([], None) => Err(Failure::new(
+            Exit::Unreachable,
+            format!(
+                "no daemon runs here (in {}); {}",
+                dir.display(),
+                choices(&living)
+            ),
+        )),
+        (several, _) => Err(Failure::new(
+            Exit::Usage,
+            format!("{} daemons run here; {}", several.len(), choices(several)),
+        )),
+    }
+}
+
+/// What to type instead.
+fn choices(sockets: &[PathBuf]) -> String {
+    if sockets.is_empty() {
+        return "start one, or type --control PATH".to_owned();
+    }
+    let paths: Vec<String> = sockets
+        .iter()
+        .map(|path| format!("--control {}", path.display()))
+        .collect();
+    format!("type {}", paths.join(" or "))
+}
+
+/// Sockets behind which somebody listens, by name. A killed daemon leaves its file.
+fn living_sockets(dir: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(dir) else {
+        return Vec::new();
+    };
+    let mut sockets: Vec<PathBuf> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "sock")
+        })
+        .filter(|path| somebody_listens(path))
+        .collect();
+    sockets.sort();
+    sockets
+}
+
+fn of_group(sockets: &[PathBuf], group: &str) -> Vec<PathBuf> {
+    let names = [format!("{group}.sock"), format!("{group}.backup.sock")];
+    let is_named = |path: &&PathBuf| {
+        path.file_name()
+            .is_some_and(|file| names.iter().any(|name| file == name.as_str()))
+    };
+    sockets.iter().filter(is_named).cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use blkback_proto::ctl::Request;
+    use blockrep_host::ctl::{
+        EventLog, Handler, Limits, PeerCred, ReplyHandle, Server, ServerConfig,
+    };
+
+    use super::*;
+
+    struct Silent;
+
+    impl Handler for Silent {
+        fn handle(&mut self, _: Request, _: PeerCred, _: ReplyHandle) {}
+    }
+
+    fn serve(path: PathBuf) -> Server {
+        let config = ServerConfig {
+            path,
+            daemon: "d".into(),
+            limits: Limits::default(),
+        };
+        Server::start(config, EventLog::new().unwrap(), Silent).unwrap()
+    }
+
+    /// A promote sent to the wrong daemon makes two primaries: what is not clear is not guessed.
+    #[test]
+    fn only_a_clear_target_is_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let find = |control: Option<&str>, group: Option<&str>| {
+            let target = TargetArgs {
+                control: control.map(PathBuf::from),
+                group: group.map(str::to_owned),
+                timeout: None,
+            };
+            socket_path(&target, dir.path())
+        };
+        let nobody = find(None, None).unwrap_err();
+        assert_eq!(nobody.exit, Exit::Unreachable);
+        assert!(nobody.to_string().contains("--control PATH"), "{nobody}");
+
+        let first = serve(at("vm1.sock"));
+        // Left by a daemon that was killed: bound, and nobody listens any more.
+        drop(std::os::unix::net::UnixListener::bind(at("dead.sock")).unwrap());
+        fs::write(at("vm1.sock.lock.sock"), b"").unwrap();
+        assert_eq!(find(None, None).unwrap(), at("vm1.sock"));
+        assert_eq!(find(Some("/else"), None).unwrap(), PathBuf::from("/else"));
+        let wrong = find(None, Some("vm2")).unwrap_err();
+        assert_eq!(wrong.exit, Exit::Unreachable);
+        assert!(
+            wrong.to_string().contains(at("vm1.sock").to_str().unwrap()),
+            "{wrong}"
+        );
+
+        let _second = serve(at("vm2.backup.sock"));
+        assert_eq!(find(None, Some("vm2")).unwrap(), at("vm2.backup.sock"));
+        assert_eq!(find(None, Some("vm1")).unwrap(), at("vm1.sock"));
+        let unclear = find(None, None).unwrap_err();
+        assert_eq!(unclear.exit, Exit::Usage);
+        for name in ["vm1.sock", "vm2.backup.sock"] {
+            assert!(
+                unclear.to_string().contains(at(name).to_str().unwrap()),
+                "{unclear}"
+            );
+        }
+        drop(first);
+        assert_eq!(find(None, None).unwrap(), at("vm2.backup.sock"));
+        let _third = serve(at("vm2.sock"));
+        assert_eq!(find(None, Some("vm2")).unwrap_err().exit, Exit::Usage);
+    }
+}
