@@ -124,7 +124,7 @@ impl Reactor {
         &self.pool
     }
 
-    /// Adds a file; take the options from [`open_image`].
+    /// Adds a file; take the options from [`open_image`](super::open_image).
     ///
     /// # Panics
     /// When the options are not as [`FileOptions`] says.

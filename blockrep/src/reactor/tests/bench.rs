@@ -33,8 +33,9 @@ fn prepared() -> (tempfile::TempDir, OpenedFile) {
     (dir, open_image(&path, Access::ReadWrite).unwrap())
 }
 
-/// Random writes or reads of `len` bytes with `depth` in flight; operations a second.
-fn rate(opened: &OpenedFile, depth: u64, len: usize, reads: bool) -> f64 {
+/// Random writes or reads of `len` bytes with `depth` in flight; operations a second, and how many
+/// of them one system call carried.
+fn rate(opened: &OpenedFile, depth: u64, len: usize, reads: bool) -> (f64, f64) {
     let mut bed = Bed::sized(256, 64 << 20);
     let file = bed
         .reactor
@@ -73,7 +74,8 @@ fn rate(opened: &OpenedFile, depth: u64, len: usize, reads: bool) -> f64 {
             bed.reactor.submit(0, op);
         }
     }
-    count as f64 / begin.elapsed().as_secs_f64()
+    let batch = count as f64 / bed.reactor.stats().enters as f64;
+    (count as f64 / begin.elapsed().as_secs_f64(), batch)
 }
 
 #[test]
@@ -91,10 +93,8 @@ fn reactor_bench() {
         ("1M write QD4", 4, 1 << 20, false),
         ("512 B write QD32", 32, 512, false),
     ] {
-        let rate = rate(&opened, depth, len, reads);
-        println!(
-            "{name:>18}: {rate:>9.0} /s  {:>7.1} MB/s",
-            rate * len as f64 / 1e6
-        );
+        let (rate, batch) = rate(&opened, depth, len, reads);
+        let mb = rate * len as f64 / 1e6;
+        println!("{name:>18}: {rate:>9.0} /s {mb:>7.1} MB/s {batch:>5.2} per system call");
     }
 }

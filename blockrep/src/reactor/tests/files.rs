@@ -335,6 +335,47 @@ fn dropping_a_busy_reactor_is_safe() {
     }
 }
 
+/// What the kernel would not register must work all the same: more files than the table has slots,
+/// buffers of a pool it does not know.
+#[test]
+fn unregistered_files_and_buffers_work() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut bed = Bed::new();
+    let (path, opened) = image(dir.path(), 1 << 20);
+    let files: Vec<FileId> = (0..12)
+        .map(|_| {
+            bed.reactor
+                .add_file(opened.fd.try_clone().unwrap(), opened.options.clone())
+        })
+        .collect();
+    let foreign = crate::reactor::Pool::new(1 << 16, 1 << 16).unwrap();
+    for (n, &file) in files.iter().enumerate() {
+        let offset = n as u64 * 4096;
+        let mut buf = foreign.alloc(4096).unwrap();
+        buf.fill(n as u8);
+        assert_eq!(
+            bed.run(Op::Write {
+                file,
+                offset,
+                buf: buf.freeze()
+            })
+            .result,
+            Ok(4096)
+        );
+        assert_eq!(bed.run(Op::Sync { file }).result, Ok(0));
+        let buf = foreign.alloc(4096).unwrap();
+        let done = bed.run(Op::Read { file, offset, buf });
+        assert!(done.buf.into_mut().unwrap().iter().all(|&b| b == n as u8));
+        assert!(bed.reactor.remove_file(file));
+    }
+    assert_eq!(foreign.stats().pages_used, 0);
+    assert!(
+        std::fs::read(&path).unwrap()[12 * 4096..]
+            .iter()
+            .all(|&b| b == 0xAA)
+    );
+}
+
 /// An owner with nothing in flight must not be put to sleep for ever.
 #[test]
 fn an_idle_reactor_returns_at_once() {
