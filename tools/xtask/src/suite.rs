@@ -295,7 +295,7 @@ fn xtask(
     fill: impl FnOnce(&mut Command),
 ) -> Part {
     let mut command = checkout.cargo();
-    command.args(["run", "--quiet", "-p", "xtask", "--"]);
+    command.arg("xtask");
     fill(&mut command);
     let mut part = Part::new(name, command, minutes);
     part.code = code;
