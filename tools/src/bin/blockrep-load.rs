@@ -3,7 +3,7 @@
 use std::io::{self, BufWriter, Write};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use blockrep_tools::load::cli::{CheckArgs, Cli, Command, RunArgs};
 use blockrep_tools::load::image::Source;
 use blockrep_tools::load::log::LogReader;
@@ -24,7 +24,7 @@ fn main() -> ExitCode {
     match done {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            eprintln!("blockrep-load: {error:#}");
+            eprintln!("blockrep-load: {error}");
             ExitCode::from(EXIT_UNUSABLE)
         }
     }
@@ -37,10 +37,7 @@ fn run_load(args: &RunArgs) -> Result<u8> {
     }
     let summary = run::run(&options, None)?;
     if args.json {
-        println!(
-            "{}",
-            serde_json::to_string(&summary).context("summary as JSON")?
-        );
+        println!("{}", serde_json::to_string(&summary)?);
     } else {
         print_summary(&summary);
     }
@@ -84,10 +81,7 @@ fn check_image(args: &CheckArgs) -> Result<u8> {
     };
     let report = check::check(&args.log, &mut source, &args.rules(), args.earlier_runs)?;
     if args.json {
-        println!(
-            "{}",
-            serde_json::to_string(&report).context("report as JSON")?
-        );
+        println!("{}", serde_json::to_string(&report)?);
     } else {
         println!("{report}");
     }

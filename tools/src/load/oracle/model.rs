@@ -225,13 +225,13 @@ fn rules() -> impl Strategy<Value = Rules> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(3000))]
+    #![proptest_config(ProptestConfig::with_cases(20000))]
 
     /// Production: a clever algorithm that differs from the rule it stands for, in either direction:
     /// it hides data loss or cries wolf. Images here are arbitrary.
     #[test]
     fn any_image_gets_the_verdict_of_the_definition(
-        draws in prop::collection::vec(draw(), 1..7), cut: (u16, u16), rules in rules(),
+        draws in prop::collection::vec(draw(), 1..8), cut: (u16, u16), rules in rules(),
         picks in prop::array::uniform4(any::<u8>()),
     ) {
         let history = history(&draws, cut);
@@ -245,7 +245,7 @@ proptest! {
     /// with at most one unit changed.
     #[test]
     fn a_nearly_right_image_gets_the_verdict_of_the_definition(
-        draws in prop::collection::vec(draw(), 1..7), cut: (u16, u16), rules in rules(),
+        draws in prop::collection::vec(draw(), 1..8), cut: (u16, u16), rules in rules(),
         moments in prop::array::uniform8(any::<u16>()), stop in 0..80u64,
         change in prop::option::of((0..UNITS, any::<u8>())),
     ) {
