@@ -1,5 +1,10 @@
 //! `blockrep-load` against a real server, `qemu-nbd`, and against real kills.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a helper that fails is a test that fails"
+)]
+
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -9,6 +14,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use blkback_proto::ctl::{Answer, CutAnswer, Request};
+use blockrep_host::ctl::{EventLog, Handler, Limits, PeerCred, ReplyHandle, Server, ServerConfig};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -216,7 +223,8 @@ fn a_unit_set_back_to_an_older_write_is_found() {
     );
 }
 
-/// Production: the server is killed under load; what it had acknowledged is in the page cache of its host.
+/// Production: the server is killed under load; what it had acknowledged is in the page cache of
+/// its host.
 #[test]
 fn a_killed_server_ends_the_run_with_a_good_log() {
     let mut peer = Peer::start();
@@ -244,8 +252,8 @@ fn a_killed_server_ends_the_run_with_a_good_log() {
     );
 }
 
-/// Production: the generator is killed under load; a unit on the disk that its log does not know would make
-/// the run worthless.
+/// Production: the generator is killed under load; a unit on the disk that its log does not know
+/// would make the run worthless.
 #[test]
 fn a_killed_generator_leaves_a_good_log() {
     let peer = Peer::start();
@@ -265,6 +273,71 @@ fn a_killed_generator_leaves_a_good_log() {
     assert_eq!(code, 0, "{report}");
     assert!(
         report["requests_completed"].as_u64() > Some(1000),
+        "{report}"
+    );
+}
+
+/// Ends one epoch after the other, and cuts nothing.
+struct Daemon(u64);
+
+impl Handler for Daemon {
+    fn handle(&mut self, _: Request, _: PeerCred, reply: ReplyHandle) {
+        self.0 += 1;
+        reply.ok(Answer::Cut(CutAnswer {
+            epoch: self.0,
+            committed: false,
+        }));
+    }
+}
+
+/// Production: cuts must bound from both sides what the promoted image may hold.
+#[test]
+fn cuts_asked_for_bound_what_the_image_may_hold() {
+    let peer = Peer::start();
+    let path = peer.path("control");
+    let config = ServerConfig {
+        path,
+        daemon: "test".into(),
+        limits: Limits::default(),
+    };
+    let server = Server::start(config, EventLog::new().unwrap(), Daemon(0)).unwrap();
+    let control = server.path().to_str().unwrap();
+    let args = [
+        "--seconds",
+        "1",
+        "--control",
+        control,
+        "--cut-every",
+        "20",
+        "--rate",
+        "2000",
+    ];
+    let (code, summary) = outcome(peer.run(&args).output().unwrap());
+    assert_eq!(code, 0, "{summary}");
+    let cuts = summary["cuts"].as_u64().unwrap();
+    assert!(cuts >= 2, "{summary}");
+
+    // The image holds all of the run, so it is at no epoch before the last.
+    let last = cuts.to_string();
+    let (code, report) = peer.check(&["--epoch", "1"]);
+    assert_eq!(
+        (code, &report["violations"][0]["rule"]),
+        (1, &"after-cut".into()),
+        "{report}"
+    );
+    let after_last = (cuts + 1).to_string();
+    assert_eq!(peer.check(&["--epoch", &after_last]).0, 0);
+
+    // An empty image is at epoch 0 and lacks what the last cut promised.
+    File::create(peer.path("image"))
+        .unwrap()
+        .set_len(DISK_BYTES)
+        .unwrap();
+    assert_eq!(peer.check(&["--epoch", "0"]).0, 0);
+    let (code, report) = peer.check(&["--epoch", &last]);
+    assert_eq!(
+        (code, &report["violations"][0]["rule"]),
+        (1, &"lost".into()),
         "{report}"
     );
 }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use blockrep_tools::load::cli::{CheckArgs, Cli, Command, RunArgs};
+use blockrep_tools::load::control::{Cutter, DaemonCutter};
 use blockrep_tools::load::image::Source;
 use blockrep_tools::load::log::LogReader;
 use blockrep_tools::load::run::{End, Summary};
@@ -32,10 +33,11 @@ fn main() -> ExitCode {
 
 fn run_load(args: &RunArgs) -> Result<u8> {
     let options = args.options().map_err(anyhow::Error::msg)?;
-    if args.control.is_some() {
-        bail!("--control: not available");
-    }
-    let summary = run::run(&options, None)?;
+    let cutter = match &args.control {
+        Some(path) => Some(Box::new(DaemonCutter::connect(path)?) as Box<dyn Cutter>),
+        None => None,
+    };
+    let summary = run::run(&options, cutter)?;
     if args.json {
         println!("{}", serde_json::to_string(&summary)?);
     } else {
