@@ -3,8 +3,9 @@
 use std::io::{self, BufWriter, Write};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use blockrep_tools::load::cli::{CheckArgs, Cli, Command, RunArgs};
+use blockrep_tools::load::control::{Cutter, DaemonCutter};
 use blockrep_tools::load::image::Source;
 use blockrep_tools::load::log::LogReader;
 use blockrep_tools::load::run::{End, Summary};
@@ -24,7 +25,7 @@ fn main() -> ExitCode {
     match done {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            eprintln!("blockrep-load: {error:#}");
+            eprintln!("blockrep-load: {error}");
             ExitCode::from(EXIT_UNUSABLE)
         }
     }
@@ -32,15 +33,13 @@ fn main() -> ExitCode {
 
 fn run_load(args: &RunArgs) -> Result<u8> {
     let options = args.options().map_err(anyhow::Error::msg)?;
-    if args.control.is_some() {
-        bail!("--control: not available");
-    }
-    let summary = run::run(&options, None)?;
+    let cutter = match &args.control {
+        Some(path) => Some(Box::new(DaemonCutter::connect(path)?) as Box<dyn Cutter>),
+        None => None,
+    };
+    let summary = run::run(&options, cutter)?;
     if args.json {
-        println!(
-            "{}",
-            serde_json::to_string(&summary).context("summary as JSON")?
-        );
+        println!("{}", serde_json::to_string(&summary)?);
     } else {
         print_summary(&summary);
     }
@@ -84,10 +83,7 @@ fn check_image(args: &CheckArgs) -> Result<u8> {
     };
     let report = check::check(&args.log, &mut source, &args.rules(), args.earlier_runs)?;
     if args.json {
-        println!(
-            "{}",
-            serde_json::to_string(&report).context("report as JSON")?
-        );
+        println!("{}", serde_json::to_string(&report)?);
     } else {
         println!("{report}");
     }

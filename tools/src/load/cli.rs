@@ -1,4 +1,5 @@
-//! The command line of `blockrep-load`. Kept in the library so that man pages and completions come from it.
+//! The command line of `blockrep-load`. Kept in the library so that man pages and completions come
+//! from it.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -56,13 +57,13 @@ pub struct RunArgs {
     #[arg(long, value_name = "PATH", requires = "cut_every")]
     pub control: Option<PathBuf>,
     /// Ask for a cut every so many milliseconds.
-    #[arg(long, value_name = "MS", requires = "control", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "MS", requires = "control", value_parser = positive())]
     pub cut_every: Option<u64>,
     /// Stop after so many seconds.
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_parser = positive())]
     pub seconds: Option<u64>,
     /// Stop after so many writes, zeroes and discards.
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_parser = positive())]
     pub writes: Option<u64>,
     /// Requests in flight on each connection.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1024))]
@@ -106,7 +107,7 @@ pub struct RunArgs {
     #[arg(long)]
     pub seed: Option<u64>,
     /// End the run if the server answers nothing for so many seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = positive())]
     pub stall_limit: u64,
     /// The log; must not exist.
     #[arg(long, value_name = "FILE")]
@@ -132,14 +133,15 @@ pub struct CheckArgs {
     /// Name of the export.
     #[arg(long, default_value = "", requires = "nbd")]
     pub export: String,
-    /// The epoch the image is at: it must hold what was acknowledged before the cut of this epoch was asked
-    /// for, and nothing submitted after the answer.
+    /// The epoch the image is at: it must hold what was acknowledged before the cut of this epoch
+    /// was asked for, and nothing submitted after the answer.
     #[arg(long, value_name = "N")]
     pub epoch: Option<u64>,
     /// What acknowledgements promised.
     #[arg(long, default_value = "local")]
     pub ack: Ack,
-    /// Requests in flight may have landed in part: for the image of a host that died in the middle of a write.
+    /// Requests in flight may have landed in part: for the image of a host that died in the middle
+    /// of a write.
     #[arg(long)]
     pub split_writes: bool,
     /// Units of other runs are what was there before.
@@ -148,6 +150,10 @@ pub struct CheckArgs {
     /// Print the report as JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+fn positive() -> clap::builder::RangedU64ValueParser<u64> {
+    clap::value_parser!(u64).range(1..)
 }
 
 fn percent() -> clap::builder::RangedI64ValueParser<u8> {

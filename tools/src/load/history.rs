@@ -13,7 +13,8 @@ pub const NEVER: u64 = u64::MAX;
 pub struct Request {
     /// Stamp taken before it was sent.
     pub submitted: u64,
-    /// Stamp taken after its successful reply was read; [`NEVER`] if it failed or no reply was seen.
+    /// Stamp taken after its successful reply was read; [`NEVER`] if it failed or no reply was
+    /// seen.
     pub completed: u64,
     /// First byte on the disk.
     pub offset: u64,

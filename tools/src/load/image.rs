@@ -147,8 +147,8 @@ pub struct Contents {
     pub units_written: u64,
 }
 
-/// Reads the whole source. With `earlier_runs` stamps of other runs at their right place are initial content.
-/// At most `faults_max` faults are kept.
+/// Reads the whole source. With `earlier_runs` stamps of other runs at their right place are
+/// initial content. At most `faults_max` faults are kept.
 pub fn read(
     source: &mut Source,
     history: &History,
@@ -294,7 +294,8 @@ mod tests {
         }
     }
 
-    /// Production: each way a unit can be wrong must be told apart; a stamp is no proof that it belongs here.
+    /// Production: each way a unit can be wrong must be told apart; a stamp is no proof that it
+    /// belongs here.
     #[test]
     fn a_unit_that_no_write_put_there_is_a_fault() {
         let good = stamp(1, 1024, 0, 2);

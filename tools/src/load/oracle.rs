@@ -1,52 +1,55 @@
 //! The consistency oracle: is this image a state the disk could have been in at one moment?
 //!
 //! # What is asked
-//! Requests that change the disk: writes, zeroes, discards (both leave zeroes). `a` **happens before** `b`
-//! iff the completion of `a` was seen before `b` was submitted: only then could `b` depend on `a`.
-//! An image is accepted iff there is a set `S` of requests such that
+//! Requests that change the disk: writes, zeroes, discards (both leave zeroes). `a` **happens
+//! before** `b` iff the completion of `a` was seen before `b` was submitted: only then could `b`
+//! depend on `a`. An image is accepted iff there is a set `S` of requests such that
 //! 1. `S` is closed: `b` in `S` and `a` before `b` ⇒ `a` in `S`;
-//! 2. every unit shows the last request of `S` that covers it, in *some* order that respects happens-before
-//!    (overlapping requests in flight together may land either way, unit by unit); a unit covered by no
-//!    request of `S` shows its initial content, zero;
-//! 3. `S` contains what was promised ([`Ack`], and everything acknowledged before the cut that ended the
-//!    epoch was asked for) and nothing submitted after the reply to that cut.
+//! 2. every unit shows the last request of `S` that covers it, in *some* order that respects
+//!    happens-before (overlapping requests in flight together may land either way, unit by unit); a
+//!    unit covered by no request of `S` shows its initial content, zero;
+//! 3. `S` contains what was promised ([`Ack`], and everything acknowledged before the cut that
+//!    ended the epoch was asked for) and nothing submitted after the reply to that cut.
 //!
 //! A request is in `S` with all its units or not at all, because an epoch holds whole writes.
-//! [`Rules::split`] drops that for images of a disk that lost its host in the middle of a write. A request
-//! that failed may always have landed in part.
+//! [`Rules::split`] drops that for images of a disk that lost its host in the middle of a write. A
+//! request that failed may always have landed in part.
 //!
 //! # How it is decided
 //! Happens-before is an interval order: with submission `s`, completion `c`, `a` is before `b` iff
 //! `c(a) < s(b)`. So `S` is closed iff it contains `D(T) = {a : c(a) < T}` for `T = max s(S)`.
 //!
 //! In the units that cover it, a request can be last iff nothing in `S` is after it:
-//! `c(v) > s(x)` for all other `x` of `S` there. Hence, for a unit showing write `v`, every element of `S` is
-//! either harmless or a proof of a loss, independently of all others; more elements never help.
-//! The least candidate is `V ∪ R ∪ D(T0)` with `V` the visible writes, `R` the promised
+//! `c(v) > s(x)` for all other `x` of `S` there. Hence, for a unit showing write `v`, every element
+//! of `S` is either harmless or a proof of a loss, independently of all others; more elements never
+//! help. The least candidate is `V ∪ R ∪ D(T0)` with `V` the visible writes, `R` the promised
 //! ones and `T0 = max s(V ∪ R)`; if it harms a unit showing a write, no set will do.
 //!
-//! Zero units leave a choice: the initial zero, or any zero request that may be last. For a given `T` it is
-//! best to take *every* zero request in flight at `T` (`s ≤ T ≤ c`) that harms no unit showing a write: at its
-//! zero units it can be last (its completion lies beyond `T`, hence beyond all submissions), and where
-//! several zero requests meet, the one submitted last is never overtaken by another zero that matters.
-//! So `T` decides everything, and only `T0` and the submissions of zero requests after it need to be tried. The
-//! sweep goes up from `T0`, adding completed requests as `T` passes them, until all zero units are
-//! explained (accept) or a unit showing a write is harmed (reject: that only gets worse).
+//! Zero units leave a choice: the initial zero, or any zero request that may be last. For a given
+//! `T` it is best to take *every* zero request in flight at `T` (`s ≤ T ≤ c`) that harms no unit
+//! showing a write: at its zero units it can be last (its completion lies beyond `T`, hence beyond
+//! all submissions), and where several zero requests meet, the one submitted last is never
+//! overtaken by another zero that matters. So `T` decides everything, and only `T0` and the
+//! submissions of zero requests after it need to be tried. The sweep goes up from `T0`, adding
+//! completed requests as `T` passes them, until all zero units are explained (accept) or a unit
+//! showing a write is harmed (reject: that only gets worse).
 //!
-//! Cost: one pass over the units of all requests; four bytes per unit of the span, plus a small entry per
-//! zero unit that a request of `S` covers. The brute-force check of the three rules above over all subsets, on
-//! small random histories, must give the same verdict (module `model`, tests only).
+//! Cost: one pass over the units of all requests; four bytes per unit of the span, plus a small
+//! entry per zero unit that a request of `S` covers. The brute-force check of the three rules above
+//! over all subsets, on small random histories, must give the same verdict (module `model`, tests
+//! only).
 
-use std::collections::HashMap;
+mod search;
 
-use super::history::{History, NEVER, Request};
-use super::log::Kind;
+use super::history::History;
+use search::Search;
 
 /// Content of one unit as found in the image: a write id, or one of the constants.
 pub type Content = u32;
 /// The unit is zero.
 pub const ZERO: Content = 0;
-/// The unit shows a valid stamp of an earlier run: initial content that no request of this run replaced.
+/// The unit shows a valid stamp of an earlier run: initial content that no request of this run
+/// replaced.
 pub const EARLIER: Content = u32::MAX;
 /// The unit is broken and was reported as such; nothing is concluded from it.
 pub const BROKEN: Content = u32::MAX - 1;
@@ -67,8 +70,8 @@ pub enum Ack {
 pub struct Rules {
     /// The promise of acknowledgements.
     pub ack: Ack,
-    /// The last epoch the image contains. With a cut of exactly this epoch in the log both bounds are
-    /// exact; otherwise the nearest cuts below and above bound it.
+    /// The last epoch the image contains. With a cut of exactly this epoch in the log both bounds
+    /// are exact; otherwise the nearest cuts below and above bound it.
     pub epoch: Option<u64>,
     /// A request in flight may have landed in part.
     pub split: bool,
@@ -108,7 +111,8 @@ pub enum Violation {
         /// The write.
         write: u64,
     },
-    /// A request was promised, yet submitted after the reply to the cut that ended the image's epoch.
+    /// A request was promised, yet submitted after the reply to the cut that ended the image's
+    /// epoch.
     PromiseAfterCut {
         /// The request.
         request: u64,
@@ -135,8 +139,8 @@ pub struct Verdict {
 /// Judges an image whose unit `n` shows `units[n]`.
 ///
 /// # Panics
-/// If `units` is not one entry per unit of the span, or names a request the history does not know as a write
-/// covering that unit. [`super::image`] guarantees both.
+/// If `units` is not one entry per unit of the span, or names a request the history does not know
+/// as a write covering that unit. [`super::image`] guarantees both.
 pub fn judge(history: &History, units: &[Content], rules: &Rules) -> Verdict {
     let mut search = Search::new(history, units, rules);
     let mut violations = search.demand();
@@ -151,369 +155,6 @@ pub fn judge(history: &History, units: &[Content], rules: &Rules) -> Verdict {
         violations.extend(search.unexplained_units());
     }
     search.verdict(violations)
-}
-
-/// How a request stands to `S`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Member {
-    Out,
-    /// Taken because it explains zeroes; not proven to be there.
-    Helpful,
-    In(Because),
-}
-
-/// What `S` does to a unit that shows zero.
-#[derive(Debug, Clone, Copy, Default)]
-struct ZeroUnit {
-    /// Latest submission in `S` here.
-    submitted_max: u64,
-    /// Latest completion of a zero request in `S` here.
-    zero_completed_max: u64,
-    /// The write of `S` submitted last here, 0 for none, and why it is in `S`.
-    write: Option<(u64, Because)>,
-}
-
-impl ZeroUnit {
-    fn explained(&self) -> bool {
-        self.write.is_none() || self.zero_completed_max > self.submitted_max
-    }
-}
-
-struct Search<'a> {
-    history: &'a History,
-    units: &'a [Content],
-    split: bool,
-    ack: Ack,
-    /// Everything completed before this stamp is promised by the epoch.
-    promised_before: u64,
-    /// Nothing submitted after this stamp may be included.
-    end: u64,
-    /// `T`: the latest submission in `S`.
-    horizon: u64,
-    members: Vec<Member>,
-    zero_units: HashMap<u64, ZeroUnit>,
-    unexplained: u64,
-    /// Unit showing a write (or earlier content) → the first request of `S` that came after it.
-    harmed: HashMap<u64, (u64, Because)>,
-    visible: Vec<bool>,
-}
-
-impl<'a> Search<'a> {
-    fn new(history: &'a History, units: &'a [Content], rules: &Rules) -> Search<'a> {
-        let span_units = history.header.span_bytes / super::unit::UNIT_SIZE as u64;
-        assert_eq!(
-            units.len() as u64,
-            span_units,
-            "one entry per unit of the span"
-        );
-        let (promised_before, end) = epoch_bounds(history, rules.epoch);
-        let mut visible = vec![false; history.requests.len()];
-        for unit in units.iter().filter(|unit| is_write(**unit)) {
-            visible[*unit as usize - 1] = true;
-        }
-        Search {
-            history,
-            units,
-            split: rules.split,
-            ack: rules.ack,
-            promised_before,
-            end,
-            horizon: 0,
-            members: vec![Member::Out; history.requests.len()],
-            zero_units: HashMap::new(),
-            unexplained: 0,
-            harmed: HashMap::new(),
-            visible,
-        }
-    }
-
-    /// Marks `V` and `R`, finds `T0`, and reports what of them lies beyond the end.
-    fn demand(&mut self) -> Vec<Violation> {
-        let flushed_before = match self.ack {
-            Ack::Flush => last_flush(self.history),
-            Ack::Local | Ack::Write => 0,
-        };
-        let mut violations = Vec::new();
-        for (index, request) in self.history.requests.iter().enumerate() {
-            if !request.changes_disk() {
-                continue;
-            }
-            let acknowledged = request.completed != NEVER
-                && match self.ack {
-                    Ack::Local => false,
-                    Ack::Flush => request.fua || request.completed < flushed_before,
-                    Ack::Write => true,
-                };
-            let because = if acknowledged {
-                Because::Acknowledged
-            } else if request.completed < self.promised_before {
-                Because::Epoch
-            } else if self.visible[index] {
-                Because::Visible
-            } else {
-                continue;
-            };
-            self.members[index] = Member::In(because);
-            self.horizon = self.horizon.max(request.submitted);
-            if acknowledged && request.submitted > self.end {
-                violations.push(Violation::PromiseAfterCut {
-                    request: index as u64 + 1,
-                });
-            }
-        }
-        violations.extend(self.shown_after_end());
-        violations
-    }
-
-    /// Visible writes submitted after the end, one violation each.
-    fn shown_after_end(&self) -> Vec<Violation> {
-        let mut reported = vec![false; self.visible.len()];
-        let mut found = Vec::new();
-        for (unit, content) in (0u64..)
-            .zip(self.units)
-            .filter(|(_, content)| is_write(**content))
-        {
-            let index = *content as usize - 1;
-            let late = self.history.requests[index].submitted > self.end;
-            if late && !std::mem::replace(&mut reported[index], true) {
-                found.push(Violation::AfterCut {
-                    offset: byte(unit),
-                    write: u64::from(*content),
-                });
-            }
-        }
-        found
-    }
-
-    /// Builds `V ∪ R ∪ D(T0)` and adds the helpful zero requests in flight at `T0`.
-    fn include_least(&mut self) {
-        let history = self.history;
-        let upto = history
-            .requests
-            .partition_point(|request| request.submitted <= self.horizon);
-        for (index, request) in history.requests[..upto].iter().enumerate() {
-            if request.changes_disk() && request.completed < self.horizon {
-                self.include_completed(index);
-                continue;
-            }
-            match self.members[index] {
-                Member::In(Because::Visible) if self.may_be_partial(request) => {}
-                Member::In(_) => self.cover(index),
-                Member::Out | Member::Helpful => {}
-            }
-        }
-        for index in 0..upto {
-            self.offer_zero(index);
-        }
-    }
-
-    /// Goes up from `T0` until the zero units are explained; false if that cannot be.
-    fn sweep(&mut self) -> bool {
-        let history = self.history;
-        let start = history
-            .requests
-            .partition_point(|request| request.submitted <= self.horizon);
-        let mut completions: Vec<usize> = (0..history.requests.len())
-            .filter(|index| {
-                let request = &history.requests[*index];
-                request.changes_disk() && (self.horizon..NEVER).contains(&request.completed)
-            })
-            .collect();
-        completions.sort_unstable_by_key(|index| history.requests[*index].completed);
-        let mut completions = completions.into_iter().peekable();
-        for index in start..history.requests.len() {
-            let request = &history.requests[index];
-            if request.submitted > self.end {
-                break;
-            }
-            let is_due = |done: &usize| history.requests[*done].completed < request.submitted;
-            while let Some(done) = completions.next_if(is_due) {
-                self.include_completed(done);
-                if !self.harmed.is_empty() {
-                    return false;
-                }
-            }
-            if self.offer_zero(index) {
-                self.horizon = request.submitted;
-                if self.zeros_unexplained() == 0 {
-                    return true;
-                }
-            }
-        }
-        false
-    }
-
-    /// Takes a zero request in flight at `T` into `S` if that harms no unit showing a write.
-    fn offer_zero(&mut self, index: usize) -> bool {
-        let request = self.history.requests[index];
-        let is_zero = matches!(request.kind, Kind::Zero | Kind::Discard);
-        if !is_zero || self.members[index] != Member::Out {
-            return false;
-        }
-        let harms = request.units().any(|unit| self.harms(unit, index));
-        if harms && !self.may_be_partial(&request) {
-            return false;
-        }
-        self.members[index] = Member::Helpful;
-        for unit in request
-            .units()
-            .filter(|unit| self.units[*unit as usize] == ZERO)
-        {
-            self.cover_zero_unit(unit, index, Because::Before);
-        }
-        true
-    }
-
-    /// A request of `D(T)` is in `S` with all its units, whatever part of it was in before.
-    fn include_completed(&mut self, index: usize) {
-        if matches!(self.members[index], Member::Out | Member::Helpful) {
-            self.members[index] = Member::In(Because::Before);
-        }
-        self.cover(index);
-    }
-
-    /// A request of `S` covers its units.
-    fn cover(&mut self, index: usize) {
-        let Member::In(because) = self.members[index] else {
-            unreachable!("only proven members cover all their units")
-        };
-        for unit in self.history.requests[index].units() {
-            if self.units[unit as usize] == ZERO {
-                self.cover_zero_unit(unit, index, because);
-            } else if self.harms(unit, index) {
-                self.harmed
-                    .entry(unit)
-                    .or_insert((index as u64 + 1, because));
-            }
-        }
-    }
-
-    /// The unit shows something that `index` came after.
-    fn harms(&self, unit: u64, index: usize) -> bool {
-        match self.units[unit as usize] {
-            ZERO | BROKEN => false,
-            EARLIER => true,
-            shown => {
-                let shown = self.history.requests[shown as usize - 1];
-                shown.completed < self.history.requests[index].submitted
-            }
-        }
-    }
-
-    fn cover_zero_unit(&mut self, unit: u64, index: usize, because: Because) {
-        let request = &self.history.requests[index];
-        let state = self.zero_units.entry(unit).or_default();
-        let was = state.explained();
-        state.submitted_max = state.submitted_max.max(request.submitted);
-        if request.kind == Kind::Write {
-            let id = index as u64 + 1;
-            if state.write.is_none_or(|(last, _)| last < id) {
-                state.write = Some((id, because));
-            }
-        } else {
-            state.zero_completed_max = state.zero_completed_max.max(request.completed);
-        }
-        let is = state.explained();
-        self.unexplained = self.unexplained + u64::from(was && !is) - u64::from(!was && is);
-    }
-
-    fn may_be_partial(&self, request: &Request) -> bool {
-        request.failed || (self.split && request.completed >= self.horizon)
-    }
-
-    fn zeros_unexplained(&self) -> u64 {
-        self.unexplained
-    }
-
-    fn unexplained_units(&self) -> Vec<Violation> {
-        let unexplained = self
-            .zero_units
-            .iter()
-            .filter(|(_, state)| !state.explained());
-        unexplained
-            .filter_map(|(unit, state)| state.write.map(|write| (*unit, write)))
-            .map(|(unit, (lost, because))| Violation::Lost {
-                offset: byte(unit),
-                shows: None,
-                lost,
-                because,
-            })
-            .collect()
-    }
-
-    fn harmed_units(&self) -> Vec<Violation> {
-        let lost = |(unit, (lost, because)): (&u64, &(u64, Because))| {
-            let content = self.units[*unit as usize];
-            let shows = is_write(content).then_some(u64::from(content));
-            Violation::Lost {
-                offset: byte(*unit),
-                shows,
-                lost: *lost,
-                because: *because,
-            }
-        };
-        self.harmed.iter().map(lost).collect()
-    }
-
-    fn verdict(&self, mut violations: Vec<Violation>) -> Verdict {
-        violations.sort_unstable_by_key(|violation| match violation {
-            Violation::AfterCut { offset, .. } => (0, *offset),
-            Violation::PromiseAfterCut { request } => (1, *request),
-            Violation::Lost { offset, .. } => (2, *offset),
-        });
-        let mut verdict = Verdict {
-            violations,
-            ..Verdict::default()
-        };
-        verdict.writes_visible = self.visible.iter().map(|visible| u64::from(*visible)).sum();
-        for (id, (request, member)) in (1..).zip(self.history.requests.iter().zip(&self.members)) {
-            match member {
-                Member::In(_) => {
-                    verdict.included += 1;
-                    verdict.latest_stamp = request.submitted;
-                    verdict.latest_id = id;
-                }
-                Member::Out | Member::Helpful => {
-                    let done = request.changes_disk() && request.completed != NEVER;
-                    verdict.lost_tail += u64::from(done);
-                }
-            }
-        }
-        verdict
-    }
-}
-
-fn is_write(content: Content) -> bool {
-    !matches!(content, ZERO | EARLIER | BROKEN)
-}
-
-fn byte(unit: u64) -> u64 {
-    unit * super::unit::UNIT_SIZE as u64
-}
-
-/// Submission of the last completed flush.
-fn last_flush(history: &History) -> u64 {
-    let done = |request: &&Request| request.kind == Kind::Flush && request.completed != NEVER;
-    history
-        .requests
-        .iter()
-        .rev()
-        .find(done)
-        .map_or(0, |flush| flush.submitted)
-}
-
-/// (everything completed before this is promised, nothing submitted after this may be there).
-fn epoch_bounds(history: &History, epoch: Option<u64>) -> (u64, u64) {
-    let Some(epoch) = epoch else {
-        return (0, NEVER);
-    };
-    let ended = history.cuts.iter().filter(|cut| cut.epoch <= epoch);
-    let promised = ended.map(|cut| cut.sent).max().unwrap_or(0);
-    let closing = history.cuts.iter().filter(|cut| cut.epoch >= epoch);
-    (
-        promised,
-        closing.map(|cut| cut.replied).min().unwrap_or(NEVER),
-    )
 }
 
 #[cfg(test)]

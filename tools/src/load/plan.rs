@@ -155,8 +155,8 @@ mod tests {
     }
 
     proptest! {
-        /// Production: a request beyond the span or off the unit would be refused by the server or, worse,
-        /// by the oracle after the run.
+        /// Production: a request beyond the span or off the unit would be refused by the server or,
+        /// worse, by the oracle after the run.
         #[test]
         fn requests_lie_in_the_span_and_dependents_overlap(
             sizes in prop::collection::vec(1..16u32, 1..4), extra in 0..40u64, seed: u64

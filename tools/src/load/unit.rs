@@ -134,7 +134,8 @@ mod tests {
             prop_assert_eq!(decode(&bytes), Unit::Garbage);
         }
 
-        /// Production: half of one write and half of the next in a sector (a torn write) must not pass.
+        /// Production: half of one write and half of the next in a sector (a torn write) must not
+        /// pass.
         #[test]
         fn a_unit_torn_between_two_writes_is_garbage(write: u64, cut in 20..CRC_AT) {
             let (mut old, mut new) = ([0; UNIT_SIZE], [0; UNIT_SIZE]);

@@ -1,11 +1,12 @@
 //! One NBD connection in transmission phase, on tokio-uring.
 //!
-//! Requests collect in an outbox; the writer task sends all that is there in one operation while the next
-//! requests collect in a second buffer. The outbox is bounded by the queue depth of the connection. The
-//! reader task takes replies apart. tokio-uring owns each buffer while the kernel uses it.
+//! Requests collect in an outbox; the writer task sends all that is there in one operation while
+//! the next requests collect in a second buffer. The outbox is bounded by the queue depth of the
+//! connection. The reader task takes replies apart. tokio-uring owns each buffer while the kernel
+//! uses it.
 //!
-//! Only streams made by the standard library are handed to tokio-uring (its Unix listener is broken on newer
-//! kernels, its streams are fine).
+//! Only streams made by the standard library are handed to tokio-uring (its Unix listener is broken
+//! on newer kernels, its streams are fine).
 
 use std::cell::{Cell, RefCell};
 use std::io;

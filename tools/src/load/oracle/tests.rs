@@ -1,6 +1,6 @@
 use super::*;
-use crate::load::history::Cut;
-use crate::load::log::Header;
+use crate::load::history::{Cut, NEVER, Request};
+use crate::load::log::{Header, Kind};
 
 /// A history by hand: (kind, first unit, units, submitted, completed).
 fn history(requests: &[(Kind, u64, u32, u64, u64)], cuts: &[Cut]) -> History {
@@ -60,8 +60,8 @@ fn a_missing_write_under_a_later_dependent_one_is_found() {
     assert_eq!(violations(&history, [0; 8], LOCAL), []);
 }
 
-/// Production: a write missing beside one that was in flight with it is a legal state; a false alarm
-/// would make the crash runner useless.
+/// Production: a write missing beside one that was in flight with it is a legal state; a false
+/// alarm would make the crash runner useless.
 #[test]
 fn requests_in_flight_together_are_independent() {
     let history = history(&[(Write, 0, 1, 1, 4), (Write, 4, 1, 2, 3)], &[]);
@@ -90,7 +90,8 @@ fn reordered_overlapping_writes_are_found_unless_they_were_in_flight_together() 
     assert_eq!(violations(&together, units, LOCAL), []);
 }
 
-/// Production: half of a write of one epoch reaches the image. Allowed only where the host died in the write.
+/// Production: half of a write of one epoch reaches the image. Allowed only where the host died in
+/// the write.
 #[test]
 fn half_a_write_is_found_unless_it_was_in_flight_and_split_is_allowed() {
     let units = [1, 0, 0, 0, 0, 0, 0, 0];
@@ -108,7 +109,8 @@ fn half_a_write_is_found_unless_it_was_in_flight_and_split_is_allowed() {
     assert_eq!(violations(&failed, units, LOCAL), []);
 }
 
-/// Production: the promoted backup lacks a write that was acknowledged before its epoch's cut was asked for.
+/// Production: the promoted backup lacks a write that was acknowledged before its epoch's cut was
+/// asked for.
 #[test]
 fn an_acknowledged_write_lost_before_the_cut_is_found() {
     let cut = Cut {
@@ -234,7 +236,8 @@ fn a_promise_beyond_the_epoch_is_named() {
     );
 }
 
-/// Production: zeroes after a completed discard must not be taken for a lost write, nor the other way round.
+/// Production: zeroes after a completed discard must not be taken for a lost write, nor the other
+/// way round.
 #[test]
 fn zeroes_are_explained_by_zero_requests_that_may_be_last() {
     let zeroed = history(
@@ -258,8 +261,8 @@ fn zeroes_are_explained_by_zero_requests_that_may_be_last() {
     assert_eq!(violations(&zeroed, [1, 1, 0, 0, 3, 0, 0, 0], LOCAL), [kept]);
 }
 
-/// Production: the last thing before the crash was a discard; only it explains why a visible write is
-/// partly zero. Its completion must drag in what completed before it.
+/// Production: the last thing before the crash was a discard; only it explains why a visible write
+/// is partly zero. Its completion must drag in what completed before it.
 #[test]
 fn a_trailing_zero_request_is_found_and_brings_its_past() {
     let requests = [(Write, 0, 2, 1, 2), (Write, 4, 1, 3, 4), (Zero, 0, 1, 5, 6)];
