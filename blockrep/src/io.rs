@@ -91,10 +91,18 @@ pub enum Op<M: Memory> {
 impl<M: Memory> fmt::Debug for Op<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Read { target, offset, buf } => {
+            Self::Read {
+                target,
+                offset,
+                buf,
+            } => {
                 write!(f, "read {target} {offset}+{}", buf.as_ref().len())
             }
-            Self::Write { target, offset, bufs } => {
+            Self::Write {
+                target,
+                offset,
+                bufs,
+            } => {
                 let length: usize = bufs.iter().map(|b| b.as_ref().len()).sum();
                 write!(f, "write {target} {offset}+{length}")
             }
@@ -178,7 +186,12 @@ impl<M: Memory> fmt::Debug for Request<M> {
             Self::Write { offset, buf, fua } => {
                 write!(f, "write {offset}+{} fua {fua}", buf.as_ref().len())
             }
-            Self::Zero { offset, length, discard, fua } => {
+            Self::Zero {
+                offset,
+                length,
+                discard,
+                fua,
+            } => {
                 write!(f, "zero {offset}+{length} discard {discard} fua {fua}")
             }
             Self::Flush => f.write_str("flush"),
@@ -228,7 +241,10 @@ impl HeapMemory {
     /// Memory of at most `limit` bytes.
     #[must_use]
     pub fn new(limit: usize) -> Self {
-        Self { limit, used: std::rc::Rc::default() }
+        Self {
+            limit,
+            used: std::rc::Rc::default(),
+        }
     }
 
     /// Bytes handed out now.
@@ -272,16 +288,27 @@ impl Memory for HeapMemory {
             return None;
         }
         self.used.set(used);
-        Some(HeapBufMut { bytes: vec![0; length], used: self.used.clone() })
+        Some(HeapBufMut {
+            bytes: vec![0; length],
+            used: self.used.clone(),
+        })
     }
 
     fn freeze(&mut self, buf: HeapBufMut) -> HeapBuf {
         let length = buf.bytes.len();
-        HeapBuf { whole: std::rc::Rc::new(buf), start: 0, length }
+        HeapBuf {
+            whole: std::rc::Rc::new(buf),
+            start: 0,
+            length,
+        }
     }
 
     fn slice(&mut self, buf: &HeapBuf, start: usize, length: usize) -> HeapBuf {
         assert!(start + length <= buf.length);
-        HeapBuf { whole: buf.whole.clone(), start: buf.start + start, length }
+        HeapBuf {
+            whole: buf.whole.clone(),
+            start: buf.start + start,
+            length,
+        }
     }
 }

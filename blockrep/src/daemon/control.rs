@@ -50,7 +50,8 @@ impl VolumeThread {
                     reply.error(ErrorCode::WrongRole, text);
                     return;
                 };
-                self.pending_cuts.push((token, cut.wait_durable, until, reply));
+                self.pending_cuts
+                    .push((token, cut.wait_durable, until, reply));
                 let mut fresh = fresh_lineage;
                 let mut at = now(self.now, &mut fresh);
                 group.cut(&mut at, token, &mut self.gfx);
@@ -65,7 +66,10 @@ impl VolumeThread {
     /// The hypervisor is about to drain its guest: waiting writes may use the reserve.
     fn prepare(&mut self, reply: ReplyHandle) {
         let Some(Group::Primary(group)) = &self.group else {
-            reply.error(ErrorCode::WrongRole, "this side is a backup: prepare at the primary");
+            reply.error(
+                ErrorCode::WrongRole,
+                "this side is a backup: prepare at the primary",
+            );
             return;
         };
         let epoch = group.epochs().0.0;
@@ -80,14 +84,23 @@ impl VolumeThread {
     }
 
     pub(super) fn cut_done(&mut self, token: u64, epoch: Epoch, _cut_unix_ns: u64) {
-        let Some(at) = self.pending_cuts.iter().position(|c| c.0 == token) else { return };
+        let Some(at) = self.pending_cuts.iter().position(|c| c.0 == token) else {
+            return;
+        };
         let (_, wait, until, reply) = self.pending_cuts.swap_remove(at);
         if wait {
-            self.cut_waits.push(CutWait { epoch, reply, until });
+            self.cut_waits.push(CutWait {
+                epoch,
+                reply,
+                until,
+            });
             self.tick_control();
         } else {
             let committed = self.committed() >= epoch;
-            reply.ok(Answer::Cut(CutAnswer { epoch: epoch.0, committed }));
+            reply.ok(Answer::Cut(CutAnswer {
+                epoch: epoch.0,
+                committed,
+            }));
         }
     }
 
@@ -105,7 +118,10 @@ impl VolumeThread {
         let over = |wait: &mut CutWait| wait.epoch <= committed || wait.until <= now;
         for wait in self.cut_waits.extract_if(.., over) {
             if wait.epoch <= committed {
-                let answer = CutAnswer { epoch: wait.epoch.0, committed: true };
+                let answer = CutAnswer {
+                    epoch: wait.epoch.0,
+                    committed: true,
+                };
                 wait.reply.ok(Answer::Cut(answer));
             } else {
                 let text = format!(
@@ -128,7 +144,11 @@ impl VolumeThread {
         self.next_token += 1;
         let before = group.committed();
         self.promotes.push((token, before, reply));
-        let heard = self.net.link.as_ref().map(|_| self.now.saturating_sub(self.net.heard));
+        let heard = self
+            .net
+            .link
+            .as_ref()
+            .map(|_| self.now.saturating_sub(self.net.heard));
         let mut fresh = fresh_lineage;
         let mut at = now(self.now, &mut fresh);
         let ago = Some(heard.unwrap_or(0));
@@ -137,7 +157,9 @@ impl VolumeThread {
     }
 
     pub(super) fn promote_done(&mut self, token: u64, result: Result<Promoted, PromoteError>) {
-        let Some(at) = self.promotes.iter().position(|p| p.0 == token) else { return };
+        let Some(at) = self.promotes.iter().position(|p| p.0 == token) else {
+            return;
+        };
         let (_, _, reply) = self.promotes.swap_remove(at);
         match result {
             Ok(promoted) => {

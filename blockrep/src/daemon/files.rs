@@ -24,18 +24,28 @@ pub(super) struct FileError {
 
 impl FileError {
     pub(super) fn store(text: impl Into<String>) -> Self {
-        Self { text: text.into(), code: ExitCode::Store }
+        Self {
+            text: text.into(),
+            code: ExitCode::Store,
+        }
     }
 }
 
 /// The kernel's words without its number.
 pub(super) fn words(error: &io::Error) -> String {
     let text = error.to_string();
-    text.split(" (os error").next().unwrap_or_default().to_owned()
+    text.split(" (os error")
+        .next()
+        .unwrap_or_default()
+        .to_owned()
 }
 
 fn at(path: &Path, what: &str, error: &io::Error) -> FileError {
-    FileError::store(format!("cannot {what} {}: {}", path.display(), words(error)))
+    FileError::store(format!(
+        "cannot {what} {}: {}",
+        path.display(),
+        words(error)
+    ))
 }
 
 /// Where everything of a group stands.
@@ -90,17 +100,25 @@ pub(super) fn read_slots(path: &Path) -> Result<Option<[Vec<u8>; 2]>, FileError>
     let mut slots = [vec![0; SLOT_BYTES], vec![0; SLOT_BYTES]];
     for (index, slot) in slots.iter_mut().enumerate() {
         let offset = slot_offset(index as u64);
-        file.read_exact_at(slot, offset).map_err(|error| at(path, "read", &error))?;
+        file.read_exact_at(slot, offset)
+            .map_err(|error| at(path, "read", &error))?;
     }
     Ok(Some(slots))
 }
 
 /// The group's metadata; `None` on a fresh state directory.
 pub(super) fn read_group(path: &Path) -> Result<Option<GroupMeta>, FileError> {
-    let Some(slots) = read_slots(path)? else { return Ok(None) };
-    let decoded = [GroupMeta::decode(&slots[0]).ok(), GroupMeta::decode(&slots[1]).ok()];
+    let Some(slots) = read_slots(path)? else {
+        return Ok(None);
+    };
+    let decoded = [
+        GroupMeta::decode(&slots[0]).ok(),
+        GroupMeta::decode(&slots[1]).ok(),
+    ];
     newest(decoded, |m| m.generation).map(Some).ok_or_else(|| {
-        let why = GroupMeta::decode(&slots[0]).err().map_or_else(String::new, |e| e.to_string());
+        let why = GroupMeta::decode(&slots[0])
+            .err()
+            .map_or_else(String::new, |e| e.to_string());
         FileError::store(format!(
             "{} is damaged in both slots ({why}): restore it, or begin anew with another --state",
             path.display()
@@ -110,10 +128,17 @@ pub(super) fn read_group(path: &Path) -> Result<Option<GroupMeta>, FileError> {
 
 /// A volume's metadata; `None` on a fresh state directory.
 pub(super) fn read_volume(path: &Path) -> Result<Option<VolumeMeta>, FileError> {
-    let Some(slots) = read_slots(path)? else { return Ok(None) };
-    let decoded = [VolumeMeta::decode(&slots[0]).ok(), VolumeMeta::decode(&slots[1]).ok()];
+    let Some(slots) = read_slots(path)? else {
+        return Ok(None);
+    };
+    let decoded = [
+        VolumeMeta::decode(&slots[0]).ok(),
+        VolumeMeta::decode(&slots[1]).ok(),
+    ];
     newest(decoded, |m| m.generation).map(Some).ok_or_else(|| {
-        let why = VolumeMeta::decode(&slots[0]).err().map_or_else(String::new, |e| e.to_string());
+        let why = VolumeMeta::decode(&slots[0])
+            .err()
+            .map_or_else(String::new, |e| e.to_string());
         FileError::store(format!(
             "{} is damaged in both slots ({why}): restore it, or begin anew with another --state",
             path.display()
@@ -131,7 +156,8 @@ fn write_slot(path: &Path, generation: u64, slot: &[u8]) -> Result<(), FileError
         .open(path)
         .map_err(|error| at(path, "open", &error))?;
     if fresh {
-        file.set_len(2 * SLOT_BYTES as u64).map_err(|error| at(path, "make", &error))?;
+        file.set_len(2 * SLOT_BYTES as u64)
+            .map_err(|error| at(path, "make", &error))?;
     }
     file.write_all_at(slot, slot_offset(generation))
         .and_then(|()| file.sync_all())
@@ -209,6 +235,7 @@ pub(super) fn make_journal(
 #[derive(Debug)]
 pub(super) struct JournalReader {
     files: Vec<File>,
+    volume_meta: File,
 }
 
 impl JournalReader {
@@ -217,7 +244,10 @@ impl JournalReader {
         for file in 0..layout.geometry.segment_count {
             let path = layout.segment(index, file);
             let open = File::open(&path).map_err(|error| at(&path, "open", &error))?;
-            let length = open.metadata().map_err(|error| at(&path, "examine", &error))?.len();
+            let length = open
+                .metadata()
+                .map_err(|error| at(&path, "examine", &error))?
+                .len();
             if length != layout.geometry.segment_bytes {
                 return Err(FileError::store(format!(
                     "{} has {length} bytes where {} are expected: give the --journal-size it was \
@@ -226,19 +256,30 @@ impl JournalReader {
                     layout.geometry.segment_bytes
                 )));
             }
+            // What a killed daemon wrote may be in a cache only; recovery must not act on what a
+            // power cut could still take away.
+            open.sync_data()
+                .map_err(|error| at(&path, "sync", &error))?;
             files.push(open);
         }
-        Ok(Self { files })
+        let path = layout.volume_meta(index);
+        let volume_meta = File::open(&path).map_err(|error| at(&path, "open", &error))?;
+        Ok(Self { files, volume_meta })
     }
 }
 
 impl ReadAt for JournalReader {
     fn read_at(&self, target: Target, offset: u64, buf: &mut [u8]) -> Result<(), IoError> {
-        let Target::Segment(index) = target else {
-            return Err(IoError { errno: libc::EINVAL });
+        let file = match target {
+            Target::Segment(index) => self.files.get(index as usize),
+            Target::VolumeMeta => Some(&self.volume_meta),
+            Target::Image | Target::GroupMeta => None,
         };
-        let file = self.files.get(index as usize).ok_or(IoError { errno: libc::EINVAL })?;
-        file.read_exact_at(buf, offset)
-            .map_err(|error| IoError { errno: error.raw_os_error().unwrap_or(libc::EIO) })
+        let file = file.ok_or(IoError {
+            errno: libc::EINVAL,
+        })?;
+        file.read_exact_at(buf, offset).map_err(|error| IoError {
+            errno: error.raw_os_error().unwrap_or(libc::EIO),
+        })
     }
 }

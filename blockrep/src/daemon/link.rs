@@ -29,7 +29,11 @@ enum Receiving {
     /// First 64 bytes, or a frame whose length is known.
     Frame { filled: usize, wanted: usize },
     /// A record; its buffer is `None` while the kernel fills it, or until there is memory for it.
-    Record { total: usize, filled: usize, buf: Option<BufMut> },
+    Record {
+        total: usize,
+        filled: usize,
+        buf: Option<BufMut>,
+    },
 }
 
 /// What is to be sent.
@@ -65,7 +69,10 @@ impl LinkConn {
         Some(Self {
             sock,
             peer,
-            receiving: Receiving::Frame { filled: 0, wanted: PREFIX_BYTES },
+            receiving: Receiving::Frame {
+                filled: 0,
+                wanted: PREFIX_BYTES,
+            },
             page: Some(memory.0.alloc(FRAME_BUF_BYTES)?),
             recv_out: false,
             queue: VecDeque::new(),
@@ -83,9 +90,10 @@ impl LinkConn {
             return None;
         }
         let next = match &mut self.receiving {
-            Receiving::Frame { filled, wanted } => {
-                (self.page.take().expect("no receive is out"), *filled..*wanted)
-            }
+            Receiving::Frame { filled, wanted } => (
+                self.page.take().expect("no receive is out"),
+                *filled..*wanted,
+            ),
             Receiving::Record { total, filled, buf } => {
                 let buf = match buf.take() {
                     Some(buf) => buf,
@@ -104,24 +112,39 @@ impl LinkConn {
     }
 
     /// Bytes have come in. `Err`: what came is no message of a peer.
-    pub(super) fn received(&mut self, buf: BufMut, bytes: usize) -> Result<Option<Arrived>, String> {
+    pub(super) fn received(
+        &mut self,
+        buf: BufMut,
+        bytes: usize,
+    ) -> Result<Option<Arrived>, String> {
         self.recv_out = false;
         self.received_bytes += bytes as u64;
         match &mut self.receiving {
-            Receiving::Record { total, filled, buf: slot } => {
+            Receiving::Record {
+                total,
+                filled,
+                buf: slot,
+            } => {
                 *filled += bytes;
                 if filled < total {
                     *slot = Some(buf);
                     return Ok(None);
                 }
-                self.receiving = Receiving::Frame { filled: 0, wanted: PREFIX_BYTES };
+                self.receiving = Receiving::Frame {
+                    filled: 0,
+                    wanted: PREFIX_BYTES,
+                };
                 Ok(Some(Arrived::Record(buf)))
             }
             Receiving::Frame { filled, wanted } => {
                 self.page = Some(buf);
                 *filled += bytes;
                 let (filled, wanted) = (*filled, *wanted);
-                if filled < wanted { Ok(None) } else { self.message(filled) }
+                if filled < wanted {
+                    Ok(None)
+                } else {
+                    self.message(filled)
+                }
             }
         }
     }
@@ -131,7 +154,11 @@ impl LinkConn {
         if page[..8] == RECORD_MAGIC {
             let total = peek_total_bytes(page).map_err(|error| error.to_string())?;
             let total = usize::try_from(total).map_err(|error| error.to_string())?;
-            self.receiving = Receiving::Record { total, filled: PREFIX_BYTES, buf: None };
+            self.receiving = Receiving::Record {
+                total,
+                filled: PREFIX_BYTES,
+                buf: None,
+            };
             return Ok(None);
         }
         if page[..8] != FRAME_MAGIC {
@@ -139,12 +166,17 @@ impl LinkConn {
         }
         let total = FRAME_BYTES + peek_body_bytes(page).map_err(|error| error.to_string())?;
         if filled < total {
-            self.receiving = Receiving::Frame { filled, wanted: total };
+            self.receiving = Receiving::Frame {
+                filled,
+                wanted: total,
+            };
             return Ok(None);
         }
-        let (frame, session) =
-            Frame::decode(&page[..total]).map_err(|error| error.to_string())?;
-        self.receiving = Receiving::Frame { filled: 0, wanted: PREFIX_BYTES };
+        let (frame, session) = Frame::decode(&page[..total]).map_err(|error| error.to_string())?;
+        self.receiving = Receiving::Frame {
+            filled: 0,
+            wanted: PREFIX_BYTES,
+        };
         Ok(Some(Arrived::Frame(frame, session)))
     }
 

@@ -4,7 +4,7 @@
 //! leave in one send: their headers share a page, data follows from its own buffers.
 
 use super::memory::PoolMemory;
-use crate::frontend::nbd::{Conn, Cookie, Errno, Request};
+use crate::frontend::nbd::{Conn, Errno, Request};
 use crate::reactor::{Buf, BufMut, SockId};
 use std::ops::Range;
 
@@ -81,12 +81,7 @@ impl NbdConn {
     }
 
     /// Queues the reply to a request, with the data of a read behind it.
-    pub(super) fn reply(
-        &mut self,
-        request: &Request,
-        errno: Option<i32>,
-        data: Vec<Buf>,
-    ) {
+    pub(super) fn reply(&mut self, request: &Request, errno: Option<i32>, data: Vec<Buf>) {
         self.in_flight -= 1;
         if self.dead {
             return;
@@ -100,15 +95,6 @@ impl NbdConn {
         if errno.is_none() {
             self.outs.extend(data.into_iter().map(Out::Data));
         }
-    }
-
-    /// Queues the refusal of a request that never got to the engine.
-    pub(super) fn refuse(&mut self, cookie: Cookie, errno: i32) {
-        if self.dead {
-            return;
-        }
-        let head = self.conn.replies().error(cookie, Errno::from_os(errno));
-        self.push_head(&head);
     }
 
     fn push_head(&mut self, head: &[u8]) {
@@ -128,7 +114,9 @@ impl NbdConn {
         let plain = self.plain.len();
         let mut page = memory.0.alloc((plain + self.heads.len()).max(1))?;
         page[..plain].copy_from_slice(&self.plain);
-        page[plain..].get_mut(..self.heads.len())?.copy_from_slice(&self.heads);
+        page[plain..]
+            .get_mut(..self.heads.len())?
+            .copy_from_slice(&self.heads);
         let page = page.freeze();
         let mut bufs = Vec::with_capacity(self.outs.len() + 1);
         // Option replies and refusals come before any reply that follows from later input.

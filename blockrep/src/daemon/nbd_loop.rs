@@ -20,7 +20,8 @@ const NEGOTIATION_NS_MAX: Nanos = 10_000_000_000;
 impl VolumeThread {
     pub(super) fn accept_clients(&mut self) {
         if let Some(sock) = self.nbd_listener {
-            self.reactor.submit(Token::NbdAccept.with(0), ROp::Accept { sock });
+            self.reactor
+                .submit(Token::NbdAccept.with(0), ROp::Accept { sock });
         }
     }
 
@@ -41,12 +42,19 @@ impl VolumeThread {
     }
 
     pub(super) fn adopt_client(&mut self, handover: Handover) {
-        let Handover { fd, conn, plain, unread } = handover;
+        let Handover {
+            fd,
+            conn,
+            plain,
+            unread,
+        } = handover;
         self.add_client(fd, conn, plain, &unread);
     }
 
     fn add_client(&mut self, fd: OwnedFd, conn: Conn, plain: Vec<u8>, unread: &[u8]) {
-        let Ok(sock) = self.reactor.add_socket(fd) else { return };
+        let Ok(sock) = self.reactor.add_socket(fd) else {
+            return;
+        };
         let Some(mut input) = self.mem.0.alloc(INPUT_BYTES) else {
             tracing::warn!("an NBD client was turned away: no memory");
             self.reactor.remove_socket(sock);
@@ -90,7 +98,11 @@ impl VolumeThread {
             if client.unread.is_empty() {
                 let input = client.input.take().expect("no receive is out");
                 client.recv_out = true;
-                let op = ROp::Recv { sock: client.sock, buf: input, range: 0..INPUT_BYTES };
+                let op = ROp::Recv {
+                    sock: client.sock,
+                    buf: input,
+                    range: 0..INPUT_BYTES,
+                };
                 self.reactor.submit(Token::NbdRecv.with(key as u64), op);
                 break;
             }
@@ -131,8 +143,13 @@ impl VolumeThread {
             Some(Event::WritePayload(request)) => {
                 client.in_flight += 1;
                 let request_key = self.requests.insert(in_flight(key, request));
-                client.payload =
-                    Some(Payload { request, key: request_key, piece: None, filled: 0, done: 0 });
+                client.payload = Some(Payload {
+                    request,
+                    key: request_key,
+                    piece: None,
+                    filled: 0,
+                    done: 0,
+                });
             }
             Some(Event::Disconnect) => client.closing = true,
         }
@@ -142,19 +159,33 @@ impl VolumeThread {
     /// A client chose its export: another volume's thread may have to take it. False if so.
     fn route(&mut self, key: usize) -> bool {
         let chosen = self.clients[key].conn.export().map(|e| e.name().to_owned());
-        let index = self.exports.iter().position(|e| Some(e.name()) == chosen.as_deref());
+        let index = self
+            .exports
+            .iter()
+            .position(|e| Some(e.name()) == chosen.as_deref());
         let index = index.unwrap_or(0);
         if index == self.about.index {
             return true;
         }
         let client = self.clients.remove(key);
-        let fd = self.reactor.socket_fd(client.sock).and_then(|fd| fd.try_clone_to_owned().ok());
+        let fd = self
+            .reactor
+            .socket_fd(client.sock)
+            .and_then(|fd| fd.try_clone_to_owned().ok());
         let input = client.input.expect("no receive is out");
         let unread = input[client.unread].to_vec();
         self.reactor.remove_socket(client.sock);
         let Some(fd) = fd else { return false };
-        let handover = Handover { fd, conn: client.conn, plain: client.plain, unread };
-        if self.peers[index].send(Mail::Client(Box::new(handover))).is_err() {
+        let handover = Handover {
+            fd,
+            conn: client.conn,
+            plain: client.plain,
+            unread,
+        };
+        if self.peers[index]
+            .send(Mail::Client(Box::new(handover)))
+            .is_err()
+        {
             tracing::warn!("the thread of volume {index} has ended");
         }
         false
@@ -183,7 +214,11 @@ impl VolumeThread {
         payload.filled += take;
         if payload.filled < length {
             let buf = payload.piece.take().expect("just filled");
-            let op = ROp::Recv { sock: client.sock, buf, range: payload.filled..length };
+            let op = ROp::Recv {
+                sock: client.sock,
+                buf,
+                range: payload.filled..length,
+            };
             client.payload_out = true;
             self.reactor.submit(Token::NbdRecv.with(key as u64), op);
             return false;
@@ -207,11 +242,19 @@ impl VolumeThread {
             // One more is to come.
             self.requests[request_key].left += 1;
         }
-        let part = self.parts.insert(Part { request: request_key, index: 0 });
+        let part = self.parts.insert(Part {
+            request: request_key,
+            index: 0,
+        });
         let buf = PoolBuf(piece.freeze());
-        let engine_request = Request::Write { offset, buf, fua: request.fua };
+        let engine_request = Request::Write {
+            offset,
+            buf,
+            fua: request.fua,
+        };
         let id = RequestId(part as u64);
-        self.engine.request(self.now, &mut self.mem, id, engine_request, &mut self.fx);
+        self.engine
+            .request(self.now, &mut self.mem, id, engine_request, &mut self.fx);
     }
 
     /// Hands requests without payload to the engine, in order, as memory allows.
@@ -230,22 +273,37 @@ impl VolumeThread {
                         return;
                     };
                     self.requests[key].data.push(None);
-                    Request::Read { offset, buf: PoolBufMut(buf) }
+                    Request::Read {
+                        offset,
+                        buf: PoolBufMut(buf),
+                    }
                 }
                 Command::Flush => Request::Flush,
-                Command::Trim => Request::Zero { offset, length, discard: true, fua: request.fua },
-                Command::WriteZeroes { no_hole, .. } => {
-                    Request::Zero { offset, length, discard: !no_hole, fua: request.fua }
-                }
+                Command::Trim => Request::Zero {
+                    offset,
+                    length,
+                    discard: true,
+                    fua: request.fua,
+                },
+                Command::WriteZeroes { no_hole, .. } => Request::Zero {
+                    offset,
+                    length,
+                    discard: !no_hole,
+                    fua: request.fua,
+                },
                 Command::Write => unreachable!("writes come with their payload"),
             };
             if done + length < u64::from(request.length) {
                 self.requests[key].left += 1;
                 self.todo.push_front((key, done + length));
             }
-            let part = self.parts.insert(Part { request: key, index });
+            let part = self.parts.insert(Part {
+                request: key,
+                index,
+            });
             let id = RequestId(part as u64);
-            self.engine.request(self.now, &mut self.mem, id, engine_request, &mut self.fx);
+            self.engine
+                .request(self.now, &mut self.mem, id, engine_request, &mut self.fx);
         }
     }
 
@@ -321,12 +379,13 @@ impl VolumeThread {
             let client = &mut self.clients[key];
             let sock = client.sock;
             if let Some(bufs) = client.want_send(&self.mem) {
-                let op = ROp::Send { sock, bufs, skip: 0 };
+                let op = ROp::Send {
+                    sock,
+                    bufs,
+                    skip: 0,
+                };
                 self.reactor.submit(Token::NbdSend.with(key as u64), op);
-            } else if client.closing
-                && client.is_quiet()
-                && (client.dead || client.is_sent())
-            {
+            } else if client.closing && client.is_quiet() && (client.dead || client.is_sent()) {
                 self.clients.remove(key);
                 self.reactor.remove_socket(sock);
             }
@@ -370,6 +429,11 @@ impl VolumeThread {
 }
 
 fn in_flight(client: usize, request: NbdRequest) -> InFlight {
-    InFlight { client, request, left: 1, errno: None, data: Vec::new() }
+    InFlight {
+        client,
+        request,
+        left: 1,
+        errno: None,
+        data: Vec::new(),
+    }
 }
-

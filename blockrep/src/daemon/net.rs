@@ -93,7 +93,8 @@ impl VolumeThread {
             && self.net.strangers.len() < STRANGERS_MAX
         {
             self.net.accepting = true;
-            self.reactor.submit(Token::LinkAccept.with(0), ROp::Accept { sock });
+            self.reactor
+                .submit(Token::LinkAccept.with(0), ROp::Accept { sock });
         }
     }
 
@@ -101,13 +102,21 @@ impl VolumeThread {
         let dial = (self.net.remote.is_some() && self.net.link.is_none() && !self.net.dialing)
             .then_some(self.net.next_dial);
         let throttle = (self.net.throttled_until > self.now).then_some(self.net.throttled_until);
-        let others = self.net.strangers.iter().chain(&self.net.dying).map(|s| s.2).min();
+        let others = self
+            .net
+            .strangers
+            .iter()
+            .chain(&self.net.dying)
+            .map(|s| s.2)
+            .min();
         [dial, throttle, others].into_iter().flatten().min()
     }
 
     pub(super) fn tick_net(&mut self) {
         let late = |list: &mut Vec<(u64, LinkConn, Nanos)>, now: Nanos| {
-            list.extract_if(.., |s| s.2 <= now).map(|s| s.1.sock).collect::<Vec<_>>()
+            list.extract_if(.., |s| s.2 <= now)
+                .map(|s| s.1.sock)
+                .collect::<Vec<_>>()
         };
         let mut ended = late(&mut self.net.strangers, self.now);
         ended.extend(late(&mut self.net.dying, self.now));
@@ -124,7 +133,9 @@ impl VolumeThread {
             Some(Group::Backup(_)) => false,
             None => true,
         };
-        let Some(remote) = self.net.remote.clone() else { return };
+        let Some(remote) = self.net.remote.clone() else {
+            return;
+        };
         if !wanted
             || self.net.link.is_some()
             || self.net.dialing
@@ -137,11 +148,13 @@ impl VolumeThread {
         self.net.dialing = true;
         self.net.next_dial = self.now + REDIAL_NS;
         let sender = self.peers[self.about.index].clone();
-        let spawned = std::thread::Builder::new().name("dial".to_owned()).spawn(move || {
-            let result = connect(&remote);
-            // The thread may have ended meanwhile; then nobody wants the connection.
-            let _ = sender.send(Mail::Dialed(result));
-        });
+        let spawned = std::thread::Builder::new()
+            .name("dial".to_owned())
+            .spawn(move || {
+                let result = connect(&remote);
+                // The thread may have ended meanwhile; then nobody wants the connection.
+                let _ = sender.send(Mail::Dialed(result));
+            });
         if let Err(error) = spawned {
             self.net.dialing = false;
             self.net.trouble = format!("no thread to connect with: {error}");
@@ -163,11 +176,15 @@ impl VolumeThread {
         if self.stopping.is_some() || self.net.link.is_some() {
             return;
         }
-        let Some(link) = self.add_link(fd, peer) else { return };
+        let Some(link) = self.add_link(fd, peer) else {
+            return;
+        };
         let session = SessionId(u64::from_le_bytes(
             ids::random_id8().expect("the kernel gives random bytes"),
         ));
-        let Engine::Primary(engine) = &mut self.engine else { return };
+        let Engine::Primary(engine) = &mut self.engine else {
+            return;
+        };
         self.net.trouble.clear();
         self.net.session = session;
         self.net.link = Some(link);
@@ -200,7 +217,9 @@ impl VolumeThread {
             let current = self.net.link_id;
             if let Some(link) = self.add_link(fd, peer) {
                 let id = self.net.link_id;
-                self.net.strangers.push((id, link, self.now + GREETING_NS_MAX));
+                self.net
+                    .strangers
+                    .push((id, link, self.now + GREETING_NS_MAX));
             }
             self.net.link_id = current;
         }
@@ -213,7 +232,9 @@ impl VolumeThread {
             link.closing = true;
             self.net.received_bytes += link.received_bytes;
             self.net.sent_bytes += link.sent_bytes;
-            self.net.dying.push((self.net.link_id, link, self.now + GREETING_NS_MAX / 5));
+            self.net
+                .dying
+                .push((self.net.link_id, link, self.now + GREETING_NS_MAX / 5));
             self.net.next_dial = self.net.next_dial.max(self.now + REDIAL_NS / 5);
         }
     }
@@ -248,7 +269,12 @@ impl VolumeThread {
 
     pub(super) fn link_sent(&mut self, id: u64, completion: Completion) {
         let ours = self.net.link.as_mut().filter(|_| self.net.link_id == id);
-        let dying = self.net.dying.iter_mut().find(|s| s.0 == id).map(|s| &mut s.1);
+        let dying = self
+            .net
+            .dying
+            .iter_mut()
+            .find(|s| s.0 == id)
+            .map(|s| &mut s.1);
         let Some(link) = ours.or(dying) else { return };
         match completion.result {
             Ok(bytes) => link.sent(u64::from(bytes)),
@@ -267,8 +293,18 @@ impl VolumeThread {
             self.close_link_if(id);
         }
         let mut ended: Vec<SockId> = Vec::new();
-        ended.extend(self.net.dying.extract_if(.., |s| s.0 == id).map(|s| s.1.sock));
-        ended.extend(self.net.strangers.extract_if(.., |s| s.0 == id).map(|s| s.1.sock));
+        ended.extend(
+            self.net
+                .dying
+                .extract_if(.., |s| s.0 == id)
+                .map(|s| s.1.sock),
+        );
+        ended.extend(
+            self.net
+                .strangers
+                .extract_if(.., |s| s.0 == id)
+                .map(|s| s.1.sock),
+        );
         for sock in ended {
             self.reactor.remove_socket(sock);
         }
@@ -286,7 +322,9 @@ impl VolumeThread {
             Ok(bytes) => bytes as usize,
             Err(error) => return self.link_failed(id, format!("receiving: {error}")),
         };
-        let Some(buf) = completion.buf.into_mut() else { return };
+        let Some(buf) = completion.buf.into_mut() else {
+            return;
+        };
         if let Some(at) = self.net.strangers.iter().position(|s| s.0 == id) {
             match self.net.strangers[at].1.received(buf, bytes) {
                 Ok(None) => {}
@@ -298,7 +336,9 @@ impl VolumeThread {
             }
             return;
         }
-        let Some(link) = self.net.link.as_mut().filter(|_| self.net.link_id == id) else { return };
+        let Some(link) = self.net.link.as_mut().filter(|_| self.net.link_id == id) else {
+            return;
+        };
         self.net.heard = self.now;
         match link.received(buf, bytes) {
             Ok(None) => {}
@@ -328,7 +368,10 @@ impl VolumeThread {
         };
         let Engine::Backup(engine) = &mut self.engine else {
             let text = "this volume is served by a primary here".to_owned();
-            let frame = Frame::Refuse { code: RefuseCode::Lineage, text };
+            let frame = Frame::Refuse {
+                code: RefuseCode::Lineage,
+                text,
+            };
             self.last_words(id, link, session, &frame);
             return;
         };
@@ -336,10 +379,13 @@ impl VolumeThread {
             let (code, why) = if self.stopping.is_some() {
                 (RefuseCode::Stopping, "this backup is stopping".to_owned())
             } else {
-                let other = self.net.link.as_ref().map_or("another host", |l| l.peer.as_str());
-                let text = format!(
-                    "a primary at {other} is connected: stop that one first, or this one"
-                );
+                let other = self
+                    .net
+                    .link
+                    .as_ref()
+                    .map_or("another host", |l| l.peer.as_str());
+                let text =
+                    format!("a primary at {other} is connected: stop that one first, or this one");
                 (RefuseCode::Busy, text)
             };
             self.last_words(id, link, session, &Frame::Refuse { code, text: why });
@@ -360,7 +406,9 @@ impl VolumeThread {
         }
         link.push_frame(session, frame);
         link.closing = true;
-        self.net.dying.push((id, link, self.now + GREETING_NS_MAX / 5));
+        self.net
+            .dying
+            .push((id, link, self.now + GREETING_NS_MAX / 5));
     }
 }
 
@@ -370,19 +418,30 @@ fn recv(
     id: u64,
     link: &mut LinkConn,
 ) -> bool {
-    let Some((buf, range)) = link.want_recv(memory) else { return false };
-    reactor.submit(Token::LinkRecv.with(id), ROp::Recv { sock: link.sock, buf, range });
+    let Some((buf, range)) = link.want_recv(memory) else {
+        return false;
+    };
+    reactor.submit(
+        Token::LinkRecv.with(id),
+        ROp::Recv {
+            sock: link.sock,
+            buf,
+            range,
+        },
+    );
     true
 }
 
-fn send(
-    reactor: &mut crate::reactor::Reactor,
-    memory: &PoolMemory,
-    id: u64,
-    link: &mut LinkConn,
-) {
+fn send(reactor: &mut crate::reactor::Reactor, memory: &PoolMemory, id: u64, link: &mut LinkConn) {
     if let Some(bufs) = link.want_send(memory) {
-        reactor.submit(Token::LinkSend.with(id), ROp::Send { sock: link.sock, bufs, skip: 0 });
+        reactor.submit(
+            Token::LinkSend.with(id),
+            ROp::Send {
+                sock: link.sock,
+                bufs,
+                skip: 0,
+            },
+        );
     }
 }
 
@@ -422,7 +481,8 @@ fn no_delay(fd: &OwnedFd) {
 
 fn peer_name(fd: &OwnedFd) -> String {
     let stream = fd.try_clone().map(TcpStream::from);
-    stream
-        .and_then(|stream| stream.peer_addr())
-        .map_or_else(|_| "a peer that is gone".to_owned(), |address| address.to_string())
+    stream.and_then(|stream| stream.peer_addr()).map_or_else(
+        |_| "a peer that is gone".to_owned(),
+        |address| address.to_string(),
+    )
 }

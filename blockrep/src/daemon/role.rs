@@ -89,11 +89,15 @@ impl Engine {
         meta: &GroupMeta,
         fx: &mut Fx,
     ) -> bool {
-        let Self::Backup(backup) = self else { return false };
+        let Self::Backup(backup) = self else {
+            return false;
+        };
         if backup.mode() != Mode::Drained {
             return false;
         }
-        let Some(requests) = backup.take_drained() else { return false };
+        let Some(requests) = backup.take_drained() else {
+            return false;
+        };
         let known = backup.meta().clone();
         let identity = Identity {
             group: known.group,

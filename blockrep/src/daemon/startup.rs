@@ -14,19 +14,20 @@ use crate::config::{
 use crate::engine::Identity;
 use crate::engine::backup::{BackupSettings, BackupVolume, Recovered};
 use crate::engine::primary::{PrimarySettings, PrimaryVolume};
-use crate::frontend::nbd::ExportInfo;
+use crate::frontend::nbd::{ExportInfo, Features};
 use crate::group::backup::{BackupGroup, MemberFacts};
 use crate::group::primary::{GroupSettings, PrimaryGroup};
 use crate::journal::recovery::Decision;
 use crate::journal::ring::Geometry;
-use crate::journal::start::recover_volume;
+use crate::journal::start::{
+    Refusal, VolumeShape, VolumeStart, begin_primary, blank_group, blank_volume, recover_volume,
+};
 use crate::reactor::{
     Access, MailSender, Mailbox, OpenedFile, Reactor, ReactorConfig, mailbox, open_image,
 };
 use blkback_proto::diskspec::Endpoint;
-use blkback_proto::ids::{Epoch, GroupUuid, LineageId, Place, SessionId, UNIT_BYTES, VolumeUuid};
+use blkback_proto::ids::{Epoch, GroupUuid, LineageId, UNIT_BYTES, VolumeUuid};
 use blkback_proto::meta::{GroupMeta, LineageEntry, LineageWhy, Role, VolumeMeta};
-use blkback_proto::segment::SEGMENT_HEADER_BYTES;
 use blockrep_host::ctl::{EventLog, NewEvent, Server, ServerConfig};
 use blockrep_host::{clock, ids, lock::FileLock, logging, notify, signals::Shutdown};
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
@@ -50,13 +51,19 @@ pub struct StartError {
 
 impl StartError {
     fn new(code: ExitCode, text: impl Into<String>) -> Self {
-        Self { text: text.into(), code }
+        Self {
+            text: text.into(),
+            code,
+        }
     }
 }
 
 impl From<FileError> for StartError {
     fn from(error: FileError) -> Self {
-        Self { text: error.text, code: error.code }
+        Self {
+            text: error.text,
+            code: error.code,
+        }
     }
 }
 
@@ -76,7 +83,12 @@ struct Seed {
 
 /// How a thread's engine and group begin.
 enum Kind {
-    Primary { identity: Identity, meta: GroupMeta, group: Option<GroupSettings>, reason: String },
+    Primary {
+        identity: Identity,
+        meta: GroupMeta,
+        group: Option<GroupSettings>,
+        reason: String,
+    },
     Backup {
         recovered: Box<Recovered>,
         settings: BackupSettings,
@@ -117,17 +129,35 @@ pub fn run_primary(config: &PrimaryConfig) -> Result<(), StartError> {
     let mut seeds = Vec::new();
     for (index, (volume, image)) in config.volumes.iter().zip(opened).enumerate() {
         let identity = primary_volume_meta(&layout, index, &meta, &volume.image, &image)?;
-        let reason = volume.remote.as_ref().map_or("no backup was given".to_owned(), |remote| {
-            format!("backup {remote} has not been reached since the start")
-        });
+        let reason = volume
+            .remote
+            .as_ref()
+            .map_or("no backup was given".to_owned(), |remote| {
+                format!("backup {remote} has not been reached since the start")
+            });
         let memory = vec![("buffers".to_owned(), pool_bytes_max()), code_memory()];
         seeds.push(Seed {
-            about: about(&config.common, index, &volume.image, &image, &settings, memory, output)
-                .with(true, config.on_backup_loss, Some(identity.volume.to_string()), None),
+            about: about(
+                &config.common,
+                index,
+                &volume.image,
+                &image,
+                &settings,
+                memory,
+                output,
+            )
+            .with(
+                true,
+                config.on_backup_loss,
+                Some(identity.volume.to_string()),
+                None,
+            ),
             image,
             segments: Vec::new(),
             volume_meta: open_meta(&layout.volume_meta(index))?,
-            group_meta: (index == 0).then(|| open_meta(&layout.group_meta())).transpose()?,
+            group_meta: (index == 0)
+                .then(|| open_meta(&layout.group_meta()))
+                .transpose()?,
             nbd_listener: nbd.take(),
             link_listener: None,
             remote: volume.remote.clone(),
@@ -160,8 +190,7 @@ pub fn run_backup(config: &BackupConfig) -> Result<(), StartError> {
     for (index, image) in opened.iter().enumerate() {
         recovered.push(recover(&layout, index, &meta, images[index], image)?);
     }
-    let facts = member_facts(&recovered);
-    let resume = (meta.role == Role::Primary).then(|| meta.tip().map(|t| t.id)).flatten();
+    let facts: Vec<MemberFacts> = recovered.iter().map(|start| start.facts).collect();
     let settings = PrimarySettings {
         ack: config::AckMode::Flush,
         reserve_bytes: FRONT_BYTES_MAX,
@@ -182,7 +211,8 @@ pub fn run_backup(config: &BackupConfig) -> Result<(), StartError> {
             ("extents".to_owned(), EXTENTS_MAX as u64 * EXTENT_BYTES),
             code_memory(),
         ];
-        let uuid = (!recovered.meta.volume.is_none()).then(|| recovered.meta.volume.to_string());
+        let known = recovered.recovered.meta.volume;
+        let uuid = (!known.is_none()).then(|| known.to_string());
         seeds.push(Seed {
             about: about(
                 &config.common,
@@ -193,24 +223,34 @@ pub fn run_backup(config: &BackupConfig) -> Result<(), StartError> {
                 memory,
                 OutputClass::Open,
             )
-            .with(false, config::LossPolicy::Degrade, uuid, config.throttle_link),
+            .with(
+                false,
+                config::LossPolicy::Degrade,
+                uuid,
+                config.throttle_link,
+            ),
             image,
             segments,
             volume_meta: open_meta(&layout.volume_meta(index))?,
-            group_meta: (index == 0).then(|| open_meta(&layout.group_meta())).transpose()?,
+            group_meta: (index == 0)
+                .then(|| open_meta(&layout.group_meta()))
+                .transpose()?,
             nbd_listener: nbd.take(),
-            link_listener: Some(link_listener(&volume.listen, config.common.insecure_plaintext)?),
+            link_listener: Some(link_listener(
+                &volume.listen,
+                config.common.insecure_plaintext,
+            )?),
             remote: None,
             exports: exports.clone(),
             kind: Kind::Backup {
-                recovered: Box::new(recovered),
+                resume: recovered.resume,
+                recovered: Box::new(recovered.recovered),
                 settings: BackupSettings {
                     geometry: layout.geometry,
                     extents_max: EXTENTS_MAX,
                     apply_rate: config.throttle_apply,
                 },
                 group: (index == 0).then(|| (meta.clone(), facts.clone())),
-                resume,
             },
         });
     }
@@ -224,7 +264,10 @@ fn begin(common: &Common) -> Result<(), StartError> {
 
 fn install_signals() -> Result<Shutdown, StartError> {
     Shutdown::install().map_err(|error| {
-        StartError::new(ExitCode::Other, format!("cannot take signals: {}", words(&error)))
+        StartError::new(
+            ExitCode::Other,
+            format!("cannot take signals: {}", words(&error)),
+        )
     })
 }
 
@@ -243,7 +286,10 @@ fn layout(common: &Common) -> Layout {
     Layout {
         state: common.state.clone(),
         journal: common.journal.clone(),
-        geometry: Geometry { segment_bytes, segment_count },
+        geometry: Geometry {
+            segment_bytes,
+            segment_count,
+        },
     }
 }
 
@@ -292,22 +338,20 @@ fn open_meta(path: &Path) -> Result<OpenedFile, StartError> {
 fn primary_group_meta(layout: &Layout, config: &PrimaryConfig) -> Result<GroupMeta, StartError> {
     let path = layout.group_meta();
     let count = u16::try_from(config.volumes.len()).expect("the configuration bounds volumes");
-    let mut meta = match files::read_group(&path)? {
+    let meta = match files::read_group(&path)? {
         Some(meta) => meta,
-        None => GroupMeta {
-            generation: 0,
-            group: GroupUuid(random_id()?),
-            name: config.common.group.clone(),
-            volume_count: count,
-            role: Role::Primary,
-            promoted: Epoch::NONE,
-            clean: false,
-            all_dirty: false,
-            lineage: Vec::new(),
-        },
+        None => {
+            let mut meta = blank_group(count, Role::Primary);
+            meta.group = GroupUuid(random_id()?);
+            meta
+        }
     };
     if meta.role == Role::Backup || meta.promoted != Epoch::NONE {
-        let what = if meta.role == Role::Backup { "belongs to a backup" } else { "was promoted" };
+        let what = if meta.role == Role::Backup {
+            "belongs to a backup"
+        } else {
+            "was promoted"
+        };
         return Err(StartError::new(
             ExitCode::Store,
             format!(
@@ -328,20 +372,9 @@ fn primary_group_meta(layout: &Layout, config: &PrimaryConfig) -> Result<GroupMe
             ),
         ));
     }
-    let (first_epoch, why) = match meta.tip() {
-        None => (Epoch(1), LineageWhy::Created),
-        Some(tip) => (tip.first_epoch.next(), LineageWhy::Started),
-    };
-    meta.begin(LineageEntry {
-        id: fresh_lineage(),
-        first_epoch,
-        why,
-        unix_s: clock::unix_ms() / 1000,
-    });
+    let mut meta = begin_primary(meta, fresh_lineage(), clock::unix_ms() / 1000);
     meta.name.clone_from(&config.common.group);
-    meta.clean = false;
     meta.all_dirty = true;
-    meta.generation += 1;
     files::write_group(&path, &meta)?;
     Ok(meta)
 }
@@ -357,8 +390,15 @@ fn primary_volume_meta(
     let meta = match files::read_volume(&file)? {
         Some(meta) => meta,
         None => {
-            let mut meta = blank_volume(index, image.size_bytes, None);
-            meta.generation = 1;
+            let geometry = Geometry {
+                segment_bytes: 0,
+                segment_count: 0,
+            };
+            let mut meta = blank_volume(VolumeShape {
+                size_bytes: image.size_bytes,
+                geometry,
+            });
+            meta.volume_index = u16::try_from(index).expect("the configuration bounds volumes");
             meta.group = group.group;
             meta.volume = VolumeUuid(random_id()?);
             files::write_volume(&file, &meta)?;
@@ -391,31 +431,6 @@ fn check_size(meta: &VolumeMeta, path: &Path, image: &OpenedFile) -> Result<(), 
     ))
 }
 
-fn blank_volume(index: usize, size_bytes: u64, geometry: Option<Geometry>) -> VolumeMeta {
-    VolumeMeta {
-        generation: 0,
-        group: GroupUuid::NONE,
-        volume: VolumeUuid::NONE,
-        volume_index: u16::try_from(index).expect("the configuration bounds volumes"),
-        size_bytes,
-        segment_bytes: geometry.map_or(0, |g| g.segment_bytes),
-        segment_count: geometry.map_or(0, |g| g.segment_count),
-        tail: Place { serial: 1, offset: SEGMENT_HEADER_BYTES as u64 },
-        tail_record_seq: 1,
-        tail_prev_crc: 0,
-        tail_session: SessionId(0),
-        tail_lineage: LineageId::NONE,
-        applied: Epoch::NONE,
-        committed: Epoch::NONE,
-        durable: Epoch::NONE,
-        inconsistent: false,
-        journal_empty: true,
-        clean: false,
-        own_serial: 0,
-        consistent_from: Epoch::NONE,
-    }
-}
-
 fn backup_group_meta(layout: &Layout, config: &BackupConfig) -> Result<GroupMeta, StartError> {
     let path = layout.group_meta();
     let count = u16::try_from(config.volumes.len()).expect("the configuration bounds volumes");
@@ -443,17 +458,8 @@ fn backup_group_meta(layout: &Layout, config: &BackupConfig) -> Result<GroupMeta
         }
         return Ok(meta);
     }
-    let meta = GroupMeta {
-        generation: 1,
-        group: GroupUuid::NONE,
-        name: config.common.group.clone(),
-        volume_count: count,
-        role: Role::Backup,
-        promoted: Epoch::NONE,
-        clean: false,
-        all_dirty: false,
-        lineage: Vec::new(),
-    };
+    let mut meta = blank_group(count, Role::Backup);
+    meta.name.clone_from(&config.common.group);
     files::write_group(&path, &meta)?;
     Ok(meta)
 }
@@ -464,45 +470,34 @@ fn recover(
     group: &GroupMeta,
     path: &Path,
     image: &OpenedFile,
-) -> Result<Recovered, StartError> {
+) -> Result<VolumeStart, StartError> {
     let file = layout.volume_meta(index);
-    let meta = match files::read_volume(&file)? {
-        Some(meta) => meta,
-        None => {
-            make_journal(layout, index)?;
-            let mut meta = blank_volume(index, image.size_bytes, Some(layout.geometry));
-            meta.generation = 1;
-            files::write_volume(&file, &meta)?;
-            meta
-        }
+    let shape = VolumeShape {
+        size_bytes: image.size_bytes,
+        geometry: layout.geometry,
     };
-    check_size(&meta, path, image)?;
-    let made =
-        Geometry { segment_bytes: meta.segment_bytes, segment_count: meta.segment_count };
-    if made != layout.geometry {
-        let bytes = made.segment_bytes * u64::from(made.segment_count);
-        return Err(StartError::new(
-            ExitCode::Store,
-            format!(
-                "the journal in {} was made with --journal-size {bytes}: give the same",
-                layout.journal_dir(index).display()
-            ),
-        ));
+    if !file.exists() {
+        make_journal(layout, index)?;
+        let mut meta = blank_volume(shape);
+        meta.volume_index = u16::try_from(index).expect("the configuration bounds volumes");
+        files::write_volume(&file, &meta)?;
     }
+    let refused = |refusal: Refusal| {
+        let text = format!(
+            "volume {index}, image {}, journal {}: {refusal}",
+            path.display(),
+            layout.journal_dir(index).display()
+        );
+        StartError::new(ExitCode::Store, text)
+    };
     let reader = JournalReader::open(layout, index)?;
-    let recovered = recover_volume(&reader, layout.geometry, meta, group).map_err(|refusal| {
-        let dir = layout.journal_dir(index);
-        StartError::new(
-            ExitCode::Store,
-            format!("volume {index}, journal {}: {refusal}", dir.display()),
-        )
-    })?;
+    let start = recover_volume(&reader, Some(group), shape).map_err(refused)?;
     tracing::info!(
         "volume {index}: {} epochs in the journal, {}",
-        recovered.epochs.len(),
-        decision_words(recovered.decision)
+        start.recovered.epochs.len(),
+        decision_words(start.recovered.decision)
     );
-    Ok(recovered)
+    Ok(start)
 }
 
 fn decision_words(decision: Decision) -> &'static str {
@@ -529,21 +524,6 @@ fn make_journal(layout: &Layout, index: usize) -> Result<(), StartError> {
     })?;
     bar.finish_and_clear();
     Ok(())
-}
-
-fn member_facts(recovered: &[Recovered]) -> Vec<MemberFacts> {
-    let sealed = |r: &Recovered| {
-        r.epochs.last().map_or(r.meta.applied, |e| e.epoch.max(r.meta.applied))
-    };
-    recovered
-        .iter()
-        .map(|r| MemberFacts {
-            sealed: sealed(r),
-            inconsistent: r.decision == Decision::Inconsistent,
-            suspect: r.decision == Decision::Suspect,
-            blank: r.meta.volume.is_none(),
-        })
-        .collect()
 }
 
 fn random_id() -> Result<[u8; 16], StartError> {
@@ -573,11 +553,27 @@ pub(super) fn lone_group(volume: &VolumeMeta) -> GroupMeta {
 fn exports(images: &[&Path], opened: &[OpenedFile]) -> Result<Vec<ExportInfo>, StartError> {
     let mut exports: Vec<ExportInfo> = Vec::new();
     for (index, (path, image)) in images.iter().zip(opened).enumerate() {
-        let file = path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+        let file = path
+            .file_name()
+            .map_or_else(String::new, |n| n.to_string_lossy().into_owned());
         let taken = exports.iter().any(|e| e.name() == file);
-        let name = if taken || file.is_empty() { format!("volume-{index}") } else { file };
-        let export = ExportInfo::new(name, image.size_bytes)
+        let name = if taken || file.is_empty() {
+            format!("volume-{index}")
+        } else {
+            file
+        };
+        let mut export = ExportInfo::new(name, image.size_bytes)
             .map_err(|error| StartError::new(ExitCode::Store, error.to_string()))?;
+        // A backup offers the same, so that a client may stay connected through a promotion;
+        // until then it answers writes with EPERM.
+        export.features = Features {
+            flush: true,
+            fua: true,
+            trim: true,
+            write_zeroes: true,
+            multi_conn: true,
+            ..Features::default()
+        };
         exports.push(export);
     }
     Ok(exports)
@@ -589,8 +585,15 @@ fn in_use(what: &str, error: &std::io::Error) -> StartError {
     } else {
         ExitCode::Other
     };
-    let hint = if code == ExitCode::AddressInUse { ": stop what uses it, or give another" } else { "" };
-    StartError::new(code, format!("cannot listen on {what}: {}{hint}", words(error)))
+    let hint = if code == ExitCode::AddressInUse {
+        ": stop what uses it, or give another"
+    } else {
+        ""
+    };
+    StartError::new(
+        code,
+        format!("cannot listen on {what}: {}{hint}", words(error)),
+    )
 }
 
 fn nbd_listener(listen: Option<&NbdListen>) -> Result<Option<OwnedFd>, StartError> {
@@ -599,7 +602,11 @@ fn nbd_listener(listen: Option<&NbdListen>) -> Result<Option<OwnedFd>, StartErro
         Some(NbdListen::Unix(path)) => {
             replace_dead_socket(path)?;
             let what = format!("unix:{}", path.display());
-            Some(UnixListener::bind(path).map_err(|error| in_use(&what, &error))?.into())
+            Some(
+                UnixListener::bind(path)
+                    .map_err(|error| in_use(&what, &error))?
+                    .into(),
+            )
         }
         Some(NbdListen::Tcp(address)) => Some(tcp_listener(*address, "NBD address tcp:")?),
     })
@@ -609,9 +616,14 @@ fn nbd_listener(listen: Option<&NbdListen>) -> Result<Option<OwnedFd>, StartErro
 fn replace_dead_socket(path: &Path) -> Result<(), StartError> {
     use std::os::unix::fs::FileTypeExt;
     use std::os::unix::net::UnixStream;
-    let Ok(known) = std::fs::symlink_metadata(path) else { return Ok(()) };
+    let Ok(known) = std::fs::symlink_metadata(path) else {
+        return Ok(());
+    };
     if !known.file_type().is_socket() {
-        let text = format!("{} exists and is no socket: give another path", path.display());
+        let text = format!(
+            "{} exists and is no socket: give another path",
+            path.display()
+        );
         return Err(StartError::new(ExitCode::AddressInUse, text));
     }
     if UnixStream::connect(path).is_ok() {
@@ -736,7 +748,9 @@ fn run(
             limits: Default::default(),
         },
         events.clone(),
-        Router { threads: senders.clone() },
+        Router {
+            threads: senders.clone(),
+        },
     )
     .map_err(|error| StartError::new(ExitCode::AddressInUse, error.to_string()))?;
     let mut threads: Vec<JoinHandle<Result<Option<String>, std::io::Error>>> = Vec::new();
@@ -821,8 +835,14 @@ fn sprout(
         volume_meta: add(seed.volume_meta),
         group_meta: seed.group_meta.map(&mut add),
     };
-    let nbd_listener = seed.nbd_listener.map(|fd| reactor.add_socket(fd)).transpose()?;
-    let link_listener = seed.link_listener.map(|fd| reactor.add_socket(fd)).transpose()?;
+    let nbd_listener = seed
+        .nbd_listener
+        .map(|fd| reactor.add_socket(fd))
+        .transpose()?;
+    let link_listener = seed
+        .link_listener
+        .map(|fd| reactor.add_socket(fd))
+        .transpose()?;
     let (engine, group) = sprout_engine(&mut mem, &seed.about, seed.kind);
     let mut thread = VolumeThread {
         about: seed.about,
@@ -863,18 +883,30 @@ fn sprout(
 fn sprout_engine(mem: &mut PoolMemory, about: &About, kind: Kind) -> (Engine, Option<Group>) {
     let unix_ns = clock::unix_ns();
     match kind {
-        Kind::Primary { identity, meta, group, reason } => {
+        Kind::Primary {
+            identity,
+            meta,
+            group,
+            reason,
+        } => {
             let lineage = meta.lineage.iter().map(|e| (e.id, e.first_epoch)).collect();
             let epoch = meta.tip().map_or(Epoch(1), |tip| tip.first_epoch);
             let settings = about.settings.clone();
             let name = meta.name.clone();
             let engine = PrimaryVolume::new(mem, identity, settings, name, lineage, epoch);
             let group = group.map(|settings| {
-                Group::Primary(Box::new(PrimaryGroup::new(meta, settings, unix_ns, &reason)))
+                Group::Primary(Box::new(PrimaryGroup::new(
+                    meta, settings, unix_ns, &reason,
+                )))
             });
             (Engine::Primary(Box::new(engine)), group)
         }
-        Kind::Backup { recovered, settings, group, resume } => {
+        Kind::Backup {
+            recovered,
+            settings,
+            group,
+            resume,
+        } => {
             let mut engine = BackupVolume::new(mem, settings, *recovered);
             if let Some(lineage) = resume {
                 engine.resume_serving(lineage);

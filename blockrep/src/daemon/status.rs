@@ -53,7 +53,9 @@ pub(super) struct Collector {
 
 impl Collector {
     pub(super) fn new(volumes: usize, reply: ReplyHandle) -> Self {
-        Self { parts: Mutex::new((vec![None; volumes], Some(reply))) }
+        Self {
+            parts: Mutex::new((vec![None; volumes], Some(reply))),
+        }
     }
 
     fn put(&self, index: usize, report: Report) {
@@ -69,11 +71,13 @@ impl Collector {
 }
 
 fn compose(reports: Vec<Report>) -> Status {
-    let group = reports[0].group.clone().expect("the first volume has the group");
+    let group = reports[0]
+        .group
+        .clone()
+        .expect("the first volume has the group");
     let link = reports[0].link.clone();
-    let least = |pick: fn(&Epochs) -> Option<u64>| {
-        reports.iter().map(|r| pick(&r.epochs)).min().flatten()
-    };
+    let least =
+        |pick: fn(&Epochs) -> Option<u64>| reports.iter().map(|r| pick(&r.epochs)).min().flatten();
     let epochs = Epochs {
         open: reports[0].epochs.open,
         sealed: least(|e| e.sealed),
@@ -88,7 +92,10 @@ fn compose(reports: Vec<Report>) -> Status {
         ack_mode: group.ack_mode,
         output: group.output,
         epochs,
-        lag: Lag { bytes: reports.iter().map(|r| r.lag_bytes).sum(), ms: group.lag_ms },
+        lag: Lag {
+            bytes: reports.iter().map(|r| r.lag_bytes).sum(),
+            ms: group.lag_ms,
+        },
         link,
         bounds: Bounds {
             memory_bytes_max: memory.iter().map(|p| p.bytes_max).sum(),
@@ -121,9 +128,11 @@ impl VolumeThread {
     }
 
     fn make_report(&mut self) -> Report {
-        let (received, sent) = self.net.link.as_ref().map_or((0, 0), |l| {
-            (l.received_bytes, l.sent_bytes)
-        });
+        let (received, sent) = self
+            .net
+            .link
+            .as_ref()
+            .map_or((0, 0), |l| (l.received_bytes, l.sent_bytes));
         let in_per_s = self.rates[0].update(self.now, self.net.received_bytes + received);
         let out_per_s = self.rates[1].update(self.now, self.net.sent_bytes + sent);
         let (epochs, lag_bytes) = self.epochs();
@@ -193,12 +202,14 @@ impl VolumeThread {
                 });
                 match (engine.failed(), engine.is_inconsistent(), engine.mode()) {
                     (Some(text), _, _) => (VolumeState::Failed, text.to_owned()),
-                    (None, true, _) => {
-                        (VolumeState::Inconsistent, "being compared and copied".to_owned())
-                    }
-                    (None, false, Mode::Serving | Mode::Drained) => {
-                        (VolumeState::Alone, "promoted; the journal is being applied".to_owned())
-                    }
+                    (None, true, _) => (
+                        VolumeState::Inconsistent,
+                        "being compared and copied".to_owned(),
+                    ),
+                    (None, false, Mode::Serving | Mode::Drained) => (
+                        VolumeState::Alone,
+                        "promoted; the journal is being applied".to_owned(),
+                    ),
                     (None, false, _) => (VolumeState::InSync, "holds committed epochs".to_owned()),
                 }
             }
@@ -208,7 +219,12 @@ impl VolumeThread {
             image: self.about.image_path.clone(),
             size_bytes: self.about.size_bytes,
             uuid: self.about.volume_uuid.clone(),
-            stated: Stated { state, reason, since_unix_ms: 0, next: String::new() },
+            stated: Stated {
+                state,
+                reason,
+                since_unix_ms: 0,
+                next: String::new(),
+            },
             journal,
             sync,
             counters: self.counters(),
@@ -261,7 +277,12 @@ impl VolumeThread {
                 .as_ref()
                 .map(|l| l.peer.clone())
                 .or_else(|| self.net.remote.as_ref().map(ToString::to_string)),
-            stated: Stated { state, reason, since_unix_ms: 0, next: String::new() },
+            stated: Stated {
+                state,
+                reason,
+                since_unix_ms: 0,
+                next: String::new(),
+            },
             session: self.net.link.as_ref().map(|_| self.net.session.to_string()),
             rtt_us: None,
             credit_bytes,
@@ -312,8 +333,12 @@ impl VolumeThread {
         let percentiles = self.latencies.percentiles_us();
         Some(GroupReport {
             daemon: DaemonStatus {
-                name: if self.about.is_primary_daemon { "blockrep" } else { "blockrep-backup" }
-                    .to_owned(),
+                name: if self.about.is_primary_daemon {
+                    "blockrep"
+                } else {
+                    "blockrep-backup"
+                }
+                .to_owned(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 pid: std::process::id(),
                 uptime_s: self.about.started.elapsed().as_secs(),
@@ -391,7 +416,9 @@ impl Progress {
                 "volume {msg} compared {bar:30} {bytes}/{total_bytes} {bytes_per_sec} ETA {eta}",
             )
             .expect("the template is right");
-            let bar = ProgressBar::new(total).with_style(style).with_message(volume.to_string());
+            let bar = ProgressBar::new(total)
+                .with_style(style)
+                .with_message(volume.to_string());
             self.bar = Some(bar);
             self.began = now;
             self.logged = now;
@@ -401,7 +428,9 @@ impl Progress {
         if bar.is_hidden() && now.saturating_sub(self.logged) >= LOG_NS {
             self.logged = now;
             let status = self.status(now, done, total);
-            let eta = status.eta_s.map_or("unknown".to_owned(), |s| format!("{s} s"));
+            let eta = status
+                .eta_s
+                .map_or("unknown".to_owned(), |s| format!("{s} s"));
             tracing::info!("volume {volume}: compared {done} of {total} bytes, ETA {eta}");
         }
     }
@@ -417,4 +446,3 @@ impl Progress {
         }
     }
 }
-

@@ -1,6 +1,6 @@
 //! The I/O thread of a volume: one loop over mailbox, reactor, engine and group.
 
-use super::link::{Arrived, LinkConn};
+use super::link::Arrived;
 use super::memory::{PoolBuf, PoolBufMut, PoolMemory};
 use super::nbd::NbdConn;
 use super::role::{Engine, Group};
@@ -159,7 +159,11 @@ impl VolumeThread {
                 break;
             }
             let may_sleep = self.mailbox.prepare_wait();
-            let timeout = if may_sleep { self.timeout() } else { Some(Duration::ZERO) };
+            let timeout = if may_sleep {
+                self.timeout()
+            } else {
+                Some(Duration::ZERO)
+            };
             let mut rung = false;
             let polled = self.reactor.poll(timeout, &mut completions);
             self.update_now();
@@ -236,10 +240,16 @@ impl VolumeThread {
         };
         let retry = self.stalled.then_some(self.now + RETRY_NS);
         let slow = Some(self.now + 500_000_000);
-        let next = [self.engine.next_tick(), group, retry, slow, self.net_next_tick()]
-            .into_iter()
-            .flatten()
-            .min();
+        let next = [
+            self.engine.next_tick(),
+            group,
+            retry,
+            slow,
+            self.net_next_tick(),
+        ]
+        .into_iter()
+        .flatten()
+        .min();
         next.map(|at| Duration::from_nanos(at.saturating_sub(self.now)))
     }
 
@@ -256,7 +266,8 @@ impl VolumeThread {
         match mail {
             Mail::ToVolume(message) => {
                 self.note_message(&message);
-                self.engine.group(self.now, &mut self.mem, message, &mut self.fx);
+                self.engine
+                    .group(self.now, &mut self.mem, message, &mut self.fx);
             }
             Mail::ToGroup(index, message) => self.to_group(index, message),
             Mail::Dialed(result) => self.dialed(result),
@@ -278,7 +289,6 @@ impl VolumeThread {
     fn note_message(&mut self, message: &ToVolume) {
         if let ToVolume::Refuse(code, text) = message {
             let what = format!("a primary was refused ({}): {text}", *code as u16);
-            tracing::warn!("{what}");
             let next = "see the reason; the primary keeps trying";
             self.publish(NewEvent::new(
                 self.about.group_name.clone(),
@@ -338,17 +348,31 @@ impl VolumeThread {
                 }
             }
             GroupEffect::WriteMeta(meta) => {
-                let file = self.files.group_meta.expect("the group's thread has its metadata");
-                let mut bytes =
-                    self.mem.0.alloc(SLOT_BYTES).expect("the engine's reserve holds a slot");
+                let file = self
+                    .files
+                    .group_meta
+                    .expect("the group's thread has its metadata");
+                let mut bytes = self
+                    .mem
+                    .0
+                    .alloc(SLOT_BYTES)
+                    .expect("the engine's reserve holds a slot");
                 meta.encode(&mut bytes);
                 let offset = slot_offset(meta.generation);
-                let op = ROp::Write { file, offset, buf: bytes.freeze() };
+                let op = ROp::Write {
+                    file,
+                    offset,
+                    buf: bytes.freeze(),
+                };
                 self.meta_writing = true;
                 self.reactor.submit(Token::GroupMetaWrite.with(0), op);
             }
             GroupEffect::Changed { old, new } => self.state_changed(old, &new),
-            GroupEffect::CutReply { token, epoch, cut_unix_ns } => {
+            GroupEffect::CutReply {
+                token,
+                epoch,
+                cut_unix_ns,
+            } => {
                 self.cut_done(token, epoch, cut_unix_ns);
             }
             GroupEffect::Latency(ns) => self.latencies.note(ns),
@@ -358,7 +382,6 @@ impl VolumeThread {
 
     fn state_changed(&mut self, old: crate::group::State, new: &crate::group::Standing) {
         let (state, next) = (new.state.word(), new.state.next());
-        tracing::info!("{} -> {state}: {}; {next}", old.word(), new.reason);
         let event = NewEvent::new(
             self.about.group_name.clone(),
             EventKind::GroupState,
@@ -373,21 +396,45 @@ impl VolumeThread {
         let token = Token::Io.with(id.0);
         let image = self.files.image;
         let op = match op {
-            Op::Read { target, offset, buf } => {
-                ROp::Read { file: self.file(target), offset, buf: buf.0 }
-            }
-            Op::Write { target, offset, mut bufs } => {
+            Op::Read {
+                target,
+                offset,
+                buf,
+            } => ROp::Read {
+                file: self.file(target),
+                offset,
+                buf: buf.0,
+            },
+            Op::Write {
+                target,
+                offset,
+                mut bufs,
+            } => {
                 let file = self.file(target);
                 if bufs.len() == 1 {
-                    ROp::Write { file, offset, buf: bufs.remove(0).0 }
+                    ROp::Write {
+                        file,
+                        offset,
+                        buf: bufs.remove(0).0,
+                    }
                 } else {
                     let bufs = bufs.into_iter().map(|b| b.0).collect();
                     ROp::WriteV { file, offset, bufs }
                 }
             }
-            Op::Sync { target } => ROp::Sync { file: self.file(target) },
-            Op::Zero { offset, length } => ROp::Zero { file: image, offset, len: length },
-            Op::Discard { offset, length } => ROp::Discard { file: image, offset, len: length },
+            Op::Sync { target } => ROp::Sync {
+                file: self.file(target),
+            },
+            Op::Zero { offset, length } => ROp::Zero {
+                file: image,
+                offset,
+                len: length,
+            },
+            Op::Discard { offset, length } => ROp::Discard {
+                file: image,
+                offset,
+                len: length,
+            },
         };
         self.reactor.submit(token, op);
     }
@@ -397,7 +444,10 @@ impl VolumeThread {
             Target::Image => self.files.image,
             Target::Segment(index) => self.files.segments[index as usize],
             Target::VolumeMeta => self.files.volume_meta,
-            Target::GroupMeta => self.files.group_meta.expect("only the group's thread has it"),
+            Target::GroupMeta => self
+                .files
+                .group_meta
+                .expect("only the group's thread has it"),
         }
     }
 
@@ -418,8 +468,13 @@ impl VolumeThread {
             IO => {
                 let result = completion.result.map(|_| ()).map_err(|e| io_error(&e));
                 let buf = completion.buf.into_mut().map(PoolBufMut);
-                let done = Done { id: IoId(value), result, buf };
-                self.engine.io_done(self.now, &mut self.mem, done, &mut self.fx);
+                let done = Done {
+                    id: IoId(value),
+                    result,
+                    buf,
+                };
+                self.engine
+                    .io_done(self.now, &mut self.mem, done, &mut self.fx);
                 // Effects go out as they come: a sync must not wait for the rest of the batch.
                 self.run_effects();
                 self.become_plain();
@@ -447,14 +502,19 @@ impl VolumeThread {
     }
 
     fn become_plain_with(&mut self, meta: Option<blkback_proto::meta::GroupMeta>) {
-        let Engine::Backup(backup) = &self.engine else { return };
+        let Engine::Backup(backup) = &self.engine else {
+            return;
+        };
         if backup.mode() != crate::engine::backup::Mode::Drained {
             return;
         }
         // Followers know the group only by their own metadata; it is enough for a volume alone.
         let meta = meta.unwrap_or_else(|| super::startup::lone_group(backup.meta()));
         let settings = self.about.settings.clone();
-        if self.engine.become_plain(&mut self.mem, &settings, &meta, &mut self.fx) {
+        if self
+            .engine
+            .become_plain(&mut self.mem, &settings, &meta, &mut self.fx)
+        {
             tracing::info!("volume {}: the journal is drained", self.about.index);
         }
     }
@@ -464,8 +524,12 @@ impl VolumeThread {
             self.group_meta_synced(result);
             return;
         }
-        let file = self.files.group_meta.expect("the group's thread has its metadata");
-        self.reactor.submit(Token::GroupMetaSync.with(0), ROp::Sync { file });
+        let file = self
+            .files
+            .group_meta
+            .expect("the group's thread has its metadata");
+        self.reactor
+            .submit(Token::GroupMetaSync.with(0), ROp::Sync { file });
     }
 
     fn group_meta_synced(&mut self, result: Result<u32, OpError>) {
@@ -532,7 +596,9 @@ impl VolumeThread {
     }
 
     fn is_finished(&mut self) -> bool {
-        let Some(since) = self.stopping else { return false };
+        let Some(since) = self.stopping else {
+            return false;
+        };
         if self.now.saturating_sub(since) > DRAIN_NS_MAX {
             tracing::warn!("volume {}: gave up waiting for requests", self.about.index);
             return true;
@@ -567,7 +633,11 @@ pub(super) fn fresh_lineage() -> LineageId {
 
 /// The time, for a group.
 pub(super) fn now(ns: Nanos, fresh: &mut dyn FnMut() -> LineageId) -> Now<'_> {
-    Now { ns, unix_ns: clock::unix_ns(), fresh }
+    Now {
+        ns,
+        unix_ns: clock::unix_ns(),
+        fresh,
+    }
 }
 
 fn io_error(error: &OpError) -> IoError {

@@ -46,8 +46,8 @@ impl Rate {
         let elapsed = now_ns.saturating_sub(self.at_ns);
         if elapsed >= 1_000_000_000 {
             let grown = u128::from(value.saturating_sub(self.value));
-            self.per_s = u64::try_from(grown * 1_000_000_000 / u128::from(elapsed))
-                .unwrap_or(u64::MAX);
+            self.per_s =
+                u64::try_from(grown * 1_000_000_000 / u128::from(elapsed)).unwrap_or(u64::MAX);
             self.value = value;
             self.at_ns = now_ns;
         }

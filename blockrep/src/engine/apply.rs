@@ -131,7 +131,13 @@ impl<M: Memory> Apply<M> {
     /// Throttled: wants to be called again at this time.
     #[must_use]
     pub fn next_tick(&self) -> Option<Nanos> {
-        let waits = matches!(self.stage, Stage::Copying { exhausted: false, .. });
+        let waits = matches!(
+            self.stage,
+            Stage::Copying {
+                exhausted: false,
+                ..
+            }
+        );
         (waits && self.rate_bytes_per_s.is_some() && self.runs.len() < RUNS_MAX)
             .then_some(self.refilled + 10_000_000)
     }
@@ -154,9 +160,16 @@ impl<M: Memory> Apply<M> {
         self.refill(now);
         if self.stage == Stage::Idle && limit > self.applied {
             self.limit = limit;
-            self.stage = Stage::Copying { cursor: 0, exhausted: false };
+            self.stage = Stage::Copying {
+                cursor: 0,
+                exhausted: false,
+            };
         }
-        while let Stage::Copying { cursor, exhausted: false } = self.stage {
+        while let Stage::Copying {
+            cursor,
+            exhausted: false,
+        } = self.stage
+        {
             if self.runs.len() == RUNS_MAX
                 || (self.rate_bytes_per_s.is_some() && self.allowance < RUN_BYTES_MAX)
             {
@@ -164,29 +177,47 @@ impl<M: Memory> Apply<M> {
             }
             let extents = next_run(overlay, cursor, self.limit);
             let Some(last) = extents.last() else {
-                self.stage = Stage::Copying { cursor, exhausted: true };
+                self.stage = Stage::Copying {
+                    cursor,
+                    exhausted: true,
+                };
                 break;
             };
             let end = last.offset + last.length;
             if !self.start_run(mem, extents, wants) {
                 break;
             }
-            self.stage = Stage::Copying { cursor: end, exhausted: false };
+            self.stage = Stage::Copying {
+                cursor: end,
+                exhausted: false,
+            };
         }
-        if matches!(self.stage, Stage::Copying { exhausted: true, .. }) && self.runs.is_empty() {
+        if matches!(
+            self.stage,
+            Stage::Copying {
+                exhausted: true,
+                ..
+            }
+        ) && self.runs.is_empty()
+        {
             self.stage = Stage::Syncing;
             wants.push(Want::Sync);
         }
     }
 
     fn refill(&mut self, now: Nanos) {
-        let Some(rate) = self.rate_bytes_per_s else { return };
+        let Some(rate) = self.rate_bytes_per_s else {
+            return;
+        };
         let elapsed = now.saturating_sub(self.refilled).min(1_000_000_000);
         let more = u128::from(rate) * u128::from(elapsed) / 1_000_000_000;
         if more > 0 {
             self.refilled = now;
             let more = u64::try_from(more).unwrap_or(u64::MAX);
-            self.allowance = self.allowance.saturating_add(more).min(rate.max(RUN_BYTES_MAX));
+            self.allowance = self
+                .allowance
+                .saturating_add(more)
+                .min(rate.max(RUN_BYTES_MAX));
         }
     }
 
@@ -195,14 +226,24 @@ impl<M: Memory> Apply<M> {
         let length: u64 = extents.iter().map(|e| e.length).sum();
         if let Source::Zero { discard } = extents[0].source {
             let extent = extents[0];
-            let run = self.runs.insert(Run { extents, bufs: Vec::new(), reads_left: 0 });
-            wants.push(Want::Zero { run, extent, discard });
+            let run = self.runs.insert(Run {
+                extents,
+                bufs: Vec::new(),
+                reads_left: 0,
+            });
+            wants.push(Want::Zero {
+                run,
+                extent,
+                discard,
+            });
             return true;
         }
         let mut bufs = Vec::with_capacity(extents.len());
         for extent in &extents {
             let length = usize::try_from(extent.length).expect("runs are small");
-            let Some(buf) = mem.alloc(length) else { return false };
+            let Some(buf) = mem.alloc(length) else {
+                return false;
+            };
             bufs.push(buf);
         }
         self.allowance = self.allowance.saturating_sub(length);
@@ -210,9 +251,18 @@ impl<M: Memory> Apply<M> {
         let parts: Vec<Extent> = extents.clone();
         let reads_left = parts.len();
         let empty = parts.iter().map(|_| None).collect();
-        let run = self.runs.insert(Run { extents, bufs: empty, reads_left });
+        let run = self.runs.insert(Run {
+            extents,
+            bufs: empty,
+            reads_left,
+        });
         for (part, (extent, buf)) in parts.into_iter().zip(bufs).enumerate() {
-            wants.push(Want::Read { run, part, extent, buf });
+            wants.push(Want::Read {
+                run,
+                part,
+                extent,
+                buf,
+            });
         }
         true
     }
@@ -223,8 +273,16 @@ impl<M: Memory> Apply<M> {
         state.bufs[part] = Some(buf);
         state.reads_left -= 1;
         if state.reads_left == 0 {
-            let bufs = state.bufs.drain(..).map(|b| b.expect("all parts are read")).collect();
-            wants.push(Want::Write { run, offset: state.extents[0].offset, bufs });
+            let bufs = state
+                .bufs
+                .drain(..)
+                .map(|b| b.expect("all parts are read"))
+                .collect();
+            wants.push(Want::Write {
+                run,
+                offset: state.extents[0].offset,
+                bufs,
+            });
         }
     }
 

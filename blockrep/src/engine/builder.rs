@@ -45,7 +45,9 @@ impl<M: Memory> Default for Builder<M> {
 /// Journal charge of one write besides the record header, in bytes: an upper bound.
 #[must_use]
 pub fn charge_of(payload_bytes: u64) -> u64 {
-    payload_bytes.next_multiple_of(HEADER_BYTES as u64).max(DESCRIPTOR_CHARGE_BYTES)
+    payload_bytes
+        .next_multiple_of(HEADER_BYTES as u64)
+        .max(DESCRIPTOR_CHARGE_BYTES)
 }
 
 impl<M: Memory> Builder<M> {
@@ -128,10 +130,8 @@ impl<M: Memory> Builder<M> {
     ) -> Option<(Header, u32, Outgoing<M>)> {
         let mut bytes = mem.alloc(HEADER_BYTES)?;
         let mut header = template.clone();
-        header.descriptors = std::mem::replace(
-            &mut self.descriptors,
-            Vec::with_capacity(DESCRIPTORS_MAX),
-        );
+        header.descriptors =
+            std::mem::replace(&mut self.descriptors, Vec::with_capacity(DESCRIPTORS_MAX));
         header.first_write_seq = self.first_write_seq;
         let crc = header.encode(bytes.as_mut());
         if let Some(place) = place {

@@ -46,7 +46,11 @@ impl<M: Memory> std::fmt::Debug for Outgoing<M> {
         match self {
             Self::Frame(frame) => write!(f, "{frame:?}"),
             Self::Record(bufs) => {
-                write!(f, "record of {} bytes", bufs.iter().map(|b| b.as_ref().len()).sum::<usize>())
+                write!(
+                    f,
+                    "record of {} bytes",
+                    bufs.iter().map(|b| b.as_ref().len()).sum::<usize>()
+                )
             }
         }
     }

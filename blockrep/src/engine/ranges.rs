@@ -15,7 +15,10 @@ pub struct RangeLocks<K> {
 
 impl<K> Default for RangeLocks<K> {
     fn default() -> Self {
-        Self { held: Vec::new(), waiting: VecDeque::new() }
+        Self {
+            held: Vec::new(),
+            waiting: VecDeque::new(),
+        }
     }
 }
 
@@ -38,7 +41,11 @@ impl<K: Copy + PartialEq> RangeLocks<K> {
 
     /// Gives back what `key` holds; `granted` receives those whose turn has come.
     pub fn release(&mut self, key: K, granted: &mut Vec<K>) {
-        let index = self.held.iter().position(|e| e.2 == key).expect("released what was held");
+        let index = self
+            .held
+            .iter()
+            .position(|e| e.2 == key)
+            .expect("released what was held");
         self.held.swap_remove(index);
         if self.waiting.is_empty() {
             return;

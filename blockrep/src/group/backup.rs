@@ -11,7 +11,7 @@
 //!
 //! An epoch is committed when every volume sealed it. Nothing else decides that.
 
-use super::{GroupEffect, Now, Promoted, PromoteError, Standing, State};
+use super::{GroupEffect, Now, PromoteError, Promoted, Standing, State};
 use crate::engine::{Nanos, ToGroup, ToVolume};
 use blkback_proto::ids::Epoch;
 use blkback_proto::link::{Hello, RefuseCode};
@@ -66,8 +66,11 @@ impl BackupGroup {
                 serving: false,
             })
             .collect();
-        let standing =
-            Standing { state: State::Waiting, reason: String::new(), since_unix_ns: unix_ns };
+        let standing = Standing {
+            state: State::Waiting,
+            reason: String::new(),
+            since_unix_ns: unix_ns,
+        };
         let mut group = Self {
             meta,
             members,
@@ -117,8 +120,15 @@ impl BackupGroup {
         if old == state && self.standing.reason == reason {
             return;
         }
-        self.standing = Standing { state, reason, since_unix_ns: at.unix_ns };
-        fx.push(GroupEffect::Changed { old, new: self.standing.clone() });
+        self.standing = Standing {
+            state,
+            reason,
+            since_unix_ns: at.unix_ns,
+        };
+        fx.push(GroupEffect::Changed {
+            old,
+            new: self.standing.clone(),
+        });
     }
 
     /// The state that follows from the facts when nothing is going on.
@@ -127,7 +137,10 @@ impl BackupGroup {
             return (State::Failed, text.clone());
         }
         if self.meta.role == Role::Primary {
-            return (State::Promoted, format!("promoted at epoch {}", self.meta.promoted));
+            return (
+                State::Promoted,
+                format!("promoted at epoch {}", self.meta.promoted),
+            );
         }
         let connected = self.members.iter().all(|m| m.up);
         if let Some(index) = self.members.iter().position(|m| m.facts.inconsistent) {
@@ -163,7 +176,11 @@ impl BackupGroup {
     }
 
     fn sealed_by_all(&self) -> Epoch {
-        self.members.iter().map(|m| m.facts.sealed).min().unwrap_or(Epoch::NONE)
+        self.members
+            .iter()
+            .map(|m| m.facts.sealed)
+            .min()
+            .unwrap_or(Epoch::NONE)
     }
 
     fn advance_commit(&mut self, fx: &mut Vec<GroupEffect>) {
@@ -254,12 +271,16 @@ impl BackupGroup {
         let unix_s = at.unix_ns / 1_000_000_000;
         let known = std::mem::take(&mut self.meta.lineage);
         for (id, first_epoch) in &hello.lineage {
-            let entry = known.iter().find(|e| e.id == *id).copied().unwrap_or(LineageEntry {
-                id: *id,
-                first_epoch: *first_epoch,
-                why: LineageWhy::Started,
-                unix_s,
-            });
+            let entry = known
+                .iter()
+                .find(|e| e.id == *id)
+                .copied()
+                .unwrap_or(LineageEntry {
+                    id: *id,
+                    first_epoch: *first_epoch,
+                    why: LineageWhy::Started,
+                    unix_s,
+                });
             self.meta.begin(entry);
         }
         self.meta.generation += 1;
@@ -268,21 +289,30 @@ impl BackupGroup {
     }
 
     fn accept_waiting(&mut self, fx: &mut Vec<GroupEffect>) {
-        let Some(tip) = self.meta.tip().copied() else { return };
+        let Some(tip) = self.meta.tip().copied() else {
+            return;
+        };
         for (index, member) in self.members.iter_mut().enumerate() {
             if member.up {
                 continue;
             }
             let Some(hello) = &member.hello else { continue };
             let sync = !(hello.assume_identical && member.facts.blank);
-            let accept = ToVolume::Accept { lineage: tip.id, epoch: hello.epoch, sync };
+            let accept = ToVolume::Accept {
+                lineage: tip.id,
+                epoch: hello.epoch,
+                sync,
+            };
             fx.push(GroupEffect::ToVolume(index, accept));
         }
     }
 
     fn check_hello(&self, index: usize, hello: &Hello) -> Result<(), (RefuseCode, String)> {
         let Some((tip, _)) = hello.lineage.last() else {
-            return Err((RefuseCode::Protocol, "a primary without a history".to_owned()));
+            return Err((
+                RefuseCode::Protocol,
+                "a primary without a history".to_owned(),
+            ));
         };
         if self.meta.role == Role::Primary || self.promoting.is_some() {
             let own = self.meta.tip().map(|t| t.id).unwrap_or_default();
@@ -323,7 +353,11 @@ impl BackupGroup {
             );
             return Err((RefuseCode::Lineage, text));
         }
-        let others = self.members.iter().filter(|m| m.up).filter_map(|m| m.hello.as_ref());
+        let others = self
+            .members
+            .iter()
+            .filter(|m| m.up)
+            .filter_map(|m| m.hello.as_ref());
         for other in others {
             if other.lineage.last().map(|(id, _)| id) != Some(tip) {
                 let text = "another volume still follows the primary's earlier session".to_owned();
@@ -345,19 +379,34 @@ impl BackupGroup {
     ) {
         if self.meta.role == Role::Primary && self.promoting.is_none() {
             let lineage = self.meta.tip().map(|t| t.id).unwrap_or_default();
-            let promoted = Promoted { epoch: self.meta.promoted, lineage, took_ns: 0 };
-            fx.push(GroupEffect::PromoteReply { token, result: Ok(promoted) });
+            let promoted = Promoted {
+                epoch: self.meta.promoted,
+                lineage,
+                took_ns: 0,
+            };
+            fx.push(GroupEffect::PromoteReply {
+                token,
+                result: Ok(promoted),
+            });
             return;
         }
         if let Err(error) = self.may_promote(force, accept_suspect, heard_ago_ns) {
-            fx.push(GroupEffect::PromoteReply { token, result: Err(error) });
+            fx.push(GroupEffect::PromoteReply {
+                token,
+                result: Err(error),
+            });
             return;
         }
         self.promoting = Some((token, at.ns));
         for member in &mut self.members {
             member.fenced = false;
         }
-        self.become_state(at, State::Promoting, "an operator asked for it".to_owned(), fx);
+        self.become_state(
+            at,
+            State::Promoting,
+            "an operator asked for it".to_owned(),
+            fx,
+        );
         self.tell(&ToVolume::Fence, fx);
     }
 
@@ -380,12 +429,14 @@ impl BackupGroup {
             return Err(PromoteError::Blank);
         }
         if self.members.iter().any(|m| m.facts.suspect) && !accept_suspect {
-            return Err(PromoteError::Suspect { epoch: self.sealed_by_all() });
+            return Err(PromoteError::Suspect {
+                epoch: self.sealed_by_all(),
+            });
         }
         match heard_ago_ns {
-            Some(ago) if !force && self.members.iter().any(|m| m.up) => {
-                Err(PromoteError::Alive { heard_ms: ago / 1_000_000 })
-            }
+            Some(ago) if !force && self.members.iter().any(|m| m.up) => Err(PromoteError::Alive {
+                heard_ms: ago / 1_000_000,
+            }),
             _ => Ok(()),
         }
     }
@@ -395,7 +446,10 @@ impl BackupGroup {
             return;
         }
         let epoch = self.sealed_by_all();
-        assert!(epoch >= self.committed, "what was committed is sealed everywhere");
+        assert!(
+            epoch >= self.committed,
+            "what was committed is sealed everywhere"
+        );
         self.meta.role = Role::Primary;
         self.meta.promoted = epoch;
         self.meta.all_dirty = true;
@@ -442,11 +496,20 @@ impl BackupGroup {
         if !self.members.iter().all(|m| m.serving) {
             return;
         }
-        let Some((token, began)) = self.promoting.take() else { return };
+        let Some((token, began)) = self.promoting.take() else {
+            return;
+        };
         let lineage = self.meta.tip().expect("a promotion begins a history").id;
         let took_ns = at.ns.saturating_sub(began);
-        let promoted = Promoted { epoch: self.meta.promoted, lineage, took_ns };
+        let promoted = Promoted {
+            epoch: self.meta.promoted,
+            lineage,
+            took_ns,
+        };
         self.rest(at, None, fx);
-        fx.push(GroupEffect::PromoteReply { token, result: Ok(promoted) });
+        fx.push(GroupEffect::PromoteReply {
+            token,
+            result: Ok(promoted),
+        });
     }
 }

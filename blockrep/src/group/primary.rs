@@ -86,12 +86,21 @@ impl PrimaryGroup {
             LossPolicy::Degrade => State::Standalone,
             LossPolicy::Pause => State::Paused,
         };
-        let member = Member { link: Link::Down, committed: Epoch::NONE, prepared: false, cut: None };
+        let member = Member {
+            link: Link::Down,
+            committed: Epoch::NONE,
+            prepared: false,
+            cut: None,
+        };
         Self {
             members: vec![member; usize::from(meta.volume_count)],
             meta,
             settings,
-            standing: Standing { state, reason: reason.to_owned(), since_unix_ns: unix_ns },
+            standing: Standing {
+                state,
+                reason: reason.to_owned(),
+                since_unix_ns: unix_ns,
+            },
             open,
             floor: Epoch::NONE,
             base: Epoch::NONE,
@@ -118,7 +127,11 @@ impl PrimaryGroup {
     /// The histories, oldest first, as volumes say them in a hello.
     #[must_use]
     pub fn lineage(&self) -> Vec<(LineageId, Epoch)> {
-        self.meta.lineage.iter().map(|e| (e.id, e.first_epoch)).collect()
+        self.meta
+            .lineage
+            .iter()
+            .map(|e| (e.id, e.first_epoch))
+            .collect()
     }
 
     /// State with reason.
@@ -142,7 +155,9 @@ impl PrimaryGroup {
     /// How long ago the oldest epoch that is not committed was cut.
     #[must_use]
     pub fn oldest_uncommitted_ns(&self, now: Nanos) -> Nanos {
-        self.inflight.front().map_or(0, |(_, cut_at)| now.saturating_sub(*cut_at))
+        self.inflight
+            .front()
+            .map_or(0, |(_, cut_at)| now.saturating_sub(*cut_at))
     }
 
     /// Epochs cut and not committed.
@@ -172,13 +187,22 @@ impl PrimaryGroup {
         if old == state && self.standing.reason == reason {
             return;
         }
-        self.standing = Standing { state, reason, since_unix_ns: at.unix_ns };
-        fx.push(GroupEffect::Changed { old, new: self.standing.clone() });
+        self.standing = Standing {
+            state,
+            reason,
+            since_unix_ns: at.unix_ns,
+        };
+        fx.push(GroupEffect::Changed {
+            old,
+            new: self.standing.clone(),
+        });
     }
 
     /// Time has passed.
     pub fn tick(&mut self, at: &mut Now, fx: &mut Vec<GroupEffect>) {
-        let Some(epoch_ns) = self.settings.epoch_ns else { return };
+        let Some(epoch_ns) = self.settings.epoch_ns else {
+            return;
+        };
         if at.ns < self.next_cut || !self.is_linked() {
             return;
         }
@@ -201,7 +225,12 @@ impl PrimaryGroup {
     fn start_cut(&mut self, at: &mut Now, fx: &mut Vec<GroupEffect>) {
         self.wanted = false;
         let next = self.open.next().max(self.floor.next());
-        self.cutting = Some(Cutting { epoch: self.open, next, unix_ns: 0, sent: false });
+        self.cutting = Some(Cutting {
+            epoch: self.open,
+            next,
+            unix_ns: 0,
+            sent: false,
+        });
         for member in &mut self.members {
             member.prepared = false;
             member.cut = None;
@@ -211,18 +240,31 @@ impl PrimaryGroup {
     }
 
     fn advance_cut(&mut self, at: &mut Now, fx: &mut Vec<GroupEffect>) {
-        let Some(cutting) = &mut self.cutting else { return };
+        let Some(cutting) = &mut self.cutting else {
+            return;
+        };
         if !cutting.sent && self.members.iter().all(|m| m.prepared) {
             cutting.sent = true;
             cutting.unix_ns = at.unix_ns;
-            let message = ToVolume::Cut { epoch: cutting.epoch, next: cutting.next };
+            let message = ToVolume::Cut {
+                epoch: cutting.epoch,
+                next: cutting.next,
+            };
             self.tell(&message, fx);
             return;
         }
         if !cutting.sent || !self.members.iter().all(|m| m.cut.is_some()) {
             return;
         }
-        let Some(Cutting { epoch, next, unix_ns, .. }) = self.cutting.take() else { return };
+        let Some(Cutting {
+            epoch,
+            next,
+            unix_ns,
+            ..
+        }) = self.cutting.take()
+        else {
+            return;
+        };
         let group_wrote = self.members.iter().any(|m| m.cut == Some(true));
         let base = self.base;
         self.open = next;
@@ -232,9 +274,21 @@ impl PrimaryGroup {
         if self.is_linked() {
             self.inflight.push_back((epoch, at.ns));
         }
-        self.tell(&ToVolume::Seal { epoch, group_wrote, base, cut_unix_ns: unix_ns }, fx);
+        self.tell(
+            &ToVolume::Seal {
+                epoch,
+                group_wrote,
+                base,
+                cut_unix_ns: unix_ns,
+            },
+            fx,
+        );
         for token in std::mem::take(&mut self.tokens) {
-            fx.push(GroupEffect::CutReply { token, epoch, cut_unix_ns: unix_ns });
+            fx.push(GroupEffect::CutReply {
+                token,
+                epoch,
+                cut_unix_ns: unix_ns,
+            });
         }
         if self.wanted {
             self.want_cut(at, fx);
@@ -242,10 +296,7 @@ impl PrimaryGroup {
     }
 
     fn want_cut(&mut self, at: &mut Now, fx: &mut Vec<GroupEffect>) {
-        if self.cutting.is_none()
-            && self.is_linked()
-            && self.inflight.len() < INFLIGHT_WANTED_MAX
-        {
+        if self.cutting.is_none() && self.is_linked() && self.inflight.len() < INFLIGHT_WANTED_MAX {
             self.start_cut(at, fx);
         } else {
             self.wanted = true;
@@ -286,7 +337,9 @@ impl PrimaryGroup {
                 self.advance_protection(at, fx);
             }
             ToGroup::SyncSent(epoch) => {
-                self.members[index].link = Link::Up { synced: Some(epoch) };
+                self.members[index].link = Link::Up {
+                    synced: Some(epoch),
+                };
                 self.want_cut(at, fx);
                 self.advance_protection(at, fx);
             }
@@ -301,13 +354,20 @@ impl PrimaryGroup {
                 }
             }
             ToGroup::Refused(code, text) => {
-                let sticky = if code.is_final() { "refused" } else { "not taken now" };
+                let sticky = if code.is_final() {
+                    "refused"
+                } else {
+                    "not taken now"
+                };
                 self.link_lost(at, index, format!("{sticky} by the backup: {text}"), fx);
             }
             ToGroup::LinkLost(reason) => self.link_lost(at, index, reason, fx),
             ToGroup::Failed(text) => {
                 self.tell(&ToVolume::Protect(Protection::Blocked), fx);
-                self.tell(&ToVolume::DropLink(format!("a primary volume failed: {text}")), fx);
+                self.tell(
+                    &ToVolume::DropLink(format!("a primary volume failed: {text}")),
+                    fx,
+                );
                 let reason = format!("volume {index}: {text}");
                 self.become_state(at, State::Failed, reason, fx);
             }
@@ -337,7 +397,10 @@ impl PrimaryGroup {
 
     /// Protected once every volume is linked and equal as of a committed epoch.
     fn advance_protection(&mut self, at: &mut Now, fx: &mut Vec<GroupEffect>) {
-        if matches!(self.standing.state, State::Failed | State::Protected | State::Degrading) {
+        if matches!(
+            self.standing.state,
+            State::Failed | State::Protected | State::Degrading
+        ) {
             return;
         }
         let mut all_up = true;
@@ -346,7 +409,9 @@ impl PrimaryGroup {
             match member.link {
                 Link::Down => all_up = false,
                 Link::Up { synced: None } => all_equal = false,
-                Link::Up { synced: Some(epoch) } => {
+                Link::Up {
+                    synced: Some(epoch),
+                } => {
                     all_equal &= epoch == Epoch::NONE || member.committed >= epoch;
                 }
             }

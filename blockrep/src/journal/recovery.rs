@@ -155,7 +155,10 @@ impl Row {
 /// The row that these facts match.
 #[must_use]
 pub fn decide(facts: Facts) -> &'static Row {
-    TABLE.iter().find(|row| row.matches(facts)).expect("a test walks all combinations")
+    TABLE
+        .iter()
+        .find(|row| row.matches(facts))
+        .expect("a test walks all combinations")
 }
 
 /// The facts of a scan, with what metadata says.
@@ -183,7 +186,11 @@ pub fn facts(
 /// Highest epoch whose records are all there, seal included.
 #[must_use]
 pub fn last_sealed(scan: &Scan) -> Epoch {
-    scan.epochs.iter().rev().find(|e| e.sealed).map_or(Epoch::NONE, |e| e.epoch)
+    scan.epochs
+        .iter()
+        .rev()
+        .find(|e| e.sealed)
+        .map_or(Epoch::NONE, |e| e.epoch)
 }
 
 #[cfg(test)]
@@ -202,7 +209,9 @@ mod tests {
                 seal_behind: bits & 8 != 0,
                 own: bits & 16 != 0,
             };
-            let rows: Vec<usize> = (0..TABLE.len()).filter(|i| TABLE[*i].matches(facts)).collect();
+            let rows: Vec<usize> = (0..TABLE.len())
+                .filter(|i| TABLE[*i].matches(facts))
+                .collect();
             assert_eq!(rows.len(), 1, "{facts:?} matches {rows:?}");
             hit[rows[0]] = true;
         }

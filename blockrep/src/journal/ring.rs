@@ -62,14 +62,27 @@ impl Ring {
     /// A ring whose next record begins segment `serial`; everything before is free.
     #[must_use]
     pub fn starting_at(geometry: Geometry, serial: u64) -> Self {
-        let head = Place { serial, offset: SEGMENT_HEADER_BYTES as u64 };
-        Self { geometry, keep_from: serial, head, open: false }
+        let head = Place {
+            serial,
+            offset: SEGMENT_HEADER_BYTES as u64,
+        };
+        Self {
+            geometry,
+            keep_from: serial,
+            head,
+            open: false,
+        }
     }
 
     /// A ring with records between `keep_from` and `head`.
     #[must_use]
     pub fn recovered(geometry: Geometry, keep_from: u64, head: Place) -> Self {
-        Self { geometry, keep_from, head, open: true }
+        Self {
+            geometry,
+            keep_from,
+            head,
+            open: true,
+        }
     }
 
     /// Size and number of segments.
@@ -86,11 +99,17 @@ impl Ring {
 
     /// Takes the place of a record of that size; `None` when the ring is full.
     pub fn take(&mut self, total_bytes: u64) -> Option<Slot> {
-        assert!(total_bytes <= RECORD_BYTES_MAX, "records are bounded before they get here");
+        assert!(
+            total_bytes <= RECORD_BYTES_MAX,
+            "records are bounded before they get here"
+        );
         if self.open && self.head.offset + total_bytes > self.geometry.segment_bytes {
             self.next_segment()?;
         }
-        let slot = Slot { place: self.head, new_segment: !self.open };
+        let slot = Slot {
+            place: self.head,
+            new_segment: !self.open,
+        };
         self.open = true;
         self.head.offset += total_bytes;
         Some(slot)
@@ -102,7 +121,10 @@ impl Ring {
         if serial >= self.keep_from + u64::from(self.geometry.segment_count) {
             return None;
         }
-        self.head = Place { serial, offset: SEGMENT_HEADER_BYTES as u64 };
+        self.head = Place {
+            serial,
+            offset: SEGMENT_HEADER_BYTES as u64,
+        };
         self.open = false;
         Some(serial)
     }
@@ -145,7 +167,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const GEOMETRY: Geometry = Geometry { segment_bytes: 4 << 20, segment_count: 4 };
+    const GEOMETRY: Geometry = Geometry {
+        segment_bytes: 4 << 20,
+        segment_count: 4,
+    };
 
     proptest! {
         /// A record that was granted a place must find one, never on top of one that is kept, and

@@ -146,7 +146,10 @@ impl Scanner<'_> {
                 Err(error) => error,
             };
             // It may not have fitted: then the chain goes on in the next segment.
-            let next = Place { serial: here.serial + 1, offset: SEGMENT_HEADER_BYTES as u64 };
+            let next = Place {
+                serial: here.serial + 1,
+                offset: SEGMENT_HEADER_BYTES as u64,
+            };
             let continues = self.segment_header(next.serial)?.is_some_and(|header| {
                 header.first_record_seq == self.expect.record_seq
                     && header.first_prev_crc == self.expect.prev_crc
@@ -168,7 +171,10 @@ impl Scanner<'_> {
     fn end_at(&mut self, place: Place, error: RecordError) {
         self.scan.end_place = place;
         self.scan.end_error = error;
-        self.scan.expect = Expect { place, ..self.expect };
+        self.scan.expect = Expect {
+            place,
+            ..self.expect
+        };
     }
 
     /// The header of the segment that has this serial now, if it has it.
@@ -218,7 +224,10 @@ impl Scanner<'_> {
         if header.flags & !FLAG_CHAIN_START != 0 || header.kind == RecordKind::Resync {
             return Ok(Err(RecordError::Field("kind")));
         }
-        self.expect.place = Place { offset: place.offset + total, ..place };
+        self.expect.place = Place {
+            offset: place.offset + total,
+            ..place
+        };
         self.expect.record_seq += 1;
         self.expect.prev_crc = crc;
         self.scan.records += 1;
@@ -241,9 +250,16 @@ impl Scanner<'_> {
             }
             return;
         }
-        let open = self.scan.epochs.last().is_some_and(|e| !e.sealed && e.epoch == header.epoch);
+        let open = self
+            .scan
+            .epochs
+            .last()
+            .is_some_and(|e| !e.sealed && e.epoch == header.epoch);
         if !open {
-            self.scan.epochs.push(ScannedEpoch { epoch: header.epoch, ..Default::default() });
+            self.scan.epochs.push(ScannedEpoch {
+                epoch: header.epoch,
+                ..Default::default()
+            });
         }
         let epoch = self.scan.epochs.last_mut().expect("there is one now");
         extents_of(header, place, &mut epoch.extents);
@@ -260,9 +276,14 @@ impl Scanner<'_> {
         let expected_seq = self.expect.record_seq;
         self.look_for_traces(end, expected_seq)?;
         for index in 0..self.geometry.segment_count {
-            let base = Place { serial: u64::from(index), offset: 0 };
+            let base = Place {
+                serial: u64::from(index),
+                offset: 0,
+            };
             self.read(base, SEGMENT_HEADER_BYTES)?;
-            let Ok(segment) = SegmentHeader::decode(&self.record) else { continue };
+            let Ok(segment) = SegmentHeader::decode(&self.record) else {
+                continue;
+            };
             if segment.volume != self.expect.volume
                 || self.geometry.file_of(segment.serial) != index
             {
@@ -271,7 +292,13 @@ impl Scanner<'_> {
             self.scan.serial_max = self.scan.serial_max.max(segment.serial);
             if segment.serial > end.serial {
                 let first = SEGMENT_HEADER_BYTES as u64;
-                self.look_through(Place { serial: segment.serial, offset: first }, expected_seq)?;
+                self.look_through(
+                    Place {
+                        serial: segment.serial,
+                        offset: first,
+                    },
+                    expected_seq,
+                )?;
             }
         }
         self.scan.serial_max = self.scan.serial_max.max(end.serial);
@@ -292,7 +319,11 @@ impl Scanner<'_> {
         self.read(end, HEADER_BYTES)?;
         let bytes = &self.record;
         let word = |at: usize| {
-            u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes of a header"))
+            u64::from_le_bytes(
+                bytes[at..at + 8]
+                    .try_into()
+                    .expect("eight bytes of a header"),
+            )
         };
         let next_of_chain = bytes[..8] == RECORD_MAGIC
             && word(40) == expected_seq
@@ -333,9 +364,10 @@ impl Scanner<'_> {
 pub fn extents_of(header: &Header, place: Place, extents: &mut Vec<Extent>) {
     for (descriptor, offset) in header.descriptors.iter().zip(header.payload_offsets()) {
         let source = match descriptor.kind {
-            DescriptorKind::Data => {
-                Source::Journal(Place { offset: place.offset + offset, ..place })
-            }
+            DescriptorKind::Data => Source::Journal(Place {
+                offset: place.offset + offset,
+                ..place
+            }),
             DescriptorKind::Zero => Source::Zero { discard: false },
             DescriptorKind::Discard => Source::Zero { discard: true },
         };

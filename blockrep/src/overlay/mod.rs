@@ -22,9 +22,10 @@ pub enum Source {
 impl Source {
     fn advanced(self, bytes: u64) -> Self {
         match self {
-            Self::Journal(place) => {
-                Self::Journal(Place { offset: place.offset + bytes, ..place })
-            }
+            Self::Journal(place) => Self::Journal(Place {
+                offset: place.offset + bytes,
+                ..place
+            }),
             zero @ Self::Zero { .. } => zero,
         }
     }
@@ -102,7 +103,8 @@ impl Overlay {
         if let Some((_, &left)) = self.extents.range(..start).next_back()
             && left.end() > start
         {
-            self.extents.insert(left.offset, left.clip(left.offset, start));
+            self.extents
+                .insert(left.offset, left.clip(left.offset, start));
             if left.end() > end {
                 self.extents.insert(end, left.clip(end, left.end()));
             }
@@ -124,7 +126,11 @@ impl Overlay {
         for extent in overlapping.chain(self.extents.range(offset..end).map(|(_, e)| e)) {
             let part = extent.clip(at, end);
             if part.offset > at {
-                pieces.push(Piece { offset: at, length: part.offset - at, source: None });
+                pieces.push(Piece {
+                    offset: at,
+                    length: part.offset - at,
+                    source: None,
+                });
             }
             pieces.push(Piece {
                 offset: part.offset,
@@ -134,13 +140,20 @@ impl Overlay {
             at = part.end();
         }
         if at < end {
-            pieces.push(Piece { offset: at, length: end - at, source: None });
+            pieces.push(Piece {
+                offset: at,
+                length: end - at,
+                source: None,
+            });
         }
     }
 
     /// The first extents at or behind `from` whose epoch is at most `limit`, by offset.
     pub fn iter_from(&self, from: u64, limit: Epoch) -> impl Iterator<Item = &Extent> {
-        self.extents.range(from..).map(|(_, e)| e).filter(move |e| e.epoch <= limit)
+        self.extents
+            .range(from..)
+            .map(|(_, e)| e)
+            .filter(move |e| e.epoch <= limit)
     }
 
     /// Forgets an extent whose contents are in the synced image, where it was not overwritten.
@@ -179,7 +192,10 @@ mod tests {
         Extent {
             offset: start * 512,
             length: units * 512,
-            source: Source::Journal(Place { serial, offset: 4096 }),
+            source: Source::Journal(Place {
+                serial,
+                offset: 4096,
+            }),
             epoch: Epoch(serial),
         }
     }
@@ -245,7 +261,10 @@ mod tests {
         overlay.insert(extent(0, 2, 1));
         overlay.insert(extent(4, 2, 2));
         overlay.insert(extent(8, 2, 3));
-        let seen: Vec<u64> = overlay.iter_from(512, Epoch(2)).map(|e| e.epoch.0).collect();
+        let seen: Vec<u64> = overlay
+            .iter_from(512, Epoch(2))
+            .map(|e| e.epoch.0)
+            .collect();
         assert_eq!(seen, [2]);
     }
 }

@@ -57,7 +57,9 @@ impl<M: Memory> BackupVolume<M> {
         fx: &mut Vec<Effect<M>>,
     ) -> Option<u64> {
         let target = Target::Segment(self.settings.geometry.file_of(place.serial));
-        let Target::Segment(file) = target else { unreachable!("just made") };
+        let Target::Segment(file) = target else {
+            unreachable!("just made")
+        };
         if new_segment {
             let mut bytes = mem.alloc(SEGMENT_HEADER_BYTES)?;
             let segment = SegmentHeader {
@@ -82,7 +84,10 @@ impl<M: Memory> BackupVolume<M> {
             volume: header.volume,
             session: header.session,
             lineage: header.lineage,
-            place: Place { offset: place.offset + header.total_bytes(), ..place },
+            place: Place {
+                offset: place.offset + header.total_bytes(),
+                ..place
+            },
             record_seq: header.record_seq + 1,
             prev_crc: crc,
         });
@@ -99,7 +104,15 @@ impl<M: Memory> BackupVolume<M> {
         self.appends.last += 1;
         let number = self.appends.last;
         self.appends.window.push_back((number, false));
-        self.io(Io::Append(number), Op::Write { target, offset, bufs }, fx);
+        self.io(
+            Io::Append(number),
+            Op::Write {
+                target,
+                offset,
+                bufs,
+            },
+            fx,
+        );
         number
     }
 
@@ -129,7 +142,13 @@ impl<M: Memory> BackupVolume<M> {
         self.appends.syncing = Some((covers, files.len()));
         self.counters.syncs += 1;
         for file in &files {
-            self.io(Io::JournalSync, Op::Sync { target: Target::Segment(*file) }, fx);
+            self.io(
+                Io::JournalSync,
+                Op::Sync {
+                    target: Target::Segment(*file),
+                },
+                fx,
+            );
         }
         // Appends in flight beyond `covers` make their file dirty again.
         for (number, _) in &self.appends.window {
@@ -145,9 +164,16 @@ impl<M: Memory> BackupVolume<M> {
 
     /// The first append that somebody wants synced and that is not.
     fn first_wanted(&self) -> Option<u64> {
-        let seals = self.pending.iter().filter(|p| p.sealed && !p.durable).map(|p| p.last_append);
+        let seals = self
+            .pending
+            .iter()
+            .filter(|p| p.sealed && !p.durable)
+            .map(|p| p.last_append);
         let synced = self.appends.synced;
-        seals.chain(self.appends.wanted.front().copied()).filter(|append| *append > synced).min()
+        seals
+            .chain(self.appends.wanted.front().copied())
+            .filter(|append| *append > synced)
+            .min()
     }
 
     pub(super) fn journal_synced(&mut self, fx: &mut Vec<Effect<M>>) {
@@ -161,7 +187,12 @@ impl<M: Memory> BackupVolume<M> {
     fn finish_journal_sync(&mut self, covers: u64, fx: &mut Vec<Effect<M>>) {
         self.appends.syncing = None;
         self.appends.synced = covers;
-        while self.appends.wanted.front().is_some_and(|append| *append <= covers) {
+        while self
+            .appends
+            .wanted
+            .front()
+            .is_some_and(|append| *append <= covers)
+        {
             self.appends.wanted.pop_front();
         }
         while let Some((number, committed)) = self.appends.marks.front().copied() {

@@ -38,7 +38,11 @@ pub(super) struct MetaState {
 
 impl MetaState {
     pub(super) fn new(now: VolumeMeta) -> Self {
-        Self { now, wanted: Vec::new(), running: None }
+        Self {
+            now,
+            wanted: Vec::new(),
+            running: None,
+        }
     }
 
     /// Writes the metadata as it is at that time, then goes on.
@@ -48,7 +52,10 @@ impl MetaState {
 
     /// The same is under way already.
     pub(super) fn has(&self, is: impl Fn(&Then) -> bool) -> bool {
-        self.wanted.iter().chain(self.running.iter().flatten()).any(is)
+        self.wanted
+            .iter()
+            .chain(self.running.iter().flatten())
+            .any(is)
     }
 
     /// Nothing is wanted or in flight.
@@ -64,14 +71,18 @@ impl<M: Memory> BackupVolume<M> {
             .iter()
             .rev()
             .find(|c| c.journaled)
-            .map_or(self.meta.now.committed, |c| c.epoch.max(self.meta.now.committed))
+            .map_or(self.meta.now.committed, |c| {
+                c.epoch.max(self.meta.now.committed)
+            })
     }
 
     pub(super) fn advance_meta(&mut self, mem: &mut M, fx: &mut Vec<Effect<M>>) {
         if self.meta.running.is_some() || self.meta.wanted.is_empty() {
             return;
         }
-        let Some(mut bytes) = mem.alloc(SLOT_BYTES) else { return };
+        let Some(mut bytes) = mem.alloc(SLOT_BYTES) else {
+            return;
+        };
         self.meta.running = Some(std::mem::take(&mut self.meta.wanted));
         let committed = self.journaled_committed();
         let meta = &mut self.meta.now;
@@ -81,11 +92,25 @@ impl<M: Memory> BackupVolume<M> {
         meta.encode(bytes.as_mut());
         let offset = slot_offset(meta.generation);
         let bufs = vec![mem.freeze(bytes)];
-        self.io(Io::MetaWrite, Op::Write { target: Target::VolumeMeta, offset, bufs }, fx);
+        self.io(
+            Io::MetaWrite,
+            Op::Write {
+                target: Target::VolumeMeta,
+                offset,
+                bufs,
+            },
+            fx,
+        );
     }
 
     pub(super) fn meta_written(&mut self, fx: &mut Vec<Effect<M>>) {
-        self.io(Io::MetaSync, Op::Sync { target: Target::VolumeMeta }, fx);
+        self.io(
+            Io::MetaSync,
+            Op::Sync {
+                target: Target::VolumeMeta,
+            },
+            fx,
+        );
     }
 
     pub(super) fn meta_synced(&mut self, fx: &mut Vec<Effect<M>>) {
@@ -103,7 +128,9 @@ impl<M: Memory> BackupVolume<M> {
                 Then::Compare => self.session.comparing(),
                 Then::Consistent => {
                     self.session.consistent();
-                    fx.push(Effect::Group(ToGroup::Consistent(self.meta.now.consistent_from)));
+                    fx.push(Effect::Group(ToGroup::Consistent(
+                        self.meta.now.consistent_from,
+                    )));
                     self.mark_durable(fx);
                 }
                 Then::Serve => {
@@ -159,8 +186,16 @@ impl<M: Memory> BackupVolume<M> {
     /// Segments behind the tail that no read uses any more.
     pub(super) fn free_segments(&mut self) {
         let pinned = self.pins.keys().next().copied().unwrap_or(u64::MAX);
-        let serial = self.meta.now.tail.serial.min(pinned).min(self.ring.head().serial);
-        let known = self.meta.has(|t| matches!(t, Then::Free(s) if *s >= serial));
+        let serial = self
+            .meta
+            .now
+            .tail
+            .serial
+            .min(pinned)
+            .min(self.ring.head().serial);
+        let known = self
+            .meta
+            .has(|t| matches!(t, Then::Free(s) if *s >= serial));
         if serial > self.ring.keep_from() && !known {
             self.meta.write(Then::Free(serial));
         }

@@ -286,14 +286,20 @@ impl<M: Memory> BackupVolume<M> {
     /// When an epoch that is durable here was cut, in nanoseconds since 1970.
     #[must_use]
     pub fn cut_unix_ns(&self, epoch: Epoch) -> u64 {
-        self.cut_unix_ns.range(..=epoch).next_back().map_or(0, |(_, ns)| *ns)
+        self.cut_unix_ns
+            .range(..=epoch)
+            .next_back()
+            .map_or(0, |(_, ns)| *ns)
     }
 
     /// Journal bytes in use and in all.
     #[must_use]
     pub fn journal_bytes(&self) -> (u64, u64) {
         let geometry = self.settings.geometry;
-        (self.ring.used_bytes(), geometry.segment_bytes * u64::from(geometry.segment_count))
+        (
+            self.ring.used_bytes(),
+            geometry.segment_bytes * u64::from(geometry.segment_count),
+        )
     }
 
     /// Bytes received or written that are not in the image yet, by their place in the journal.
@@ -305,8 +311,7 @@ impl<M: Memory> BackupVolume<M> {
         let tail = self.meta.now.tail;
         let head = self.ring.head();
         let segments = head.serial.saturating_sub(tail.serial);
-        (segments * self.settings.geometry.segment_bytes + head.offset)
-            .saturating_sub(tail.offset)
+        (segments * self.settings.geometry.segment_bytes + head.offset).saturating_sub(tail.offset)
     }
 
     /// Extents in memory.
@@ -342,10 +347,14 @@ impl<M: Memory> BackupVolume<M> {
     /// When [`BackupVolume::tick`] wants to be called at the latest.
     #[must_use]
     pub fn next_tick(&self) -> Option<Nanos> {
-        [self.apply.next_tick(), self.session.next_tick(), self.serve.next_tick(self.mode)]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            self.apply.next_tick(),
+            self.session.next_tick(),
+            self.serve.next_tick(self.mode),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Time has passed.
@@ -361,7 +370,11 @@ impl<M: Memory> BackupVolume<M> {
             return;
         }
         match message {
-            ToVolume::Accept { lineage, epoch, sync } => self.accept(lineage, epoch, sync),
+            ToVolume::Accept {
+                lineage,
+                epoch,
+                sync,
+            } => self.accept(lineage, epoch, sync),
             ToVolume::Refuse(code, text) => self.refuse(code, text, fx),
             ToVolume::DropLink(text) => self.drop_session(text, fx),
             ToVolume::Commit(epoch) => self.commit(epoch, fx),
@@ -386,7 +399,9 @@ impl<M: Memory> BackupVolume<M> {
             Io::MetaWrite => self.meta_written(fx),
             Io::MetaSync => self.meta_synced(fx),
             Io::ApplyRead { run, part } => {
-                let buf = done.buf.expect("a read that succeeded gives its buffer back");
+                let buf = done
+                    .buf
+                    .expect("a read that succeeded gives its buffer back");
                 let buf = mem.freeze(buf);
                 self.apply.read_done(run, part, buf, &mut self.wants);
             }
@@ -411,7 +426,8 @@ impl<M: Memory> BackupVolume<M> {
         self.start_journal_sync(fx);
         self.advance_commit_fact();
         let limit = self.commit_durable;
-        self.apply.step(now, mem, &self.overlay, limit, &mut self.wants);
+        self.apply
+            .step(now, mem, &self.overlay, limit, &mut self.wants);
         self.issue_wants(fx);
         self.advance_meta(mem, fx);
     }
@@ -419,18 +435,36 @@ impl<M: Memory> BackupVolume<M> {
     fn issue_wants(&mut self, fx: &mut Vec<Effect<M>>) {
         for want in std::mem::take(&mut self.wants) {
             let (io, op) = match want {
-                Want::Read { run, part, extent, buf } => {
+                Want::Read {
+                    run,
+                    part,
+                    extent,
+                    buf,
+                } => {
                     let Source::Journal(place) = extent.source else {
                         unreachable!("only journal extents are read")
                     };
                     let target = Target::Segment(self.settings.geometry.file_of(place.serial));
-                    let op = Op::Read { target, offset: place.offset, buf };
+                    let op = Op::Read {
+                        target,
+                        offset: place.offset,
+                        buf,
+                    };
                     (Io::ApplyRead { run, part }, op)
                 }
-                Want::Write { run, offset, bufs } => {
-                    (Io::ApplyRun(run), Op::Write { target: Target::Image, offset, bufs })
-                }
-                Want::Zero { run, extent: Extent { offset, length, .. }, discard } => {
+                Want::Write { run, offset, bufs } => (
+                    Io::ApplyRun(run),
+                    Op::Write {
+                        target: Target::Image,
+                        offset,
+                        bufs,
+                    },
+                ),
+                Want::Zero {
+                    run,
+                    extent: Extent { offset, length, .. },
+                    discard,
+                } => {
                     let op = if discard {
                         Op::Discard { offset, length }
                     } else {
@@ -438,7 +472,12 @@ impl<M: Memory> BackupVolume<M> {
                     };
                     (Io::ApplyRun(run), op)
                 }
-                Want::Sync => (Io::ApplySync, Op::Sync { target: Target::Image }),
+                Want::Sync => (
+                    Io::ApplySync,
+                    Op::Sync {
+                        target: Target::Image,
+                    },
+                ),
             };
             self.io(io, op, fx);
         }
@@ -494,7 +533,9 @@ impl<M: Memory> BackupVolume<M> {
             _ if self.failed.is_some() => {
                 self.reply(id, Err(IoError { errno: libc::EIO }), None, fx);
             }
-            write if matches!(self.mode, Mode::Serving | Mode::Drained) => self.serve.queue.push_back((id, write)),
+            write if matches!(self.mode, Mode::Serving | Mode::Drained) => {
+                self.serve.queue.push_back((id, write))
+            }
             _ => self.reply(id, Err(IoError { errno: libc::EPERM }), None, fx),
         }
         self.advance(now, mem, fx);
@@ -502,7 +543,11 @@ impl<M: Memory> BackupVolume<M> {
 
     /// The group commits everything up to `epoch`: its writes are the volume from now on.
     fn commit(&mut self, epoch: Epoch, fx: &mut Vec<Effect<M>>) {
-        while self.pending.front().is_some_and(|p| p.epoch <= epoch && p.durable) {
+        while self
+            .pending
+            .front()
+            .is_some_and(|p| p.epoch <= epoch && p.durable)
+        {
             let pending = self.pending.pop_front().expect("looked at just now");
             for extent in pending.extents {
                 self.overlay.insert(extent);

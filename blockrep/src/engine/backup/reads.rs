@@ -54,7 +54,8 @@ impl<M: Memory> BackupVolume<M> {
         fx: &mut Vec<Effect<M>>,
     ) -> Result<(), M::BufMut> {
         let mut pieces = Vec::new();
-        self.overlay.lookup(offset, buf.as_ref().len() as u64, &mut pieces);
+        self.overlay
+            .lookup(offset, buf.as_ref().len() as u64, &mut pieces);
         let mut parts = Vec::with_capacity(pieces.len());
         for piece in &pieces {
             parts.push(match piece.source {
@@ -86,12 +87,20 @@ impl<M: Memory> BackupVolume<M> {
             };
             *self.pins.entry(place.serial).or_default() += 1;
             let target = Target::Segment(self.settings.geometry.file_of(place.serial));
-            let op = Op::Read { target, offset: place.offset, buf };
+            let op = Op::Read {
+                target,
+                offset: place.offset,
+                buf,
+            };
             self.io(Io::Guest { read, part }, op, fx);
         }
         self.reads[read].parts = parts;
         if from_image {
-            let op = Op::Read { target: Target::Image, offset, buf };
+            let op = Op::Read {
+                target: Target::Image,
+                offset,
+                buf,
+            };
             self.io(Io::Guest { read, part: WHOLE }, op, fx);
         } else {
             self.reads[read].buf = Some(buf);
@@ -129,7 +138,10 @@ impl<M: Memory> BackupVolume<M> {
     }
 
     fn unpin(&mut self, serial: u64) {
-        let count = self.pins.get_mut(&serial).expect("pinned when the read began");
+        let count = self
+            .pins
+            .get_mut(&serial)
+            .expect("pinned when the read began");
         *count -= 1;
         if *count == 0 {
             self.pins.remove(&serial);

@@ -60,7 +60,9 @@ pub fn own_session(lineage: LineageId) -> SessionId {
 
 impl<M: Memory> Serve<M> {
     pub(super) fn new(mem: &mut M) -> Self {
-        let padding = mem.alloc(HEADER_BYTES).expect("an engine begins with free memory");
+        let padding = mem
+            .alloc(HEADER_BYTES)
+            .expect("an engine begins with free memory");
         Self {
             queue: VecDeque::new(),
             own: VecDeque::new(),
@@ -84,7 +86,10 @@ impl<M: Memory> Serve<M> {
 
     pub(super) fn take_all_requests(&mut self) -> Vec<RequestId> {
         let queued = self.queue.drain(..).map(|(id, _)| id);
-        let own = self.own.drain(..).flat_map(|own| own.replies.into_iter().map(|(id, _)| id));
+        let own = self
+            .own
+            .drain(..)
+            .flat_map(|own| own.replies.into_iter().map(|(id, _)| id));
         queued.chain(own).collect()
     }
 }
@@ -114,7 +119,10 @@ impl<M: Memory> BackupVolume<M> {
         let mut none = Vec::new();
         self.commit(epoch, &mut none);
         debug_assert!(none.is_empty(), "no session is left to tell");
-        let serial = self.ring.next_segment().expect("a segment is kept for this");
+        let serial = self
+            .ring
+            .next_segment()
+            .expect("a segment is kept for this");
         self.serve.epoch = epoch.next();
         self.serve.sealed = epoch;
         self.serve.lineage = lineage;
@@ -200,7 +208,10 @@ impl<M: Memory> BackupVolume<M> {
         if empty && !self.meta.has(|t| *t == Then::Drained) {
             let serial = self.ring.head().serial + 1;
             let meta = &mut self.meta.now;
-            meta.tail = Place { serial, offset: SEGMENT_HEADER_BYTES as u64 };
+            meta.tail = Place {
+                serial,
+                offset: SEGMENT_HEADER_BYTES as u64,
+            };
             meta.tail_record_seq = 1;
             meta.tail_prev_crc = 0;
             meta.tail_session = own_session(self.serve.lineage);
@@ -222,7 +233,9 @@ impl<M: Memory> BackupVolume<M> {
     ) -> bool {
         let room = self.ring.free_bytes() >= RECORD_BYTES_MAX
             && self.overlay.len() < self.settings.extents_max;
-        let Some(spare) = mem.alloc(SEGMENT_HEADER_BYTES + HEADER_BYTES) else { return false };
+        let Some(spare) = mem.alloc(SEGMENT_HEADER_BYTES + HEADER_BYTES) else {
+            return false;
+        };
         drop(spare);
         if !room {
             return false;
@@ -236,7 +249,11 @@ impl<M: Memory> BackupVolume<M> {
         let first = self.serve.record_seq == 0;
         let identity = self.identity.expect("a promoted volume has an identity");
         let template = Header {
-            kind: if seal { RecordKind::Seal } else { RecordKind::Writes },
+            kind: if seal {
+                RecordKind::Seal
+            } else {
+                RecordKind::Writes
+            },
             flags: if first { FLAG_CHAIN_START } else { 0 },
             prev_crc: self.serve.prev_crc,
             volume_index: identity.volume_index,
@@ -263,7 +280,9 @@ impl<M: Memory> BackupVolume<M> {
             .builder
             .finish(mem, &self.serve.padding, Some(slot.place), &template)
             .expect("memory was there just now");
-        let Outgoing::Record(bufs) = outgoing else { unreachable!("a builder makes records") };
+        let Outgoing::Record(bufs) = outgoing else {
+            unreachable!("a builder makes records")
+        };
         let number = self
             .append(mem, &header, crc, slot.place, slot.new_segment, bufs, fx)
             .expect("memory was there just now");
@@ -292,7 +311,14 @@ impl<M: Memory> BackupVolume<M> {
         self.counters.writes += extents.len() as u64;
         let sealed = (header.kind == RecordKind::Seal).then_some(header.epoch);
         let end = self.expect.expect("a record was just appended");
-        self.serve.own.push_back(Own { number, extents, replies, sealed, end, written: false });
+        self.serve.own.push_back(Own {
+            number,
+            extents,
+            replies,
+            sealed,
+            end,
+            written: false,
+        });
         if !self.serve.unsealed {
             self.serve.sealed_at = now;
         }
@@ -322,12 +348,22 @@ impl<M: Memory> BackupVolume<M> {
             let fua = match request {
                 Request::Write { offset, buf, fua } => {
                     let kind = DescriptorKind::Data;
-                    self.serve.builder.push(now, 0, kind, offset, payload, Some(buf));
+                    self.serve
+                        .builder
+                        .push(now, 0, kind, offset, payload, Some(buf));
                     fua
                 }
-                Request::Zero { offset, length, discard, fua } => {
-                    let kind =
-                        if discard { DescriptorKind::Discard } else { DescriptorKind::Zero };
+                Request::Zero {
+                    offset,
+                    length,
+                    discard,
+                    fua,
+                } => {
+                    let kind = if discard {
+                        DescriptorKind::Discard
+                    } else {
+                        DescriptorKind::Zero
+                    };
                     self.serve.builder.push(now, 0, kind, offset, length, None);
                     fua
                 }
@@ -352,7 +388,11 @@ impl<M: Memory> BackupVolume<M> {
                 for extent in &own.extents {
                     self.overlay.insert(*extent);
                 }
-                answered.extend(own.replies.extract_if(.., |(_, fua)| !*fua).map(|(id, _)| id));
+                answered.extend(
+                    own.replies
+                        .extract_if(.., |(_, fua)| !*fua)
+                        .map(|(id, _)| id),
+                );
             }
         }
         for id in answered {
@@ -363,13 +403,22 @@ impl<M: Memory> BackupVolume<M> {
     /// Own records are on stable storage.
     pub(super) fn own_synced(&mut self, fx: &mut Vec<Effect<M>>) {
         let synced = self.appends.synced;
-        while self.serve.own.front().is_some_and(|own| own.number <= synced) {
+        while self
+            .serve
+            .own
+            .front()
+            .is_some_and(|own| own.number <= synced)
+        {
             let own = self.serve.own.pop_front().expect("looked at just now");
             for (id, _) in own.replies {
                 self.reply(id, Ok(()), None, fx);
             }
             if let Some(epoch) = own.sealed {
-                self.queue_committed(Committed { epoch, journaled: true, end: own.end });
+                self.queue_committed(Committed {
+                    epoch,
+                    journaled: true,
+                    end: own.end,
+                });
                 self.serve.flushed = epoch;
                 self.durable = epoch;
                 self.committed = epoch;

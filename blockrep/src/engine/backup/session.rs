@@ -91,7 +91,11 @@ impl<M: Memory> Session<M> {
     pub(super) fn next_tick(&self) -> Option<Nanos> {
         self.hello.as_ref()?;
         let silence = self.heard + SESSION_SILENCE_NS_MAX;
-        Some(if self.up { silence } else { silence.min(self.pinged + PING_NS) })
+        Some(if self.up {
+            silence
+        } else {
+            silence.min(self.pinged + PING_NS)
+        })
     }
 
     /// Seals must not be reported: the image is not known to be an epoch yet.
@@ -146,7 +150,11 @@ impl<M: Memory> BackupVolume<M> {
         match refusal {
             Some((code, text)) => self.refuse(code, text, fx),
             None if self.failed.is_some() => {
-                self.refuse(RefuseCode::Store, "the backup's store failed".to_owned(), fx);
+                self.refuse(
+                    RefuseCode::Store,
+                    "the backup's store failed".to_owned(),
+                    fx,
+                );
             }
             None => {
                 debug_assert_eq!(session, hello.session);
@@ -198,18 +206,32 @@ impl<M: Memory> BackupVolume<M> {
 
     /// The group takes the primary in: first everything in the journal goes to the image.
     pub(super) fn accept(&mut self, lineage: LineageId, epoch: Epoch, sync: bool) {
-        let Some(session) = self.session() else { return };
+        let Some(session) = self.session() else {
+            return;
+        };
         if !matches!(self.mode, Mode::Waiting) {
             return;
         }
         // What the group did not commit, nobody was told of.
         let committed = self.committed;
         self.pending.retain(|p| p.epoch <= committed);
-        self.mode = Mode::Draining { session, lineage, epoch, sync, writing: false };
+        self.mode = Mode::Draining {
+            session,
+            lineage,
+            epoch,
+            sync,
+            writing: false,
+        };
     }
 
     pub(super) fn advance_session(&mut self, now: Nanos, mem: &mut M, fx: &mut Vec<Effect<M>>) {
-        if let Mode::Draining { session, lineage, writing: false, .. } = self.mode {
+        if let Mode::Draining {
+            session,
+            lineage,
+            writing: false,
+            ..
+        } = self.mode
+        {
             self.prepare_session(session, lineage);
         }
         self.end_sync(fx);
@@ -252,7 +274,10 @@ impl<M: Memory> BackupVolume<M> {
         meta.group = hello.group;
         meta.volume = hello.volume;
         meta.volume_index = hello.volume_index;
-        meta.tail = Place { serial, offset: SEGMENT_HEADER_BYTES as u64 };
+        meta.tail = Place {
+            serial,
+            offset: SEGMENT_HEADER_BYTES as u64,
+        };
         meta.tail_record_seq = 1;
         meta.tail_prev_crc = 0;
         meta.tail_session = session;
@@ -274,7 +299,16 @@ impl<M: Memory> BackupVolume<M> {
     }
 
     pub(super) fn begin_session(&mut self, fx: &mut Vec<Effect<M>>) {
-        let Mode::Draining { session, epoch, sync, lineage, .. } = self.mode else { return };
+        let Mode::Draining {
+            session,
+            epoch,
+            sync,
+            lineage,
+            ..
+        } = self.mode
+        else {
+            return;
+        };
         self.ring = Ring::starting_at(self.settings.geometry, self.meta.now.tail.serial);
         self.expect = None;
         if self.session() != Some(session) {
@@ -306,7 +340,10 @@ impl<M: Memory> BackupVolume<M> {
     /// Charge the primary may have sent in this session, in bytes.
     fn credit(&self) -> u64 {
         let extents = self.settings.extents_max.saturating_sub(self.extents()) as u64;
-        let free = self.ring.free_bytes().min(extents * DESCRIPTOR_CHARGE_BYTES);
+        let free = self
+            .ring
+            .free_bytes()
+            .min(extents * DESCRIPTOR_CHARGE_BYTES);
         (self.session.charge_received + free).max(self.session.credit_told)
     }
 
@@ -316,7 +353,11 @@ impl<M: Memory> BackupVolume<M> {
             return;
         }
         let ours = |epoch: Epoch| {
-            if epoch >= self.session.first_epoch { epoch } else { Epoch::NONE }
+            if epoch >= self.session.first_epoch {
+                epoch
+            } else {
+                Epoch::NONE
+            }
         };
         let credit_bytes = self.credit();
         let frame = Frame::Ack {
@@ -387,7 +428,9 @@ impl<M: Memory> BackupVolume<M> {
     /// Ends the session and says why.
     pub(super) fn drop_session(&mut self, text: String, fx: &mut Vec<Effect<M>>) {
         if self.session.hello.is_some() {
-            fx.push(Effect::Send(Outgoing::Frame(Frame::Bye { text: text.clone() })));
+            fx.push(Effect::Send(Outgoing::Frame(Frame::Bye {
+                text: text.clone(),
+            })));
             self.link_lost(text, fx);
         }
     }
@@ -395,7 +438,11 @@ impl<M: Memory> BackupVolume<M> {
     fn end_session(&mut self) {
         let direct_in_flight = self.session.direct_in_flight;
         let checks = self.session.checks;
-        self.session = Session { direct_in_flight, checks, ..Session::default() };
+        self.session = Session {
+            direct_in_flight,
+            checks,
+            ..Session::default()
+        };
         // An epoch without its seal can never be whole.
         while self.pending.back().is_some_and(|p| !p.sealed) {
             self.pending.pop_back();
@@ -432,23 +479,33 @@ impl<M: Memory> BackupVolume<M> {
             Frame::SyncCheck { index, hash } => self.start_check(mem, index, hash, fx),
             Frame::SyncEnd { epoch } => {
                 if self.session.sync != Sync::Comparing {
-                    return Err(Stop::Violation("end of a sync that did not begin".to_owned()));
+                    return Err(Stop::Violation(
+                        "end of a sync that did not begin".to_owned(),
+                    ));
                 }
                 if epoch <= self.session.last_sealed {
-                    return Err(Stop::Violation(format!("end of a sync in old epoch {epoch}")));
+                    return Err(Stop::Violation(format!(
+                        "end of a sync in old epoch {epoch}"
+                    )));
                 }
                 self.session.sync = Sync::Ending(epoch, EndStep::Copies);
                 self.end_sync(fx);
                 Ok(())
             }
-            Frame::EmptySeal { epoch, cut_unix_ns, .. } => self.empty_seal(epoch, cut_unix_ns, fx),
-            _ => Err(Stop::Violation("a frame that only a backup sends".to_owned())),
+            Frame::EmptySeal {
+                epoch, cut_unix_ns, ..
+            } => self.empty_seal(epoch, cut_unix_ns, fx),
+            _ => Err(Stop::Violation(
+                "a frame that only a backup sends".to_owned(),
+            )),
         }
     }
 
     fn start_sync(&mut self, fx: &mut Vec<Effect<M>>) -> Result<(), Stop<M>> {
         if self.session.sync != Sync::None || self.expect.is_some() {
-            return Err(Stop::Violation("a sync in the middle of a session".to_owned()));
+            return Err(Stop::Violation(
+                "a sync in the middle of a session".to_owned(),
+            ));
         }
         self.session.sync = Sync::Marking;
         self.meta.now.inconsistent = true;
@@ -464,7 +521,9 @@ impl<M: Memory> BackupVolume<M> {
         hash: [u8; 32],
         fx: &mut Vec<Effect<M>>,
     ) -> Result<(), Stop<M>> {
-        let start = index.checked_mul(SYNC_CHUNK_BYTES).filter(|start| *start < self.size_bytes);
+        let start = index
+            .checked_mul(SYNC_CHUNK_BYTES)
+            .filter(|start| *start < self.size_bytes);
         let Some(start) = start.filter(|_| self.session.sync == Sync::Comparing) else {
             return Err(Stop::Violation(format!("a check of chunk {index}")));
         };
@@ -477,7 +536,11 @@ impl<M: Memory> BackupVolume<M> {
             return Err(later);
         };
         self.session.checks += 1;
-        let op = Op::Read { target: Target::Image, offset: start, buf };
+        let op = Op::Read {
+            target: Target::Image,
+            offset: start,
+            buf,
+        };
         self.io(Io::CheckRead { index, hash }, op, fx);
         Ok(())
     }
@@ -495,8 +558,13 @@ impl<M: Memory> BackupVolume<M> {
         }
         // What cannot be read is copied anew.
         let differs = done.result.is_err()
-            || done.buf.is_none_or(|buf| blake3::hash(buf.as_ref()).as_bytes() != hash);
-        fx.push(Effect::Send(Outgoing::Frame(Frame::SyncResult { index, differs })));
+            || done
+                .buf
+                .is_none_or(|buf| blake3::hash(buf.as_ref()).as_bytes() != hash);
+        fx.push(Effect::Send(Outgoing::Frame(Frame::SyncResult {
+            index,
+            differs,
+        })));
     }
 
     /// Goes through the steps at the end of a sync.
@@ -505,7 +573,13 @@ impl<M: Memory> BackupVolume<M> {
             && self.session.direct_in_flight == 0
         {
             self.session.sync = Sync::Ending(epoch, EndStep::ImageSync);
-            self.io(Io::DirectSync, Op::Sync { target: Target::Image }, fx);
+            self.io(
+                Io::DirectSync,
+                Op::Sync {
+                    target: Target::Image,
+                },
+                fx,
+            );
         }
     }
 
@@ -525,7 +599,9 @@ impl<M: Memory> BackupVolume<M> {
         fx: &mut Vec<Effect<M>>,
     ) -> Result<(), Stop<M>> {
         if epoch <= self.session.last_sealed || self.pending.back().is_some_and(|p| !p.sealed) {
-            return Err(Stop::Violation(format!("empty seal of epoch {epoch} out of turn")));
+            return Err(Stop::Violation(format!(
+                "empty seal of epoch {epoch} out of turn"
+            )));
         }
         self.session.last_sealed = epoch;
         let Some(end) = self.expect else {
@@ -561,7 +637,9 @@ impl<M: Memory> BackupVolume<M> {
         let (header, crc) =
             Header::decode(record.as_ref()).map_err(|error| violation(error.to_string()))?;
         if header.total_bytes() != record.as_ref().len() as u64 {
-            return Err(violation("a record of another length than it says".to_owned()));
+            return Err(violation(
+                "a record of another length than it says".to_owned(),
+            ));
         }
         self.check_record(&header).map_err(violation)?;
         header
@@ -575,7 +653,9 @@ impl<M: Memory> BackupVolume<M> {
         }
         let charge = header.charge_bytes();
         if self.session.charge_received + charge > self.session.credit_told {
-            return Err(violation("more than the window that was granted".to_owned()));
+            return Err(violation(
+                "more than the window that was granted".to_owned(),
+            ));
         }
         // A segment header may be needed, too: without memory for it nothing is taken.
         let Some(spare) = mem.alloc(SEGMENT_HEADER_BYTES) else {
@@ -595,7 +675,11 @@ impl<M: Memory> BackupVolume<M> {
     }
 
     fn check_record(&self, header: &Header) -> Result<(), String> {
-        let hello = self.session.hello.as_ref().expect("records come in a session");
+        let hello = self
+            .session
+            .hello
+            .as_ref()
+            .expect("records come in a session");
         if header.session != hello.session
             || header.group != hello.group
             || header.volume != hello.volume
@@ -611,7 +695,10 @@ impl<M: Memory> BackupVolume<M> {
         }
         let (seq, crc) = self.expect.map_or((1, 0), |e| (e.record_seq, e.prev_crc));
         if header.record_seq != seq || header.prev_crc != crc {
-            return Err(format!("record {} where {seq} was expected", header.record_seq));
+            return Err(format!(
+                "record {} where {seq} was expected",
+                header.record_seq
+            ));
         }
         if header.kind == RecordKind::Resync {
             return Err("a journalled resync, which this version does not know".to_owned());
@@ -625,13 +712,7 @@ impl<M: Memory> BackupVolume<M> {
         Ok(())
     }
 
-    fn note_record(
-        &mut self,
-        header: &Header,
-        place: Place,
-        number: u64,
-        fx: &mut Vec<Effect<M>>,
-    ) {
+    fn note_record(&mut self, header: &Header, place: Place, number: u64, fx: &mut Vec<Effect<M>>) {
         let end = self.expect.expect("a record was just appended");
         if header.kind == RecordKind::Commit {
             self.appends.want_sync(number);
@@ -680,7 +761,11 @@ impl<M: Memory> BackupVolume<M> {
             let at = usize::try_from(at).expect("inside a record");
             let bufs = vec![mem.slice(&record, at, descriptor.length_bytes as usize)];
             self.session.direct_in_flight += 1;
-            let op = Op::Write { target: Target::Image, offset: descriptor.offset_bytes, bufs };
+            let op = Op::Write {
+                target: Target::Image,
+                offset: descriptor.offset_bytes,
+                bufs,
+            };
             self.io(Io::Direct, op, fx);
         }
         Ok(())

@@ -37,9 +37,19 @@ struct Seal {
 /// Something that goes out in order; a record needs memory and window space when its turn comes.
 enum Job<M: Memory> {
     Frame(Frame),
-    Record { builder: Builder<M>, epoch: Epoch, seal: Option<Seal> },
-    Commit { epoch: Epoch },
-    Direct { offset: u64, data: M::Buf, epoch: Epoch },
+    Record {
+        builder: Builder<M>,
+        epoch: Epoch,
+        seal: Option<Seal>,
+    },
+    Commit {
+        epoch: Epoch,
+    },
+    Direct {
+        offset: u64,
+        data: M::Buf,
+        epoch: Epoch,
+    },
 }
 
 /// The chain of records of a session.
@@ -75,7 +85,9 @@ pub(super) struct Chain<M: Memory> {
 
 impl<M: Memory> Chain<M> {
     pub(super) fn new(mem: &mut M) -> Self {
-        let padding = mem.alloc(HEADER_BYTES).expect("an engine begins with free memory");
+        let padding = mem
+            .alloc(HEADER_BYTES)
+            .expect("an engine begins with free memory");
         Self {
             open: Builder::default(),
             open_writes: 0,
@@ -144,11 +156,14 @@ impl<M: Memory> Chain<M> {
     }
 
     pub(super) fn credit_left(&self) -> u64 {
-        self.credit_total.saturating_sub(self.charge_sent + self.charge_queued)
+        self.credit_total
+            .saturating_sub(self.charge_sent + self.charge_queued)
     }
 
     pub(super) fn due_at(&self) -> Option<Nanos> {
-        let ping = self.live.then(|| (self.pinged + PING_NS).min(self.heard + LINK_SILENCE_NS_MAX));
+        let ping = self
+            .live
+            .then(|| (self.pinged + PING_NS).min(self.heard + LINK_SILENCE_NS_MAX));
         [self.open.due_at(), ping].into_iter().flatten().min()
     }
 
@@ -198,7 +213,10 @@ impl<M: Memory> PrimaryVolume<M> {
             | Link::Syncing { session, .. } => *session,
         };
         if session != current {
-            self.drop_link(format!("the peer answered for session {session}, not {current}"), fx);
+            self.drop_link(
+                format!("the peer answered for session {session}, not {current}"),
+                fx,
+            );
             return;
         }
         self.chain.heard = now;
@@ -209,14 +227,25 @@ impl<M: Memory> PrimaryVolume<M> {
                 self.link_is_down();
                 fx.push(Effect::Group(ToGroup::Refused(code, text)));
             }
-            Frame::Ack { durable, committed, applied, credit_bytes } => {
-                let acked = Acked { durable, committed, applied };
+            Frame::Ack {
+                durable,
+                committed,
+                applied,
+                credit_bytes,
+            } => {
+                let acked = Acked {
+                    durable,
+                    committed,
+                    applied,
+                };
                 self.acknowledged(now, mem, acked, credit_bytes, fx);
             }
             Frame::Ping(token) => fx.push(Effect::Send(Outgoing::Frame(Frame::Pong(token)))),
             Frame::Pong(_) => {}
             Frame::SyncResult { index, differs } => self.sync_result(index, differs, fx),
-            Frame::Bye { text } => self.link_lost(format!("the backup ended the session: {text}"), fx),
+            Frame::Bye { text } => {
+                self.link_lost(format!("the backup ended the session: {text}"), fx)
+            }
             Frame::Hello(_)
             | Frame::SyncStart
             | Frame::SyncCheck { .. }
@@ -242,7 +271,11 @@ impl<M: Memory> PrimaryVolume<M> {
         self.chain.credit_total = welcome.credit_bytes;
         self.acked = Acked::default();
         let (sync_needed, above) = (welcome.sync_needed, welcome.committed);
-        self.link = Link::Welcomed { session, sync_needed, above };
+        self.link = Link::Welcomed {
+            session,
+            sync_needed,
+            above,
+        };
         if above < self.epoch {
             self.begin_stream(fx);
         } else {
@@ -252,7 +285,14 @@ impl<M: Memory> PrimaryVolume<M> {
 
     /// The open epoch is one the backup has not seen: the stream begins with it.
     fn begin_stream(&mut self, fx: &mut Vec<Effect<M>>) {
-        let Link::Welcomed { session, sync_needed, above } = self.link else { return };
+        let Link::Welcomed {
+            session,
+            sync_needed,
+            above,
+        } = self.link
+        else {
+            return;
+        };
         if self.epoch <= above {
             return;
         }
@@ -260,7 +300,10 @@ impl<M: Memory> PrimaryVolume<M> {
         let sync_needed = sync_needed || self.unsent;
         if sync_needed {
             self.unsent = false;
-            self.link = Link::Syncing { session, sync: Sync::new(self.identity.size_bytes) };
+            self.link = Link::Syncing {
+                session,
+                sync: Sync::new(self.identity.size_bytes),
+            };
             self.chain.jobs.push_back(Job::Frame(Frame::SyncStart));
         } else {
             self.link = Link::Live { session };
@@ -320,7 +363,9 @@ impl<M: Memory> PrimaryVolume<M> {
         if matches!(self.link, Link::Down) {
             return;
         }
-        fx.push(Effect::Send(Outgoing::Frame(Frame::Bye { text: text.clone() })));
+        fx.push(Effect::Send(Outgoing::Frame(Frame::Bye {
+            text: text.clone(),
+        })));
         self.link_lost(text, fx);
     }
 
@@ -392,7 +437,9 @@ impl<M: Memory> PrimaryVolume<M> {
         self.chain.charge_queued += charge_of(payload_bytes);
         self.chain.open_writes += 1;
         self.chain.open_bytes += payload_bytes;
-        self.chain.open.push(now, self.next_write_seq, kind, offset, length, payload);
+        self.chain
+            .open
+            .push(now, self.next_write_seq, kind, offset, length, payload);
         if self.chain.open.is_full_for(512) {
             self.send_open(mem, fx);
         }
@@ -406,7 +453,11 @@ impl<M: Memory> PrimaryVolume<M> {
                 self.chain.after_seal.push(builder);
                 return;
             }
-            self.chain.jobs.push_back(Job::Record { builder, epoch: self.epoch, seal: None });
+            self.chain.jobs.push_back(Job::Record {
+                builder,
+                epoch: self.epoch,
+                seal: None,
+            });
         }
         self.retry_sends(mem, fx);
     }
@@ -440,7 +491,9 @@ impl<M: Memory> PrimaryVolume<M> {
     ) {
         assert!(epoch < self.epoch, "the epoch sealed is the one just cut");
         // A link that came up after the cut begins with the epoch that is open now.
-        let Some((builder, writes, bytes)) = self.chain.sealing.take() else { return };
+        let Some((builder, writes, bytes)) = self.chain.sealing.take() else {
+            return;
+        };
         if !matches!(self.link, Link::Live { .. } | Link::Syncing { .. })
             || epoch < self.chain.first_epoch
         {
@@ -450,9 +503,18 @@ impl<M: Memory> PrimaryVolume<M> {
             if builder.is_empty() {
                 self.chain.charge_queued += HEADER_BYTES as u64;
             }
-            let seal = Some(Seal { base, cut_unix_ns, writes, bytes });
+            let seal = Some(Seal {
+                base,
+                cut_unix_ns,
+                writes,
+                bytes,
+            });
             self.chain.journaled.push_back(epoch);
-            self.chain.jobs.push_back(Job::Record { builder, epoch, seal });
+            self.chain.jobs.push_back(Job::Record {
+                builder,
+                epoch,
+                seal,
+            });
         } else {
             let committed = self.chain.journaled_committed;
             if committed > self.chain.committed_sent {
@@ -462,11 +524,20 @@ impl<M: Memory> PrimaryVolume<M> {
             }
             let committed = self.acked.committed;
             let released = self.chain.released.min(committed);
-            let frame = Frame::EmptySeal { epoch, committed, released, cut_unix_ns };
+            let frame = Frame::EmptySeal {
+                epoch,
+                committed,
+                released,
+                cut_unix_ns,
+            };
             self.chain.jobs.push_back(Job::Frame(frame));
         }
         for builder in std::mem::take(&mut self.chain.after_seal) {
-            self.chain.jobs.push_back(Job::Record { builder, epoch: self.epoch, seal: None });
+            self.chain.jobs.push_back(Job::Record {
+                builder,
+                epoch: self.epoch,
+                seal: None,
+            });
         }
         self.retry_sends(mem, fx);
     }
@@ -476,7 +547,11 @@ impl<M: Memory> PrimaryVolume<M> {
     }
 
     pub(super) fn send_direct(&mut self, offset: u64, data: M::Buf) {
-        self.chain.jobs.push_back(Job::Direct { offset, data, epoch: self.epoch });
+        self.chain.jobs.push_back(Job::Direct {
+            offset,
+            data,
+            epoch: self.epoch,
+        });
     }
 
     /// Sends what is queued, in order, as far as memory and window allow.
@@ -489,11 +564,24 @@ impl<M: Memory> PrimaryVolume<M> {
         }
     }
 
-    fn send_job(&mut self, mem: &mut M, job: Job<M>, fx: &mut Vec<Effect<M>>) -> Result<(), Job<M>> {
+    fn send_job(
+        &mut self,
+        mem: &mut M,
+        job: Job<M>,
+        fx: &mut Vec<Effect<M>>,
+    ) -> Result<(), Job<M>> {
         match job {
             Job::Frame(frame) => fx.push(Effect::Send(Outgoing::Frame(frame))),
-            Job::Record { mut builder, epoch, seal } => {
-                let kind = if seal.is_some() { RecordKind::Seal } else { RecordKind::Writes };
+            Job::Record {
+                mut builder,
+                epoch,
+                seal,
+            } => {
+                let kind = if seal.is_some() {
+                    RecordKind::Seal
+                } else {
+                    RecordKind::Writes
+                };
                 let mut template = self.template(kind, epoch);
                 if let Some(seal) = &seal {
                     template.base_epoch = seal.base;
@@ -503,11 +591,21 @@ impl<M: Memory> PrimaryVolume<M> {
                 }
                 let queued = builder.charge_estimate();
                 if self.chain.credit_total < self.chain.charge_sent + queued {
-                    return Err(Job::Record { builder, epoch, seal });
+                    return Err(Job::Record {
+                        builder,
+                        epoch,
+                        seal,
+                    });
                 }
                 match builder.finish(mem, &self.chain.padding, None, &template) {
                     Some(built) => self.chain_sent(built, queued, fx),
-                    None => return Err(Job::Record { builder, epoch, seal }),
+                    None => {
+                        return Err(Job::Record {
+                            builder,
+                            epoch,
+                            seal,
+                        });
+                    }
                 }
             }
             Job::Commit { epoch } => {
@@ -521,7 +619,11 @@ impl<M: Memory> PrimaryVolume<M> {
                     None => return Err(Job::Commit { epoch }),
                 }
             }
-            Job::Direct { offset, data, epoch } => {
+            Job::Direct {
+                offset,
+                data,
+                epoch,
+            } => {
                 let mut header = self.template(RecordKind::Resync, epoch);
                 header.flags = FLAG_DIRECT;
                 header.record_seq = 0;
@@ -534,7 +636,11 @@ impl<M: Memory> PrimaryVolume<M> {
                     payload_crc: crc32fast::hash(data.as_ref()),
                 });
                 let Some(mut bytes) = mem.alloc(HEADER_BYTES) else {
-                    return Err(Job::Direct { offset, data, epoch });
+                    return Err(Job::Direct {
+                        offset,
+                        data,
+                        epoch,
+                    });
                 };
                 header.encode(bytes.as_mut());
                 let mut bufs = vec![mem.freeze(bytes), data];

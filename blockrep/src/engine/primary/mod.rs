@@ -70,11 +70,22 @@ struct Waiting {
 /// State of the link.
 enum Link {
     Down,
-    Greeting { session: SessionId },
+    Greeting {
+        session: SessionId,
+    },
     /// Welcomed by a backup that has seen epochs up to `above`: goes on at the next cut.
-    Welcomed { session: SessionId, sync_needed: bool, above: Epoch },
-    Syncing { session: SessionId, sync: Sync },
-    Live { session: SessionId },
+    Welcomed {
+        session: SessionId,
+        sync_needed: bool,
+        above: Epoch,
+    },
+    Syncing {
+        session: SessionId,
+        sync: Sync,
+    },
+    Live {
+        session: SessionId,
+    },
 }
 
 /// Counters since start.
@@ -148,7 +159,9 @@ struct Syncs {
 
 impl<M: Memory> std::fmt::Debug for PrimaryVolume<M> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PrimaryVolume").field("epoch", &self.epoch).finish_non_exhaustive()
+        f.debug_struct("PrimaryVolume")
+            .field("epoch", &self.epoch)
+            .finish_non_exhaustive()
     }
 }
 
@@ -254,7 +267,9 @@ impl<M: Memory> PrimaryVolume<M> {
         if self.release_later.is_some() {
             return Some(0);
         }
-        let pressure = self.pressure_since.map(|since| since + self.settings.pressure_ns_max);
+        let pressure = self
+            .pressure_since
+            .map(|since| since + self.settings.pressure_ns_max);
         [pressure, self.chain.due_at()].into_iter().flatten().min()
     }
 
@@ -286,10 +301,18 @@ impl<M: Memory> PrimaryVolume<M> {
                 fx.push(Effect::Group(ToGroup::Prepared));
             }
             ToVolume::Cut { epoch, next } => {
-                assert_eq!(epoch, self.epoch, "the group and its volumes number epochs alike");
+                assert_eq!(
+                    epoch, self.epoch,
+                    "the group and its volumes number epochs alike"
+                );
                 self.cut(mem, next, fx);
             }
-            ToVolume::Seal { epoch, group_wrote, base, cut_unix_ns } => {
+            ToVolume::Seal {
+                epoch,
+                group_wrote,
+                base,
+                cut_unix_ns,
+            } => {
                 self.seal(now, mem, epoch, group_wrote, base, cut_unix_ns, fx);
                 self.prepared = false;
                 self.let_go(fx);

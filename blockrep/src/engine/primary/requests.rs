@@ -45,7 +45,14 @@ impl<M: Memory> PrimaryVolume<M> {
                 self.counters.reads += 1;
                 self.counters.read_bytes += buf.as_ref().len() as u64;
                 let io = self.next_io(Pending::Read(id));
-                fx.push(Effect::Io(io, Op::Read { target: Target::Image, offset, buf }));
+                fx.push(Effect::Io(
+                    io,
+                    Op::Read {
+                        target: Target::Image,
+                        offset,
+                        buf,
+                    },
+                ));
             }
             Request::Flush => self.flush(id, fx),
             write => {
@@ -72,7 +79,11 @@ impl<M: Memory> PrimaryVolume<M> {
             let (request, body) = self.admission.pop_front().expect("looked at just now");
             let (offset, length) = range(&body);
             self.admitted_charge += charge(&body);
-            let key = self.writes.insert(Write { request, body, epoch: Epoch::NONE });
+            let key = self.writes.insert(Write {
+                request,
+                body,
+                epoch: Epoch::NONE,
+            });
             if self.ranges.acquire(offset, offset + length, key) {
                 self.stamp(now, mem, key, fx);
             }
@@ -87,7 +98,11 @@ impl<M: Memory> PrimaryVolume<M> {
         if !self.link_carries_all() && !matches!(self.link, Link::Syncing { .. }) {
             return true;
         }
-        let reserve = if self.draining { 0 } else { self.settings.reserve_bytes };
+        let reserve = if self.draining {
+            0
+        } else {
+            self.settings.reserve_bytes
+        };
         self.chain.credit_left() >= self.admitted_charge + charge + reserve
     }
 
@@ -107,12 +122,18 @@ impl<M: Memory> PrimaryVolume<M> {
         let (kind, payload, op) = match &write.body {
             Request::Write { offset, buf, .. } => {
                 let bufs = vec![buf.clone()];
-                let op = Op::Write { target: Target::Image, offset: *offset, bufs };
+                let op = Op::Write {
+                    target: Target::Image,
+                    offset: *offset,
+                    bufs,
+                };
                 (DescriptorKind::Data, Some(buf.clone()), op)
             }
-            Request::Zero { discard: true, .. } => {
-                (DescriptorKind::Discard, None, Op::Discard { offset, length })
-            }
+            Request::Zero { discard: true, .. } => (
+                DescriptorKind::Discard,
+                None,
+                Op::Discard { offset, length },
+            ),
             Request::Zero { discard: false, .. } => {
                 (DescriptorKind::Zero, None, Op::Zero { offset, length })
             }
@@ -124,13 +145,20 @@ impl<M: Memory> PrimaryVolume<M> {
             // The rest is compared later and will be seen then.
             Link::Syncing { sync, .. } => sync.covered(offset, length),
         };
-        if matches!(self.link, Link::Down | Link::Greeting { .. } | Link::Welcomed { .. }) {
+        if matches!(
+            self.link,
+            Link::Down | Link::Greeting { .. } | Link::Welcomed { .. }
+        ) {
             self.unsent = true;
         }
         if carried > 0 {
             let part = payload.map(|p| {
                 let carried = usize::try_from(carried).expect("inside a buffer");
-                if carried == p.as_ref().len() { p } else { mem.slice(&p, 0, carried) }
+                if carried == p.as_ref().len() {
+                    p
+                } else {
+                    mem.slice(&p, 0, carried)
+                }
             });
             self.push_record(now, mem, kind, offset, carried, part, fx);
         }
@@ -144,7 +172,11 @@ impl<M: Memory> PrimaryVolume<M> {
             self.counters.errors += 1;
         }
         let buf = if done.result.is_ok() { done.buf } else { None };
-        fx.push(Effect::Reply(Reply { id, result: done.result, buf }));
+        fx.push(Effect::Reply(Reply {
+            id,
+            result: done.result,
+            buf,
+        }));
     }
 
     pub(super) fn write_done(
@@ -178,7 +210,14 @@ impl<M: Memory> PrimaryVolume<M> {
         };
         let epoch = if remote { write.epoch } else { Epoch::NONE };
         let sync = if fua { self.want_sync(fx) } else { 0 };
-        self.wait(Waiting { request: write.request, sync, epoch }, fx);
+        self.wait(
+            Waiting {
+                request: write.request,
+                sync,
+                epoch,
+            },
+            fx,
+        );
     }
 
     /// Gives a range back and starts the writes whose turn has come.
@@ -207,7 +246,14 @@ impl<M: Memory> PrimaryVolume<M> {
             (true, true) => self.epoch,
             (true, false) => self.epoch.previous(),
         };
-        self.wait(Waiting { request, sync, epoch }, fx);
+        self.wait(
+            Waiting {
+                request,
+                sync,
+                epoch,
+            },
+            fx,
+        );
     }
 
     /// Number of a local sync that will cover everything completed by now.
@@ -224,7 +270,12 @@ impl<M: Memory> PrimaryVolume<M> {
         self.syncs.running = self.syncs.last;
         self.syncs.wanted = false;
         let io = self.next_io(Pending::Sync);
-        fx.push(Effect::Io(io, Op::Sync { target: Target::Image }));
+        fx.push(Effect::Io(
+            io,
+            Op::Sync {
+                target: Target::Image,
+            },
+        ));
         self.syncs.running
     }
 
@@ -277,7 +328,11 @@ impl<M: Memory> PrimaryVolume<M> {
     }
 
     fn reply_ok(&mut self, id: RequestId, fx: &mut Vec<Effect<M>>) {
-        let reply = Reply { id, result: Ok(()), buf: None };
+        let reply = Reply {
+            id,
+            result: Ok(()),
+            buf: None,
+        };
         if self.prepared {
             self.held.push(reply);
         } else {
@@ -287,7 +342,11 @@ impl<M: Memory> PrimaryVolume<M> {
 
     pub(super) fn reply_error(&mut self, id: RequestId, errno: i32, fx: &mut Vec<Effect<M>>) {
         self.counters.errors += 1;
-        fx.push(Effect::Reply(Reply { id, result: Err(IoError { errno }), buf: None }));
+        fx.push(Effect::Reply(Reply {
+            id,
+            result: Err(IoError { errno }),
+            buf: None,
+        }));
     }
 
     /// Lets held completions go, unless a cut is under way.

@@ -64,12 +64,17 @@ impl Sync {
 
     /// How much of a write from `offset` on lies in chunks already looked at, in bytes.
     pub(super) fn covered(&self, offset: u64, length: u64) -> u64 {
-        (self.cursor * SYNC_CHUNK_BYTES).saturating_sub(offset).min(length)
+        (self.cursor * SYNC_CHUNK_BYTES)
+            .saturating_sub(offset)
+            .min(length)
     }
 
     /// Done and total, in bytes.
     pub(super) fn progress(&self, size_bytes: u64) -> (u64, u64) {
-        ((self.answered * SYNC_CHUNK_BYTES).min(size_bytes), size_bytes)
+        (
+            (self.answered * SYNC_CHUNK_BYTES).min(size_bytes),
+            size_bytes,
+        )
     }
 
     /// The session ends. A range that is read or waited for is given back when that ends: its key
@@ -91,18 +96,20 @@ fn key_of(step: Step) -> usize {
 impl<M: Memory> PrimaryVolume<M> {
     fn chunk_range(&self, index: u64) -> (u64, u64) {
         let start = index * SYNC_CHUNK_BYTES;
-        (start, (start + SYNC_CHUNK_BYTES).min(self.identity.size_bytes))
+        (
+            start,
+            (start + SYNC_CHUNK_BYTES).min(self.identity.size_bytes),
+        )
     }
 
     /// Begins the next step of a sync, if there is one and room for it.
     pub(super) fn pump_sync(&mut self, mem: &mut M, fx: &mut Vec<Effect<M>>) {
-        if !self.chain.is_idle()
-            || !self.abandoned.is_empty()
-            || self.release_later.is_some()
-         {
+        if !self.chain.is_idle() || !self.abandoned.is_empty() || self.release_later.is_some() {
             return;
         }
-        let Link::Syncing { session, sync } = &mut self.link else { return };
+        let Link::Syncing { session, sync } = &mut self.link else {
+            return;
+        };
         let session = *session;
         if let Some(step) = sync.reading {
             if sync.locked && !sync.submitted {
@@ -134,7 +141,9 @@ impl<M: Memory> PrimaryVolume<M> {
     }
 
     fn chunk_locked(&mut self, mem: &mut M, fx: &mut Vec<Effect<M>>) {
-        let Link::Syncing { sync, .. } = &mut self.link else { unreachable!("only a sync locks") };
+        let Link::Syncing { sync, .. } = &mut self.link else {
+            unreachable!("only a sync locks")
+        };
         sync.locked = true;
         let step = sync.reading.expect("locked for a step");
         if let Step::Check(index) = step {
@@ -147,10 +156,19 @@ impl<M: Memory> PrimaryVolume<M> {
         let (start, end) = self.chunk_range(step.index());
         let length = usize::try_from(end - start).expect("a chunk");
         let Some(buf) = mem.alloc(length) else { return };
-        let Link::Syncing { sync, .. } = &mut self.link else { unreachable!("only a sync reads") };
+        let Link::Syncing { sync, .. } = &mut self.link else {
+            unreachable!("only a sync reads")
+        };
         sync.submitted = true;
         let io = self.next_io(Pending::SyncChunk(step));
-        fx.push(Effect::Io(io, Op::Read { target: Target::Image, offset: start, buf }));
+        fx.push(Effect::Io(
+            io,
+            Op::Read {
+                target: Target::Image,
+                offset: start,
+                buf,
+            },
+        ));
     }
 
     /// A range was given to `key`: a write's turn, or a chunk's.
@@ -187,14 +205,21 @@ impl<M: Memory> PrimaryVolume<M> {
         }
         if let Err(error) = done.result {
             let (start, _) = self.chunk_range(step.index());
-            self.drop_link(format!("reading the image at {start} for the sync: {error}"), fx);
+            self.drop_link(
+                format!("reading the image at {start} for the sync: {error}"),
+                fx,
+            );
             // The drop left the lock to us.
             self.abandoned.retain(|k| *k != key);
             self.release_range(now, mem, key, fx);
             return;
         }
-        let data = done.buf.expect("a read that succeeded gives its buffer back");
-        let Link::Syncing { sync, .. } = &mut self.link else { unreachable!("not abandoned") };
+        let data = done
+            .buf
+            .expect("a read that succeeded gives its buffer back");
+        let Link::Syncing { sync, .. } = &mut self.link else {
+            unreachable!("not abandoned")
+        };
         (sync.reading, sync.locked, sync.submitted) = (None, false, false);
         match step {
             Step::Check(index) => {
@@ -219,7 +244,10 @@ impl<M: Memory> PrimaryVolume<M> {
             return;
         };
         if sync.unanswered == 0 || index >= sync.cursor {
-            self.drop_link(format!("a sync result for chunk {index} that was not asked"), fx);
+            self.drop_link(
+                format!("a sync result for chunk {index} that was not asked"),
+                fx,
+            );
             return;
         }
         sync.unanswered -= 1;
