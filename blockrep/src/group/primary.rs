@@ -23,7 +23,9 @@ use std::collections::VecDeque;
 
 /// Epochs that may be cut and not yet committed before the timer waits.
 const INFLIGHT_TIMED_MAX: usize = 8;
-/// The same for cuts somebody waits for.
+/// Epochs whose cut is remembered while none of them is acknowledged.
+const INFLIGHT_KEPT_MAX: usize = 1024;
+/// The limit of cuts somebody waits for.
 const INFLIGHT_WANTED_MAX: usize = 2;
 
 /// What an operator sets of a primary group.
@@ -207,7 +209,7 @@ impl PrimaryGroup {
             return;
         }
         self.next_cut = at.ns + epoch_ns;
-        if self.cutting.is_none() && self.inflight.len() < INFLIGHT_TIMED_MAX {
+        if self.cutting.is_none() && self.has_room(INFLIGHT_TIMED_MAX) {
             self.start_cut(at, fx);
         }
     }
@@ -220,6 +222,12 @@ impl PrimaryGroup {
         } else {
             self.wanted = true;
         }
+    }
+
+    /// Whether one more epoch may be on its way. Until the group is protected a backup need not
+    /// acknowledge any, and the one that makes it so must not wait for them.
+    fn has_room(&self, inflight_max: usize) -> bool {
+        self.standing.state != State::Protected || self.inflight.len() < inflight_max
     }
 
     fn start_cut(&mut self, at: &mut Now, fx: &mut Vec<GroupEffect>) {
@@ -273,6 +281,9 @@ impl PrimaryGroup {
         }
         if self.is_linked() {
             self.inflight.push_back((epoch, at.ns));
+            if self.inflight.len() > INFLIGHT_KEPT_MAX {
+                self.inflight.pop_front();
+            }
         }
         self.tell(
             &ToVolume::Seal {
@@ -296,7 +307,7 @@ impl PrimaryGroup {
     }
 
     fn want_cut(&mut self, at: &mut Now, fx: &mut Vec<GroupEffect>) {
-        if self.cutting.is_none() && self.is_linked() && self.inflight.len() < INFLIGHT_WANTED_MAX {
+        if self.cutting.is_none() && self.is_linked() && self.has_room(INFLIGHT_WANTED_MAX) {
             self.start_cut(at, fx);
         } else {
             self.wanted = true;

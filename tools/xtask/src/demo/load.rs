@@ -36,6 +36,7 @@ pub(super) fn run(stage: &Stage<'_>, place: &Place, mut random: fastrand::Rng) -
     command.args(["run", "--nbd", &unix(lab.primary_socket())]);
     command.arg("--control").arg(lab.primary_control());
     command
+        .args(["--cut-every", "250", "--flush-every", "50"])
         .args(["--seconds", &LOAD_SECONDS.to_string()])
         .arg("--log")
         .arg(&history);
