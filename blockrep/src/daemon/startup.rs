@@ -37,6 +37,8 @@ use std::path::Path;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+const _: () = assert!(ENGINE_RESERVE_BYTES < POOL_BYTES);
+
 /// Messages that may wait for an I/O thread.
 const MAILBOX_MAX: usize = 4096;
 
@@ -821,7 +823,6 @@ fn sprout(
     peers: Vec<MailSender<Mail>>,
     events: EventLog,
 ) -> Result<VolumeThread, std::io::Error> {
-    debug_assert!(ENGINE_RESERVE_BYTES < POOL_BYTES);
     let mut reactor = Reactor::new(&ReactorConfig {
         pool_bytes: POOL_BYTES,
         file_slots: 128 + u32::try_from(seed.segments.len()).expect("journals are bounded"),

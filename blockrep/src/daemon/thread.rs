@@ -269,7 +269,7 @@ impl VolumeThread {
                 self.engine
                     .group(self.now, &mut self.mem, message, &mut self.fx);
             }
-            Mail::ToGroup(index, message) => self.to_group(index, message),
+            Mail::ToGroup(index, message) => self.tell_group(index, message),
             Mail::Dialed(result) => self.dialed(result),
             Mail::Client(handover) => self.adopt_client(*handover),
             Mail::Control(request, reply) => self.control(request, reply),
@@ -278,7 +278,7 @@ impl VolumeThread {
         }
     }
 
-    fn to_group(&mut self, index: usize, message: ToGroup) {
+    fn tell_group(&mut self, index: usize, message: ToGroup) {
         let Some(group) = &mut self.group else { return };
         let mut fresh = fresh_lineage;
         let mut at = now(self.now, &mut fresh);

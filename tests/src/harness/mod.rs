@@ -94,11 +94,8 @@ impl Process {
             self.text()
         );
         // SAFETY: plain system call on a child that was not reaped yet.
-        ensure!(
-            unsafe { libc::kill(self.pid(), signal) } == 0,
-            "cannot signal {}",
-            self.name
-        );
+        let sent = unsafe { libc::kill(self.pid(), signal) };
+        ensure!(sent == 0, "cannot signal {}", self.name);
         Ok(())
     }
 
