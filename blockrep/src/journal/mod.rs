@@ -6,3 +6,4 @@
 pub mod recovery;
 pub mod ring;
 pub mod scan;
+pub mod start;
