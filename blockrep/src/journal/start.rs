@@ -265,6 +265,7 @@ fn empty(meta: VolumeMeta, next_serial: u64, resume: Option<LineageId>) -> Volum
         inconsistent: meta.inconsistent || meta.applied < meta.consistent_from,
         suspect: false,
         blank: meta.volume.is_none(),
+        consistent_from: meta.consistent_from,
     };
     let decision = if facts.inconsistent { Decision::Inconsistent } else { Decision::Whole };
     let recovered = Recovered { meta, decision, epochs: Vec::new(), next_serial };

@@ -444,6 +444,8 @@ impl<M: Memory> PrimaryVolume<M> {
         if !matches!(self.link, Link::Live { .. } | Link::Syncing { .. })
             || epoch < self.chain.first_epoch
         {
+            self.queue_after_seal();
+            self.retry_sends(mem, fx);
             return;
         }
         if group_wrote {
@@ -465,10 +467,15 @@ impl<M: Memory> PrimaryVolume<M> {
             let frame = Frame::EmptySeal { epoch, committed, released, cut_unix_ns };
             self.chain.jobs.push_back(Job::Frame(frame));
         }
+        self.queue_after_seal();
+        self.retry_sends(mem, fx);
+    }
+
+    /// What was gathered between cut and seal goes out behind the seal.
+    fn queue_after_seal(&mut self) {
         for builder in std::mem::take(&mut self.chain.after_seal) {
             self.chain.jobs.push_back(Job::Record { builder, epoch: self.epoch, seal: None });
         }
-        self.retry_sends(mem, fx);
     }
 
     pub(super) fn send_frame(&mut self, frame: Frame) {
