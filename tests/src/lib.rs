@@ -1,1 +1,3 @@
 //! Harness and simulator for tests over the whole of blockrep.
+
+pub mod sim;
