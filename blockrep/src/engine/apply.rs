@@ -148,13 +148,15 @@ impl<M: Memory> Apply<M> {
         self.applied = self.applied.max(epoch);
     }
 
-    /// Goes on as far as memory allows; `limit` is the last epoch whose commit is durable.
+    /// Goes on as far as memory allows; `limit` is the last epoch whose commit is durable. On
+    /// `hold` nothing new is written to the image for now.
     pub fn step(
         &mut self,
         now: Nanos,
         mem: &mut M,
         overlay: &Overlay,
         limit: Epoch,
+        hold: bool,
         wants: &mut Vec<Want<M>>,
     ) {
         self.refill(now);
@@ -170,7 +172,8 @@ impl<M: Memory> Apply<M> {
             exhausted: false,
         } = self.stage
         {
-            if self.runs.len() == RUNS_MAX
+            if hold
+                || self.runs.len() == RUNS_MAX
                 || (self.rate_bytes_per_s.is_some() && self.allowance < RUN_BYTES_MAX)
             {
                 break;

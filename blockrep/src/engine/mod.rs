@@ -12,7 +12,7 @@ pub mod primary;
 pub mod ranges;
 
 use crate::io::{IoId, Memory, Op, Reply};
-use blkback_proto::ids::{Epoch, GroupUuid, LineageId, VolumeUuid};
+use blkback_proto::ids::{Epoch, GroupUuid, LineageId, SessionId, VolumeUuid};
 use blkback_proto::link::{Frame, RefuseCode};
 
 /// A moment in nanoseconds since some fixed one; never goes back.
@@ -117,6 +117,8 @@ pub enum ToVolume {
     DropLink(String),
     /// Backup: answer this hello with a welcome; the history it brings is durable.
     Accept {
+        /// Which hello.
+        session: SessionId,
         /// Current history of the primary.
         lineage: LineageId,
         /// First epoch this session may bring.
@@ -130,6 +132,8 @@ pub enum ToVolume {
     Commit(Epoch),
     /// Backup: end the session, take nothing more, and say what is sealed.
     Fence,
+    /// Backup: the promotion came to nothing; a primary may connect again.
+    Unfence,
     /// Backup: be the primary from this epoch on, under this lineage.
     Promote {
         /// Last epoch that counts.

@@ -28,12 +28,16 @@ pub struct MemberFacts {
     pub suspect: bool,
     /// Never followed anybody.
     pub blank: bool,
+    /// First epoch the image can be: earlier ones were mixed by a sync.
+    pub consistent_from: Epoch,
 }
 
 #[derive(Clone, Debug)]
 struct Member {
     facts: MemberFacts,
     hello: Option<Box<Hello>>,
+    /// The hello was accepted: what was sealed and not committed is dropped.
+    accepted: bool,
     up: bool,
     fenced: bool,
     serving: bool,
@@ -61,6 +65,7 @@ impl BackupGroup {
             .map(|facts| Member {
                 facts: *facts,
                 hello: None,
+                accepted: false,
                 up: false,
                 fenced: false,
                 serving: false,
@@ -143,7 +148,7 @@ impl BackupGroup {
             );
         }
         let connected = self.members.iter().all(|m| m.up);
-        if let Some(index) = self.members.iter().position(|m| m.facts.inconsistent) {
+        if let Some(index) = self.mixed() {
             let doing = if connected { "is being" } else { "was being" };
             let reason = format!("volume {index} {doing} compared with the primary");
             return (State::Inconsistent, reason);
@@ -183,6 +188,14 @@ impl BackupGroup {
             .unwrap_or(Epoch::NONE)
     }
 
+    /// A volume that is no epoch, or none that all the others can be, too.
+    fn mixed(&self) -> Option<usize> {
+        let whole = self.sealed_by_all();
+        self.members
+            .iter()
+            .position(|m| m.facts.inconsistent || whole < m.facts.consistent_from)
+    }
+
     fn advance_commit(&mut self, fx: &mut Vec<GroupEffect>) {
         let whole = self.sealed_by_all();
         if whole > self.committed {
@@ -207,20 +220,19 @@ impl BackupGroup {
                 self.members[index].facts.suspect = false;
                 self.rest(at, None, fx);
             }
-            ToGroup::Sealed(epoch) => {
-                self.members[index].facts.sealed = epoch;
-                self.advance_commit(fx);
-            }
+            ToGroup::Sealed(epoch) => self.sealed(at, index, epoch, fx),
             ToGroup::Inconsistent => {
                 self.members[index].facts.inconsistent = true;
                 self.rest(at, None, fx);
             }
-            ToGroup::Consistent(_) => {
+            ToGroup::Consistent(epoch) => {
                 self.members[index].facts.inconsistent = false;
+                self.members[index].facts.consistent_from = epoch;
                 self.rest(at, None, fx);
             }
             ToGroup::LinkLost(reason) => {
                 self.members[index].up = false;
+                self.members[index].accepted = false;
                 self.members[index].hello = None;
                 self.rest(at, Some(reason), fx);
             }
@@ -246,19 +258,45 @@ impl BackupGroup {
         }
     }
 
+    fn sealed(&mut self, at: &Now, index: usize, epoch: Epoch, fx: &mut Vec<GroupEffect>) {
+        let member = &mut self.members[index];
+        if member.accepted && !member.up {
+            // Sealed in the session before, and dropped when the volume heard of the new one.
+            return;
+        }
+        member.facts.sealed = epoch;
+        self.advance_commit(fx);
+        if self.standing.state == State::Inconsistent {
+            self.rest(at, None, fx);
+        }
+    }
+
     fn hello(&mut self, at: &mut Now, index: usize, hello: Box<Hello>, fx: &mut Vec<GroupEffect>) {
         if let Err((code, text)) = self.check_hello(index, &hello) {
             fx.push(GroupEffect::ToVolume(index, ToVolume::Refuse(code, text)));
             return;
         }
-        let _ = at;
-        let adopts = self.meta.group != hello.group
-            || self.meta.tip().map(|t| t.id) != hello.lineage.last().map(|(id, _)| *id);
         self.members[index].hello = Some(hello);
-        if adopts && !self.adopting {
+        self.members[index].accepted = false;
+        self.take_in(at, fx);
+    }
+
+    fn follows(&self, hello: &Hello) -> bool {
+        self.meta.group == hello.group
+            && self.meta.tip().map(|t| t.id) == hello.lineage.last().map(|(id, _)| *id)
+    }
+
+    /// Accepts who waits, once the history they bring is durable here.
+    fn take_in(&mut self, at: &Now, fx: &mut Vec<GroupEffect>) {
+        if self.adopting || self.promoting.is_some() {
+            return;
+        }
+        self.accept_waiting(fx);
+        let new = self.members.iter().position(|m| {
+            !m.accepted && m.hello.as_ref().is_some_and(|hello| !self.follows(hello))
+        });
+        if let Some(index) = new {
             self.adopt(at, index, fx);
-        } else if !self.adopting {
-            self.accept_waiting(fx);
         }
     }
 
@@ -292,18 +330,27 @@ impl BackupGroup {
         let Some(tip) = self.meta.tip().copied() else {
             return;
         };
-        for (index, member) in self.members.iter_mut().enumerate() {
-            if member.up {
+        for index in 0..self.members.len() {
+            let member = &self.members[index];
+            let Some(hello) = member.hello.as_ref().filter(|hello| self.follows(hello)) else {
+                continue;
+            };
+            if member.accepted {
                 continue;
             }
-            let Some(hello) = &member.hello else { continue };
             let sync = !(hello.assume_identical && member.facts.blank);
+            let (session, epoch) = (hello.session, hello.epoch);
             let accept = ToVolume::Accept {
+                session,
                 lineage: tip.id,
-                epoch: hello.epoch,
+                epoch,
                 sync,
             };
             fx.push(GroupEffect::ToVolume(index, accept));
+            let member = &mut self.members[index];
+            member.accepted = true;
+            member.facts.sealed = member.facts.sealed.min(self.committed);
+            member.facts.inconsistent |= member.facts.blank && sync;
         }
     }
 
@@ -422,7 +469,7 @@ impl BackupGroup {
         if self.promoting.is_some() {
             return Err(PromoteError::Failed("a promotion is under way".to_owned()));
         }
-        if let Some(volume) = self.members.iter().position(|m| m.facts.inconsistent) {
+        if let Some(volume) = self.mixed() {
             return Err(PromoteError::Inconsistent { volume });
         }
         if self.members.iter().any(|m| m.facts.blank) {
@@ -445,6 +492,10 @@ impl BackupGroup {
         if self.promoting.is_none() || !self.members.iter().all(|m| m.fenced) {
             return;
         }
+        if let Some(volume) = self.mixed() {
+            self.give_up_promotion(at, PromoteError::Inconsistent { volume }, fx);
+            return;
+        }
         let epoch = self.sealed_by_all();
         assert!(
             epoch >= self.committed,
@@ -464,6 +515,20 @@ impl BackupGroup {
         fx.push(GroupEffect::WriteMeta(Box::new(self.meta.clone())));
     }
 
+    /// A sync had begun when the operator asked: primaries may connect again.
+    fn give_up_promotion(&mut self, at: &Now, error: PromoteError, fx: &mut Vec<GroupEffect>) {
+        let Some((token, _)) = self.promoting.take() else {
+            return;
+        };
+        self.tell(&ToVolume::Unfence, fx);
+        self.rest(at, None, fx);
+        fx.push(GroupEffect::PromoteReply {
+            token,
+            result: Err(error),
+        });
+        self.take_in(at, fx);
+    }
+
     /// The metadata is durable, or cannot be made so.
     pub fn meta_written(
         &mut self,
@@ -480,8 +545,8 @@ impl BackupGroup {
             self.rest(at, None, fx);
             return;
         }
-        if std::mem::take(&mut self.adopting) && self.promoting.is_none() {
-            self.accept_waiting(fx);
+        if std::mem::take(&mut self.adopting) {
+            self.take_in(at, fx);
             return;
         }
         if self.promoting.is_some() && self.meta.role == Role::Primary {

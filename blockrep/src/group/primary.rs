@@ -301,7 +301,10 @@ impl PrimaryGroup {
                 cut_unix_ns: unix_ns,
             });
         }
-        if self.wanted {
+        if self.open <= self.floor {
+            // A backup that has seen more was heard of while this cut was under way.
+            self.start_cut(at, fx);
+        } else if self.wanted {
             self.want_cut(at, fx);
         }
     }
@@ -336,8 +339,6 @@ impl PrimaryGroup {
                 self.floor = self.floor.max(above);
                 if self.cutting.is_none() {
                     self.start_cut(at, fx);
-                } else {
-                    self.wanted = true;
                 }
             }
             ToGroup::LinkUp { sync_needed } => {
@@ -346,6 +347,9 @@ impl PrimaryGroup {
                 self.members[index].committed = Epoch::NONE;
                 self.next_cut = self.next_cut.min(at.ns);
                 self.advance_protection(at, fx);
+                if self.wanted {
+                    self.want_cut(at, fx);
+                }
             }
             ToGroup::SyncSent(epoch) => {
                 self.members[index].link = Link::Up {

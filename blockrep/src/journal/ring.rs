@@ -106,6 +106,9 @@ impl Ring {
         if self.open && self.head.offset + total_bytes > self.geometry.segment_bytes {
             self.next_segment()?;
         }
+        if !self.open && self.head.serial >= self.end_serial() {
+            return None;
+        }
         let slot = Slot {
             place: self.head,
             new_segment: !self.open,
@@ -115,10 +118,16 @@ impl Ring {
         Some(slot)
     }
 
+    /// First serial whose file still holds what must be kept.
+    fn end_serial(&self) -> u64 {
+        self.keep_from + u64::from(self.geometry.segment_count)
+    }
+
     /// Goes on in a fresh segment, as at the start of a chain; `None` when the ring is full.
     pub fn next_segment(&mut self) -> Option<u64> {
-        let serial = self.head.serial + 1;
-        if serial >= self.keep_from + u64::from(self.geometry.segment_count) {
+        // A ring made by recovery stands at a fresh segment already.
+        let serial = self.head.serial + u64::from(self.open);
+        if serial >= self.end_serial() {
             return None;
         }
         self.head = Place {
@@ -149,6 +158,9 @@ impl Ring {
     /// Bytes of records that surely still fit, with one segment kept for a promotion.
     #[must_use]
     pub fn free_bytes(&self) -> u64 {
+        if self.head.serial >= self.end_serial() {
+            return 0;
+        }
         let used = self.head.serial - self.keep_from + 1;
         let whole = u64::from(self.geometry.segment_count).saturating_sub(used + 1);
         let limit = self.geometry.segment_bytes - RECORD_BYTES_MAX;

@@ -281,30 +281,22 @@ impl Scanner<'_> {
                 offset: 0,
             };
             self.read(base, SEGMENT_HEADER_BYTES)?;
-            let Ok(segment) = SegmentHeader::decode(&self.record) else {
-                continue;
-            };
-            if segment.volume != self.expect.volume
-                || self.geometry.file_of(segment.serial) != index
-            {
-                continue;
-            }
-            self.scan.serial_max = self.scan.serial_max.max(segment.serial);
-            if segment.serial > end.serial {
-                let first = SEGMENT_HEADER_BYTES as u64;
-                self.look_through(
-                    Place {
-                        serial: segment.serial,
-                        offset: first,
-                    },
-                    expected_seq,
-                )?;
+            let first = SEGMENT_HEADER_BYTES as u64;
+            match SegmentHeader::decode(&self.record) {
+                Ok(segment) => {
+                    self.scan.serial_max = self.scan.serial_max.max(segment.serial);
+                    if segment.serial > end.serial {
+                        self.look_through(index, first, expected_seq)?;
+                    }
+                }
+                // Never used.
+                Err(_) if self.record.iter().all(|b| *b == 0) => {}
+                // A damaged header must not hide what stands behind it.
+                Err(_) => self.look_through(index, first, expected_seq)?,
             }
         }
         self.scan.serial_max = self.scan.serial_max.max(end.serial);
-        if end.offset + HEADER_BYTES as u64 <= self.geometry.segment_bytes {
-            self.look_through(end, expected_seq)?;
-        }
+        self.look_through(self.geometry.file_of(end.serial), end.offset, expected_seq)?;
         if self.scan.found_behind > 0 {
             self.scan.end = End::Torn;
         }
@@ -337,13 +329,26 @@ impl Scanner<'_> {
         Ok(())
     }
 
-    /// Notes every header of our chain from `from` to the end of its segment.
-    fn look_through(&mut self, from: Place, expected_seq: u64) -> Result<(), IoError> {
-        let mut place = from;
-        while place.offset + HEADER_BYTES as u64 <= self.geometry.segment_bytes {
-            self.read(place, HEADER_BYTES)?;
+    /// Notes every later header of our chain from `offset` to the end of that segment file.
+    fn look_through(
+        &mut self,
+        file: u32,
+        mut offset: u64,
+        expected_seq: u64,
+    ) -> Result<(), IoError> {
+        while offset + HEADER_BYTES as u64 <= self.geometry.segment_bytes {
+            self.read(
+                Place {
+                    serial: u64::from(file),
+                    offset,
+                },
+                HEADER_BYTES,
+            )?;
             let mut step = HEADER_BYTES as u64;
             if let Ok((header, _)) = Header::decode(&self.record)
+                && let Ok(place) = placement(&self.record)
+                && place.offset == offset
+                && self.geometry.file_of(place.serial) == file
                 && self.is_ours(&header, place)
                 && header.record_seq >= expected_seq
             {
@@ -354,7 +359,7 @@ impl Scanner<'_> {
                 }
                 step = header.total_bytes();
             }
-            place.offset += step;
+            offset += step;
         }
         Ok(())
     }

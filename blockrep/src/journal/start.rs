@@ -271,7 +271,7 @@ pub fn recover_volume(
             own_chain(&meta, lineage)
         };
         let found = read_chain(disk, geometry, from)?;
-        take_own(&mut start, found, tail_is_own)?;
+        take_own(&mut start, found)?;
     }
     let recovered = &start.recovered;
     let last = recovered.epochs.last().map_or(Epoch::NONE, |e| e.epoch);
@@ -286,6 +286,7 @@ fn empty(meta: VolumeMeta, next_serial: u64, resume: Option<LineageId>) -> Volum
         inconsistent: meta.inconsistent || meta.applied < meta.consistent_from,
         suspect: false,
         blank: meta.volume.is_none(),
+        consistent_from: meta.consistent_from,
     };
     let decision = if facts.inconsistent {
         Decision::Inconsistent
@@ -395,16 +396,16 @@ fn take_followed(
     promoted: Option<Epoch>,
 ) -> Result<(), Refusal> {
     let meta = &start.recovered.meta;
-    let mut durable = meta.durable;
+    let durable = meta.durable;
     if let Some(limit) = promoted {
-        let dropped = found.epochs.iter().any(|e| e.epoch > limit);
-        found.epochs.retain(|e| e.epoch <= limit);
-        found.watermark = found.watermark.min(limit);
-        // Own epochs, which metadata may name already, are in the other chain.
-        durable = durable.min(limit);
-        if dropped || found.seal_behind > limit {
+        // Metadata at a promotion names the last epoch of this chain that counts.
+        if found.watermark > limit {
+            found.watermark = Epoch::NONE;
+        }
+        if found.seal_behind > limit || last_sealed(&found) > limit {
             found.seal_behind = Epoch::NONE;
         }
+        found.epochs.retain(|e| e.epoch <= limit);
     }
     let facts = recovery::facts(
         &found,
@@ -434,20 +435,16 @@ fn take_followed(
 }
 
 /// What a promoted side wrote itself.
-fn take_own(start: &mut VolumeStart, found: Scan, from_tail: bool) -> Result<(), Refusal> {
+fn take_own(start: &mut VolumeStart, found: Scan) -> Result<(), Refusal> {
     let meta = &start.recovered.meta;
-    // Until the tail is in this chain, metadata may name epochs of the other one.
+    let durable = meta.durable;
+    // Until the tail is in this chain, metadata names epochs of the other one.
     let other = start
         .recovered
         .epochs
         .last()
         .map_or(Epoch::NONE, |e| e.epoch);
     let applied = meta.applied.max(other);
-    let durable = if from_tail {
-        meta.durable
-    } else {
-        meta.durable.max(applied)
-    };
     let facts = recovery::facts(&found, true, false, applied, Epoch::NONE, durable);
     let row = decide(facts);
     start.rows.push(row);

@@ -65,12 +65,14 @@ impl MetaState {
 }
 
 impl<M: Memory> BackupVolume<M> {
-    /// Highest committed epoch with a seal in the journal: what metadata may name.
+    /// Highest committed epoch with a seal in the journal: what metadata may name. Own epochs are
+    /// named only when the tail has reached them: until then recovery reads two chains, and this
+    /// is how it knows how much of the first one has to be there.
     fn journaled_committed(&self) -> Epoch {
         self.committed_queue
             .iter()
             .rev()
-            .find(|c| c.journaled)
+            .find(|c| c.journaled && !self.is_own(c))
             .map_or(self.meta.now.committed, |c| {
                 c.epoch.max(self.meta.now.committed)
             })
@@ -149,7 +151,9 @@ impl<M: Memory> BackupVolume<M> {
     /// Makes the commit a durable fact when no record will carry it soon.
     pub(super) fn advance_commit_fact(&mut self) {
         let waiting = self.commit_durable < self.committed && !self.committed_queue.is_empty();
-        let lively = self.mode == Mode::Receiving && !self.ring_is_half_full();
+        let lively = self.mode == Mode::Receiving
+            && !self.ring_is_half_full()
+            && self.extents() < self.settings.extents_max / 2;
         if waiting && !lively && !self.meta.has(|t| matches!(t, Then::Committed(_))) {
             let committed = self.committed;
             self.meta.write(Then::Committed(committed));

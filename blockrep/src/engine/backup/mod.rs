@@ -160,6 +160,9 @@ pub struct BackupVolume<M: Memory> {
     committed_queue: VecDeque<Committed>,
     durable: Epoch,
     committed: Epoch,
+    /// Highest epoch that ever was in use here, dropped ones included: the next session begins
+    /// above it.
+    seen: Epoch,
     /// Highest committed epoch whose commit is durable.
     commit_durable: Epoch,
     cut_unix_ns: BTreeMap<Epoch, u64>,
@@ -220,6 +223,15 @@ impl<M: Memory> BackupVolume<M> {
             committed_queue: VecDeque::new(),
             durable: meta.applied,
             committed: meta.applied,
+            seen: [
+                meta.applied,
+                meta.committed,
+                meta.durable,
+                meta.consistent_from,
+            ]
+            .into_iter()
+            .max()
+            .expect("four of them"),
             commit_durable: meta.applied,
             cut_unix_ns: BTreeMap::new(),
             overlay: Overlay::default(),
@@ -371,14 +383,25 @@ impl<M: Memory> BackupVolume<M> {
         }
         match message {
             ToVolume::Accept {
+                session,
                 lineage,
                 epoch,
                 sync,
-            } => self.accept(lineage, epoch, sync),
+            } => {
+                self.accept(
+                    session,
+                    session::Accepted {
+                        lineage,
+                        epoch,
+                        sync,
+                    },
+                );
+            }
             ToVolume::Refuse(code, text) => self.refuse(code, text, fx),
             ToVolume::DropLink(text) => self.drop_session(text, fx),
             ToVolume::Commit(epoch) => self.commit(epoch, fx),
             ToVolume::Fence => self.fence(fx),
+            ToVolume::Unfence => self.unfence(),
             ToVolume::Promote { epoch, lineage } => self.promote(epoch, lineage),
             other => unreachable!("{other:?} is for a primary"),
         }
@@ -391,6 +414,10 @@ impl<M: Memory> BackupVolume<M> {
         let io = self.ios.remove(key);
         if let (Err(error), Some(what)) = (done.result, final_failure(&io)) {
             self.fail(format!("{what}: {error}"), fx);
+            return;
+        }
+        if self.failed.is_some() && !matches!(io, Io::Guest { .. }) {
+            // Nothing follows from it any more.
             return;
         }
         match io {
@@ -426,8 +453,10 @@ impl<M: Memory> BackupVolume<M> {
         self.start_journal_sync(fx);
         self.advance_commit_fact();
         let limit = self.commit_durable;
+        // A copy of a sync in flight may be older than what apply would write over it.
+        let hold = self.session.direct_in_flight > 0;
         self.apply
-            .step(now, mem, &self.overlay, limit, &mut self.wants);
+            .step(now, mem, &self.overlay, limit, hold, &mut self.wants);
         self.issue_wants(fx);
         self.advance_meta(mem, fx);
     }
@@ -526,15 +555,15 @@ impl<M: Memory> BackupVolume<M> {
         fx: &mut Vec<Effect<M>>,
     ) {
         match request {
+            _ if self.failed.is_some() => {
+                self.reply(id, Err(IoError { errno: libc::EIO }), None, fx);
+            }
             Request::Read { .. } if self.mode == Mode::Drained => {
                 self.serve.queue.push_back((id, request));
             }
             Request::Read { offset, buf } => self.guest_read(id, offset, buf, fx),
-            _ if self.failed.is_some() => {
-                self.reply(id, Err(IoError { errno: libc::EIO }), None, fx);
-            }
             write if matches!(self.mode, Mode::Serving | Mode::Drained) => {
-                self.serve.queue.push_back((id, write))
+                self.serve.queue.push_back((id, write));
             }
             _ => self.reply(id, Err(IoError { errno: libc::EPERM }), None, fx),
         }

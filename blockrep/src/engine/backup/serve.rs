@@ -102,6 +102,18 @@ impl<M: Memory> BackupVolume<M> {
         }
     }
 
+    pub(super) fn unfence(&mut self) {
+        if self.mode == Mode::Fenced {
+            self.mode = Mode::Waiting;
+            self.fence_told = false;
+        }
+    }
+
+    /// Whose records these are: own ones carry the history of the promotion.
+    pub(super) fn is_own(&self, committed: &Committed) -> bool {
+        !self.serve.lineage.is_none() && committed.end.lineage == self.serve.lineage
+    }
+
     /// Fenced and quiet: nothing can become durable any more.
     fn advance_fence(&mut self, fx: &mut Vec<Effect<M>>) {
         if self.fence_told || !self.appends.is_idle() || !self.meta.is_idle() {
@@ -177,6 +189,12 @@ impl<M: Memory> BackupVolume<M> {
         }
         while !self.serve.queue.is_empty() {
             let flush = matches!(self.serve.queue.front(), Some((_, Request::Flush)));
+            if flush && !self.serve.unsealed && self.serve.own.is_empty() {
+                // Nothing was written since the last one; recovery gave nothing that is not synced.
+                let (id, _) = self.serve.queue.pop_front().expect("looked at just now");
+                self.reply(id, Ok(()), None, fx);
+                continue;
+            }
             if self.serve.switching && !flush {
                 return;
             }
@@ -231,8 +249,10 @@ impl<M: Memory> BackupVolume<M> {
         seal: bool,
         fx: &mut Vec<Effect<M>>,
     ) -> bool {
-        let room = self.ring.free_bytes() >= RECORD_BYTES_MAX
-            && self.overlay.len() < self.settings.extents_max;
+        // A seal always has room behind writes: apply needs it to make more.
+        let needed = HEADER_BYTES as u64 + if seal { 0 } else { RECORD_BYTES_MAX };
+        let room = self.ring.free_bytes() >= needed
+            && (seal || self.overlay.len() < self.settings.extents_max);
         let Some(spare) = mem.alloc(SEGMENT_HEADER_BYTES + HEADER_BYTES) else {
             return false;
         };

@@ -29,6 +29,14 @@ enum Incoming<M: Memory> {
     Record(M::BufMut),
 }
 
+/// What the group said to a hello.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Accepted {
+    pub(super) lineage: LineageId,
+    pub(super) epoch: Epoch,
+    pub(super) sync: bool,
+}
+
 /// Where a first sync stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sync {
@@ -50,6 +58,8 @@ enum EndStep {
 /// The session and its stream.
 pub(super) struct Session<M: Memory> {
     hello: Option<Hello>,
+    /// Accepted while metadata for the session before was being written.
+    accepted: Option<Accepted>,
     lineage: Option<LineageId>,
     up: bool,
     sync: Sync,
@@ -70,6 +80,7 @@ impl<M: Memory> Default for Session<M> {
     fn default() -> Self {
         Self {
             hello: None,
+            accepted: None,
             lineage: None,
             up: false,
             sync: Sync::None,
@@ -205,16 +216,29 @@ impl<M: Memory> BackupVolume<M> {
     }
 
     /// The group takes the primary in: first everything in the journal goes to the image.
-    pub(super) fn accept(&mut self, lineage: LineageId, epoch: Epoch, sync: bool) {
-        let Some(session) = self.session() else {
-            return;
-        };
-        if !matches!(self.mode, Mode::Waiting) {
+    pub(super) fn accept(&mut self, session: SessionId, accepted: Accepted) {
+        if self.session() != Some(session) {
             return;
         }
-        // What the group did not commit, nobody was told of.
+        match self.mode {
+            Mode::Waiting => {}
+            Mode::Draining { writing: true, .. } => {
+                self.session.accepted = Some(accepted);
+                return;
+            }
+            _ => return,
+        }
+        // What the group did not commit, nobody was told of; its numbers are not used again.
+        let last = self.pending.back().map_or(Epoch::NONE, |p| p.epoch);
+        self.seen = self.seen.max(self.durable).max(last);
         let committed = self.committed;
         self.pending.retain(|p| p.epoch <= committed);
+        self.durable = committed;
+        let Accepted {
+            lineage,
+            epoch,
+            sync,
+        } = accepted;
         self.mode = Mode::Draining {
             session,
             lineage,
@@ -228,11 +252,12 @@ impl<M: Memory> BackupVolume<M> {
         if let Mode::Draining {
             session,
             lineage,
+            sync,
             writing: false,
             ..
         } = self.mode
         {
-            self.prepare_session(session, lineage);
+            self.prepare_session(session, lineage, sync);
         }
         self.end_sync(fx);
         while self.mode == Mode::Receiving
@@ -259,11 +284,13 @@ impl<M: Memory> BackupVolume<M> {
         self.grant(fx);
     }
 
-    fn prepare_session(&mut self, session: SessionId, lineage: LineageId) {
+    fn prepare_session(&mut self, session: SessionId, lineage: LineageId, sync: bool) {
         let empty = self.overlay.is_empty()
             && self.committed_queue.is_empty()
             && self.apply.is_idle()
             && self.appends.is_idle()
+            && self.session.direct_in_flight == 0
+            && self.session.checks == 0
             && self.pins.is_empty();
         if !empty {
             return;
@@ -285,6 +312,8 @@ impl<M: Memory> BackupVolume<M> {
         meta.own_serial = 0;
         meta.journal_empty = false;
         meta.clean = false;
+        // A blank image that has to be compared is no epoch before that has begun, either.
+        meta.inconsistent |= self.identity.is_none() && sync;
         self.identity = Some(Identity {
             group: hello.group,
             volume: hello.volume,
@@ -313,12 +342,17 @@ impl<M: Memory> BackupVolume<M> {
         self.expect = None;
         if self.session() != Some(session) {
             self.mode = Mode::Waiting;
+            if let (Some(session), Some(accepted)) = (self.session(), self.session.accepted.take())
+            {
+                self.accept(session, accepted);
+            }
             return;
         }
         self.mode = Mode::Receiving;
         self.session.up = true;
         self.session.lineage = Some(lineage);
-        self.session.first_epoch = epoch.max(self.durable.next());
+        let seen = self.seen.max(self.durable).max(self.committed);
+        self.session.first_epoch = epoch.max(seen.next());
         self.session.last_sealed = self.session.first_epoch.previous();
         self.session.last_seal_append = self.appends.synced;
         let credit_bytes = self.credit();
@@ -328,7 +362,7 @@ impl<M: Memory> BackupVolume<M> {
             session,
             volume: self.meta.now.volume,
             size_bytes: self.size_bytes,
-            committed: self.durable.max(self.committed),
+            committed: seen,
             sync_needed: sync,
             credit_bytes,
             journal_bytes: self.settings.geometry.capacity_bytes(),
@@ -459,7 +493,7 @@ impl<M: Memory> BackupVolume<M> {
         if self.session.hello.is_none() {
             return;
         }
-        if now.saturating_sub(self.session.heard) >= SESSION_SILENCE_NS_MAX && self.session.up {
+        if now.saturating_sub(self.session.heard) >= SESSION_SILENCE_NS_MAX {
             let seconds = SESSION_SILENCE_NS_MAX / 1_000_000_000;
             self.link_lost(format!("no sign of the primary for {seconds} s"), fx);
         } else if !self.session.up && now.saturating_sub(self.session.pinged) >= PING_NS {

@@ -497,6 +497,8 @@ impl<M: Memory> PrimaryVolume<M> {
         if !matches!(self.link, Link::Live { .. } | Link::Syncing { .. })
             || epoch < self.chain.first_epoch
         {
+            self.queue_after_seal();
+            self.retry_sends(mem, fx);
             return;
         }
         if group_wrote {
@@ -532,6 +534,12 @@ impl<M: Memory> PrimaryVolume<M> {
             };
             self.chain.jobs.push_back(Job::Frame(frame));
         }
+        self.queue_after_seal();
+        self.retry_sends(mem, fx);
+    }
+
+    /// What was gathered between cut and seal goes out behind the seal.
+    fn queue_after_seal(&mut self) {
         for builder in std::mem::take(&mut self.chain.after_seal) {
             self.chain.jobs.push_back(Job::Record {
                 builder,
@@ -539,7 +547,6 @@ impl<M: Memory> PrimaryVolume<M> {
                 seal: None,
             });
         }
-        self.retry_sends(mem, fx);
     }
 
     pub(super) fn send_frame(&mut self, frame: Frame) {

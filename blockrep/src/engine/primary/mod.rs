@@ -115,6 +115,8 @@ pub struct PrimaryVolume<M: Memory> {
     lineage: Vec<(LineageId, Epoch)>,
     epoch: Epoch,
     wrote: bool,
+    /// Epoch of the last write; none before the first.
+    wrote_last: Epoch,
     next_write_seq: u64,
     protection: Protection,
     prepared: bool,
@@ -185,6 +187,7 @@ impl<M: Memory> PrimaryVolume<M> {
             lineage,
             epoch,
             wrote: false,
+            wrote_last: Epoch::NONE,
             next_write_seq: 1,
             protection: Protection::Unprotected,
             prepared: false,
@@ -321,17 +324,37 @@ impl<M: Memory> PrimaryVolume<M> {
                 self.draining = true;
                 self.admit(now, mem, fx);
             }
-            ToVolume::Lineage(lineage) => self.lineage = lineage,
-            ToVolume::Protect(protection) => {
-                self.protection = protection;
-                self.settle(fx);
-                self.let_go(fx);
-                self.admit(now, mem, fx);
+            ToVolume::Lineage(lineage) => {
+                self.lineage = lineage;
+                self.drop_link("a new history begins".to_owned(), fx);
             }
+            ToVolume::Protect(protection) => self.protect(now, mem, protection, fx),
             ToVolume::Released(epoch) => self.chain.released = self.chain.released.max(epoch),
             ToVolume::DropLink(text) => self.drop_link(text, fx),
             other => unreachable!("{other:?} is for a backup"),
         }
+    }
+
+    fn protect(
+        &mut self,
+        now: Nanos,
+        mem: &mut M,
+        protection: Protection,
+        fx: &mut Vec<Effect<M>>,
+    ) {
+        // The group may not have heard yet that the link is gone.
+        self.protection = match protection {
+            Protection::Protected if !self.link_carries_all() => Protection::Blocked,
+            other => other,
+        };
+        self.settle(fx);
+        if self.protection == Protection::Protected
+            && self.waiting.iter().any(|w| w.epoch == self.epoch)
+        {
+            fx.push(Effect::Group(ToGroup::WantCut));
+        }
+        self.let_go(fx);
+        self.admit(now, mem, fx);
     }
 
     /// A storage operation ended.

@@ -116,6 +116,7 @@ impl<M: Memory> PrimaryVolume<M> {
         write.epoch = self.epoch;
         self.admitted_charge -= charge(&write.body);
         self.wrote = true;
+        self.wrote_last = self.epoch;
         let (offset, length) = range(&write.body);
         self.counters.writes += 1;
         self.counters.write_bytes += length;
@@ -240,12 +241,8 @@ impl<M: Memory> PrimaryVolume<M> {
         self.counters.flushes += 1;
         let sync = self.want_sync(fx);
         let remote = matches!(self.settings.ack, AckMode::Flush | AckMode::Write);
-        // Writes completed so far are in this epoch or an earlier one.
-        let epoch = match (remote, self.wrote) {
-            (false, _) => Epoch::NONE,
-            (true, true) => self.epoch,
-            (true, false) => self.epoch.previous(),
-        };
+        // Writes completed so far are in the epoch of the last write or an earlier one.
+        let epoch = if remote { self.wrote_last } else { Epoch::NONE };
         self.wait(
             Waiting {
                 request,
