@@ -102,7 +102,7 @@ pub(super) fn gather(files: &JournalFiles) -> Result<Gathered, JournalError> {
         let fail = |source: io::Error| JournalError::Read { path: path.clone(), source };
         let file = File::open(path).map_err(fail)?;
         let bytes = file.metadata().map_err(fail)?.len();
-        if bytes > SEGMENT_BYTES_MAX || bytes < PAGE {
+        if !(PAGE..=SEGMENT_BYTES_MAX).contains(&bytes) {
             return Err(JournalError::SegmentSize { path: path.clone(), bytes });
         }
         let mut reader = Reader { file, index: *index, bytes, count, page: vec![0; HEADER_BYTES] };
