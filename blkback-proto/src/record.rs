@@ -244,7 +244,7 @@ const _: () = assert!(std::mem::offset_of!(RawHeader, group) == PREFIX_BYTES);
 const _: () = assert!(std::mem::offset_of!(RawHeader, header_crc) == HEADER_CRC_OFFSET);
 const _: () = assert!(std::mem::offset_of!(RawHeader, descriptors) == 256);
 const _: () = assert!(std::mem::offset_of!(RawHeader, placement_serial) == PLACEMENT_OFFSET);
-const _: () = assert!(RECORD_BYTES_MAX % HEADER_BYTES as u64 == 0);
+const _: () = assert!(RECORD_BYTES_MAX.is_multiple_of(HEADER_BYTES as u64));
 
 /// Size of a whole record with that much payload, in bytes.
 #[must_use]

@@ -144,7 +144,7 @@ impl SegmentHeader {
 /// [`RecordError::Bounds`].
 pub fn check_geometry(segment_bytes: u64, segment_count: u32) -> Result<(), RecordError> {
     if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&segment_bytes)
-        || segment_bytes % HEADER_BYTES as u64 != 0
+        || !segment_bytes.is_multiple_of(HEADER_BYTES as u64)
     {
         return Err(RecordError::Bounds("segment_bytes"));
     }

@@ -1,4 +1,5 @@
-//! Client side tools of blockrep: shared parts of `blockrepctl` and the load generator.
+//! Client side tools of blockrep: `blockrepctl`, the offline journal reader and the load generator.
 
 pub mod ctl;
+pub mod journal;
 pub mod load;

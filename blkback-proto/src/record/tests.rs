@@ -114,7 +114,8 @@ fn every_flipped_bit_is_refused() {
 /// A peer that computes right checksums over wrong fields must be refused as well.
 #[test]
 fn broken_rules_with_a_right_checksum_are_named() {
-    let cases: [(&str, fn(&mut Header)); 7] = [
+    type Case = (&'static str, fn(&mut Header));
+    let cases: [Case; 7] = [
         ("chain", |h| h.record_seq = 0),
         ("chain start", |h| h.flags = FLAG_CHAIN_START),
         ("epoch", |h| {

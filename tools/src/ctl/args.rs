@@ -63,6 +63,8 @@ pub(super) enum Command {
     Cut(CutArgs),
     /// Make this backup the primary, at the last complete epoch
     Promote(PromoteArgs),
+    /// Read a journal and its metadata while no daemon uses them
+    Journal(crate::journal::JournalArgs),
 }
 
 #[derive(Debug, Args)]

@@ -6,6 +6,8 @@ use std::process::ExitCode;
 
 use blockrep_host::ctl::ClientError;
 
+use crate::journal::JournalError;
+
 /// Exit codes of `blockrepctl`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -85,5 +87,15 @@ impl From<ClientError> for Failure {
             | ClientError::Io { .. } => Exit::Failed,
         };
         Self::new(exit, error.to_string())
+    }
+}
+
+impl From<JournalError> for Failure {
+    fn from(error: JournalError) -> Self {
+        match error {
+            JournalError::Output(error) => error.into(),
+            error if error.is_usage() => Self::new(Exit::Usage, error.to_string()),
+            error => Self::new(Exit::Failed, error.to_string()),
+        }
     }
 }

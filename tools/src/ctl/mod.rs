@@ -50,5 +50,6 @@ fn run(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
         Command::Events(args) => events::events(&cli.target, args, out),
         Command::Cut(args) => actions::cut(&cli.target, args, out),
         Command::Promote(args) => actions::promote(&cli.target, args, out),
+        Command::Journal(args) => Ok(crate::journal::run(args, out)?),
     }
 }

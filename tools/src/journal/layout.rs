@@ -1,0 +1,96 @@
+//! What stands in a directory: metadata of a group and its volumes, and journals.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use blkback_proto::segment::SEGMENT_COUNT_MAX;
+
+use super::JournalError;
+
+/// Files of one volume.
+#[derive(Debug, Default)]
+pub(super) struct JournalFiles {
+    /// Index of the volume in its group; `None` for a journal directory given alone.
+    pub(super) index: Option<u16>,
+    /// Metadata, if the directory has it.
+    pub(super) meta: Option<PathBuf>,
+    /// Segment files with their index, in order.
+    pub(super) segments: Vec<(u32, PathBuf)>,
+}
+
+/// What was found.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) group_meta: Option<PathBuf>,
+    pub(super) journals: Vec<JournalFiles>,
+}
+
+/// Looks at a state directory, a directory of journals, or one journal.
+pub(super) fn find(dir: &Path) -> Result<Found, JournalError> {
+    let nothing = || JournalError::NothingThere { dir: dir.to_owned() };
+    if !dir.is_dir() {
+        return Err(nothing());
+    }
+    let segments = segments_in(dir)?;
+    if !segments.is_empty() {
+        let journals = vec![JournalFiles { index: None, meta: None, segments }];
+        return Ok(Found { group_meta: None, journals });
+    }
+    let group_meta = existing(dir.join("group.meta"));
+    let mut journals = Vec::new();
+    for name in names(dir)? {
+        let number = |text: &str| text.parse::<u16>().ok();
+        let index = name
+            .strip_prefix("journal-")
+            .and_then(number)
+            .or_else(|| name.strip_prefix("volume-")?.strip_suffix(".meta").and_then(number));
+        let Some(index) = index else { continue };
+        if journals.iter().any(|j: &JournalFiles| j.index == Some(index)) {
+            continue;
+        }
+        let journal_dir = dir.join(format!("journal-{index}"));
+        journals.push(JournalFiles {
+            index: Some(index),
+            meta: existing(dir.join(format!("volume-{index}.meta"))),
+            segments: if journal_dir.is_dir() { segments_in(&journal_dir)? } else { Vec::new() },
+        });
+    }
+    journals.sort_by_key(|j| j.index);
+    if journals.is_empty() && group_meta.is_none() {
+        return Err(nothing());
+    }
+    Ok(Found { group_meta, journals })
+}
+
+fn existing(path: PathBuf) -> Option<PathBuf> {
+    path.is_file().then_some(path)
+}
+
+fn names(dir: &Path) -> Result<Vec<String>, JournalError> {
+    let fail = |source: io::Error| JournalError::Read { path: dir.to_owned(), source };
+    let mut names = Vec::new();
+    for entry in fs::read_dir(dir).map_err(fail)? {
+        // A name that is no text is none of ours.
+        if let Ok(name) = entry.map_err(fail)?.file_name().into_string() {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+fn segments_in(dir: &Path) -> Result<Vec<(u32, PathBuf)>, JournalError> {
+    let mut segments = Vec::new();
+    for name in names(dir)? {
+        let index = name.strip_prefix("segment-").and_then(|rest| rest.strip_suffix(".brj"));
+        if let Some(index) = index.and_then(|digits| digits.parse().ok()) {
+            segments.push((index, dir.join(name)));
+        }
+        if segments.len() > SEGMENT_COUNT_MAX as usize {
+            return Err(JournalError::TooMany { dir: dir.to_owned() });
+        }
+    }
+    segments.sort();
+    Ok(segments)
+}

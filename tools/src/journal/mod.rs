@@ -1,0 +1,138 @@
+//! `blockrepctl journal`: reads journals and metadata of a backup that is not running.
+//!
+//! An independent reading of JOURNAL.md: it shares the encoders and decoders of `blkback-proto`
+//! with the daemons and nothing else. Where recovery follows the chain from the tail on, this
+//! gathers every record that stands where it says it was stored ([`gather`]), puts the records into
+//! chains afterwards ([`chains`]), and only then looks at the metadata ([`slots`]). A mistake in one
+//! of the two readings shows as a difference.
+//!
+//! Nothing is written, nothing is locked: of a journal in use it tells what stood there at that
+//! moment.
+//!
+//! ```text
+//!   DIR ─► layout ─┬─► gather ─► chains ─┬─► verdict ─► report
+//!                  └─► slots ────────────┘
+//! ```
+
+mod chains;
+mod gather;
+mod layout;
+mod report;
+mod slots;
+#[cfg(test)]
+mod tests;
+mod verdict;
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+/// What to do with journals.
+#[derive(Debug, Args)]
+pub struct JournalArgs {
+    #[command(subcommand)]
+    command: JournalCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum JournalCommand {
+    /// List segments, records and metadata
+    Dump(DirArgs),
+    /// Follow every chain of records and say which epochs are whole
+    ///
+    /// Exit codes: 0 clean, 1 damaged, 2 wrong usage.
+    Verify(DirArgs),
+}
+
+#[derive(Debug, Args)]
+struct DirArgs {
+    /// State directory of a backup, or one journal directory
+    #[arg(value_name = "DIR")]
+    dir: PathBuf,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Why there is nothing good to say.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum JournalError {
+    /// The directory is not one of a backup.
+    #[error(
+        "{}: neither volume metadata nor journal segments there: give the --state or --journal \
+         directory of a backup", dir.display()
+    )]
+    NothingThere {
+        /// What was given.
+        dir: PathBuf,
+    },
+    /// A file of the journal has an impossible size.
+    #[error("{}: {bytes} bytes are no journal segment", path.display())]
+    SegmentSize {
+        /// File.
+        path: PathBuf,
+        /// Its size.
+        bytes: u64,
+    },
+    /// More files than a journal can have.
+    #[error("{}: more segments than a journal can have", dir.display())]
+    TooMany {
+        /// Directory.
+        dir: PathBuf,
+    },
+    /// Something cannot be read.
+    #[error("{}: {source}", path.display())]
+    Read {
+        /// File or directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Damage was found; the report is out already.
+    #[error("{0}")]
+    Damaged(String),
+    /// The report cannot be written.
+    #[error("writing the report: {0}")]
+    Output(#[from] io::Error),
+}
+
+impl JournalError {
+    /// The command line, not a journal, is at fault.
+    #[must_use]
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Self::NothingThere { .. })
+    }
+}
+
+/// Carries the command out; the report goes to `out`.
+///
+/// # Errors
+/// [`JournalError::Damaged`] when `verify` found damage, else why there is no report.
+pub fn run(args: &JournalArgs, out: &mut dyn Write) -> Result<(), JournalError> {
+    let (dir_args, verify) = match &args.command {
+        JournalCommand::Dump(args) => (args, false),
+        JournalCommand::Verify(args) => (args, true),
+    };
+    let found = layout::find(&dir_args.dir)?;
+    let slots = slots::read(&found)?;
+    let mut volumes = Vec::new();
+    for journal in &found.journals {
+        let gathered = gather::gather(journal)?;
+        let linked = chains::link(&gathered);
+        volumes.push(verdict::judge(journal, gathered, linked, &slots));
+    }
+    let report = report::Report { group: slots.group, volumes, problems: slots.problems };
+    if dir_args.json {
+        report.json(verify, out)?;
+    } else if verify {
+        report.verify_text(out)?;
+    } else {
+        report.dump_text(out)?;
+    }
+    match report.first_problem() {
+        Some(text) if verify => Err(JournalError::Damaged(text)),
+        _ => Ok(()),
+    }
+}
