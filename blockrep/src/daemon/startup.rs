@@ -874,6 +874,7 @@ fn sprout(
         latencies: Default::default(),
         rates: Default::default(),
         progress: Default::default(),
+        since: Default::default(),
         stopping: None,
         meta_writing: false,
     };

@@ -12,6 +12,7 @@ use blkback_proto::ctl::{
     VolumeStatus,
 };
 use blkback_proto::ids::Epoch;
+use blockrep_host::clock;
 use blockrep_host::ctl::ReplyHandle;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::sync::Mutex;
@@ -180,16 +181,10 @@ impl VolumeThread {
     fn volume_status(&self) -> VolumeStatus {
         let mut journal = None;
         let mut sync = None;
-        let (state, reason) = match &self.engine {
+        match &self.engine {
             Engine::Primary(engine) => {
                 if let Some((done, total)) = engine.sync_progress() {
                     sync = Some(self.progress.status(self.now, done, total));
-                }
-                match (engine.failed(), sync.is_some(), self.net.link.is_some()) {
-                    (Some(text), _, _) => (VolumeState::Failed, text.to_owned()),
-                    (None, true, _) => (VolumeState::Syncing, "being compared".to_owned()),
-                    (None, false, true) => (VolumeState::InSync, "the backup follows".to_owned()),
-                    (None, false, false) => (VolumeState::Alone, self.net.trouble.clone()),
                 }
             }
             Engine::Backup(engine) => {
@@ -200,19 +195,47 @@ impl VolumeThread {
                     percent: u8::try_from(used * 100 / total.max(1)).unwrap_or(100),
                     extents: engine.extents() as u64,
                 });
-                match (engine.failed(), engine.is_inconsistent(), engine.mode()) {
-                    (Some(text), _, _) => (VolumeState::Failed, text.to_owned()),
-                    (None, true, _) => (
-                        VolumeState::Inconsistent,
-                        "being compared and copied".to_owned(),
-                    ),
-                    (None, false, Mode::Serving | Mode::Drained) => (
-                        VolumeState::Alone,
-                        "promoted; the journal is being applied".to_owned(),
-                    ),
-                    (None, false, _) => (VolumeState::InSync, "holds committed epochs".to_owned()),
-                }
             }
+        }
+        let stands = self.volume_stands();
+        let (state, reason, next) = match stands {
+            VolumeStands::Failed => (
+                VolumeState::Failed,
+                self.failure().unwrap_or_default(),
+                "repair the storage, start the daemon again",
+            ),
+            VolumeStands::Syncing => (
+                VolumeState::Syncing,
+                "being compared with the backup".to_owned(),
+                "in sync when everything that differs is copied and committed",
+            ),
+            VolumeStands::InSync => (
+                VolumeState::InSync,
+                "holds what is committed".to_owned(),
+                "nothing to do",
+            ),
+            VolumeStands::Alone => {
+                let reason = if self.net.remote.is_some() {
+                    self.net.trouble.clone()
+                } else {
+                    "no backup was given".to_owned()
+                };
+                (
+                    VolumeState::Alone,
+                    reason,
+                    "compared with the backup when it answers",
+                )
+            }
+            VolumeStands::Inconsistent => (
+                VolumeState::Inconsistent,
+                "being compared and copied".to_owned(),
+                "an epoch again when the comparison has ended",
+            ),
+            VolumeStands::Draining => (
+                VolumeState::Alone,
+                "promoted; the journal is being applied".to_owned(),
+                "a plain volume when the journal is drained",
+            ),
         };
         VolumeStatus {
             name: self.exports[self.about.index].name().to_owned(),
@@ -222,12 +245,54 @@ impl VolumeThread {
             stated: Stated {
                 state,
                 reason,
-                since_unix_ms: 0,
-                next: String::new(),
+                since_unix_ms: self.since.volume.1,
+                next: next.to_owned(),
             },
             journal,
             sync,
             counters: self.counters(),
+        }
+    }
+
+    fn failure(&self) -> Option<String> {
+        match &self.engine {
+            Engine::Primary(engine) => engine.failed().map(str::to_owned),
+            Engine::Backup(engine) => engine.failed().map(str::to_owned),
+        }
+    }
+
+    fn volume_stands(&self) -> VolumeStands {
+        match &self.engine {
+            Engine::Primary(engine) if engine.failed().is_some() => VolumeStands::Failed,
+            Engine::Primary(engine) if engine.sync_progress().is_some() => VolumeStands::Syncing,
+            Engine::Primary(_) if self.net.link.is_some() => VolumeStands::InSync,
+            Engine::Primary(_) => VolumeStands::Alone,
+            Engine::Backup(engine) if engine.failed().is_some() => VolumeStands::Failed,
+            Engine::Backup(engine) if engine.is_inconsistent() => VolumeStands::Inconsistent,
+            Engine::Backup(engine) => match engine.mode() {
+                Mode::Serving | Mode::Drained => VolumeStands::Draining,
+                _ => VolumeStands::InSync,
+            },
+        }
+    }
+
+    fn link_stands(&self) -> LinkStands {
+        match (&self.net.link, &self.net.remote, self.net.listener) {
+            (Some(_), _, _) => LinkStands::Up,
+            (None, Some(_), _) => LinkStands::Connecting,
+            (None, None, Some(_)) => LinkStands::Listening,
+            (None, None, None) => LinkStands::Absent,
+        }
+    }
+
+    /// Notes when volume and link came to stand as they do.
+    pub(super) fn note_standing(&mut self) {
+        let (volume, link) = (self.volume_stands(), self.link_stands());
+        if self.since.volume.0 != Some(volume) {
+            self.since.volume = (Some(volume), clock::unix_ms());
+        }
+        if self.since.link.0 != Some(link) {
+            self.since.link = (Some(link), clock::unix_ms());
         }
     }
 
@@ -260,11 +325,23 @@ impl VolumeThread {
     }
 
     fn link_status(&self) -> LinkStatus {
-        let (state, reason) = match (&self.net.link, &self.net.remote, self.net.listener) {
-            (Some(_), _, _) => (LinkState::Up, "connected".to_owned()),
-            (None, Some(_), _) => (LinkState::Connecting, self.net.trouble.clone()),
-            (None, None, Some(_)) => (LinkState::Listening, "no primary is connected".to_owned()),
-            (None, None, None) => (LinkState::Absent, "no backup was given".to_owned()),
+        let (state, reason, next) = match self.link_stands() {
+            LinkStands::Up => (LinkState::Up, "connected".to_owned(), "nothing to do"),
+            LinkStands::Connecting => (
+                LinkState::Connecting,
+                self.net.trouble.clone(),
+                "tried again every half second",
+            ),
+            LinkStands::Listening => (
+                LinkState::Listening,
+                "no primary is connected".to_owned(),
+                "taken in when one connects",
+            ),
+            LinkStands::Absent => (
+                LinkState::Absent,
+                "no backup was given".to_owned(),
+                "nothing to do",
+            ),
         };
         let credit_bytes = match &self.engine {
             Engine::Primary(engine) if self.net.link.is_some() => Some(engine.credit_bytes()),
@@ -280,8 +357,8 @@ impl VolumeThread {
             stated: Stated {
                 state,
                 reason,
-                since_unix_ms: 0,
-                next: String::new(),
+                since_unix_ms: self.since.link.1,
+                next: next.to_owned(),
             },
             session: self.net.link.as_ref().map(|_| self.net.session.to_string()),
             rtt_us: None,
@@ -392,6 +469,33 @@ impl VolumeThread {
         };
         self.progress.update(self.about.index, self.now, progress);
     }
+}
+
+/// How a volume stands, for status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum VolumeStands {
+    Failed,
+    Syncing,
+    InSync,
+    Alone,
+    Inconsistent,
+    Draining,
+}
+
+/// How a link stands, for status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LinkStands {
+    Up,
+    Connecting,
+    Listening,
+    Absent,
+}
+
+/// Since when volume and link stand as they do, in milliseconds since 1970.
+#[derive(Debug, Default)]
+pub(super) struct Since {
+    volume: (Option<VolumeStands>, u64),
+    link: (Option<LinkStands>, u64),
 }
 
 /// How a long job is told to people.

@@ -140,6 +140,7 @@ pub(super) struct VolumeThread {
     pub(super) latencies: Latencies,
     pub(super) rates: [Rate; 3],
     pub(super) progress: super::status::Progress,
+    pub(super) since: super::status::Since,
     pub(super) stopping: Option<Nanos>,
     pub(super) meta_writing: bool,
 }
@@ -231,6 +232,7 @@ impl VolumeThread {
         self.tick_net();
         self.tick_clients();
         self.tick_progress();
+        self.note_standing();
     }
 
     fn timeout(&mut self) -> Option<Duration> {

@@ -104,7 +104,11 @@ impl Walk {
             broken: None,
         };
         let counted = record.chain_start.then_some((0, 0));
-        let mut walk = Self { chain, previous: None, counted };
+        let mut walk = Self {
+            chain,
+            previous: None,
+            counted,
+        };
         walk.take(record);
         walk
     }
@@ -118,7 +122,12 @@ impl Walk {
             return;
         }
         if let Err((place, why)) = self.fits(record) {
-            self.chain.broken = Some(Break { place, why, behind: 1, seal_behind });
+            self.chain.broken = Some(Break {
+                place,
+                why,
+                behind: 1,
+                seal_behind,
+            });
             return;
         }
         self.chain.records += 1;
@@ -139,33 +148,58 @@ impl Walk {
         if let Some(previous) = &self.previous {
             if record.seq != previous.seq + 1 {
                 let place = previous.end();
-                let why = format!("record {} is missing, {} follows", previous.seq + 1, record.seq);
+                let why = format!(
+                    "record {} is missing, {} follows",
+                    previous.seq + 1,
+                    record.seq
+                );
                 return Err((place, why));
             }
             if record.prev_crc != previous.crc {
-                return bad(format!("record {} does not follow record {}", record.seq, previous.seq));
+                return bad(format!(
+                    "record {} does not follow record {}",
+                    record.seq, previous.seq
+                ));
             }
             let next_segment = record.place.serial == previous.place.serial + 1;
             if record.place != previous.end() && !next_segment {
-                return bad(format!("record {} is not where the chain goes on", record.seq));
+                return bad(format!(
+                    "record {} is not where the chain goes on",
+                    record.seq
+                ));
             }
         }
         if let Some(why) = &record.payload_error {
             return bad(format!("record {}: {why}", record.seq));
         }
         if record.kind == RecordKind::Resync {
-            return bad(format!("record {}: a copied chunk has no place in a journal", record.seq));
+            return bad(format!(
+                "record {}: a copied chunk has no place in a journal",
+                record.seq
+            ));
         }
         if record.kind == RecordKind::Commit {
             return Ok(());
         }
         if self.chain.open.is_some_and(|open| open != record.epoch) {
-            return bad(format!("record {}: epoch {} without a seal", record.seq, record.epoch - 1));
+            return bad(format!(
+                "record {}: epoch {} without a seal",
+                record.seq,
+                record.epoch - 1
+            ));
         }
-        if self.chain.last_sealed().is_some_and(|sealed| record.epoch <= sealed) {
-            return bad(format!("record {}: epoch {} is sealed", record.seq, record.epoch));
+        if self
+            .chain
+            .last_sealed()
+            .is_some_and(|sealed| record.epoch <= sealed)
+        {
+            return bad(format!(
+                "record {}: epoch {} is sealed",
+                record.seq, record.epoch
+            ));
         }
-        self.seal_fits(record).map_err(|why| (record.place, format!("record {}: {why}", record.seq)))
+        self.seal_fits(record)
+            .map_err(|why| (record.place, format!("record {}: {why}", record.seq)))
     }
 
     /// A seal says how much its epoch holds and which seal stands before it.
@@ -176,7 +210,10 @@ impl Walk {
         if let Some(sealed) = self.chain.last_sealed()
             && record.base_epoch != sealed
         {
-            return Err(format!("follows the seal of {}, not of {sealed}", record.base_epoch));
+            return Err(format!(
+                "follows the seal of {}, not of {sealed}",
+                record.base_epoch
+            ));
         }
         if let Some((writes, bytes)) = self.counted
             && !self.chain.is_own()
@@ -225,7 +262,10 @@ fn note_lost_head(chain: &mut Chain, gathered: &Gathered) {
         return;
     }
     let behind = chain.broken.as_ref();
-    let place = Place { offset: SEGMENT_HEADER_BYTES as u64, ..chain.first };
+    let place = Place {
+        offset: SEGMENT_HEADER_BYTES as u64,
+        ..chain.first
+    };
     chain.broken = Some(Break {
         place,
         why: format!("record {} is missing", header.first_record_seq),
@@ -277,14 +317,20 @@ fn next_place(chain: &Chain, gathered: &Gathered) -> Place {
             && header.lineage == chain.lineage
     });
     if goes_on {
-        Place { serial: chain.end.serial + 1, offset: SEGMENT_HEADER_BYTES as u64 }
+        Place {
+            serial: chain.end.serial + 1,
+            offset: SEGMENT_HEADER_BYTES as u64,
+        }
     } else {
         chain.end
     }
 }
 
 fn headers(gathered: &Gathered) -> impl Iterator<Item = &SegmentHeader> {
-    gathered.segments.iter().filter_map(|segment| segment.header.as_ref()?.as_ref().ok())
+    gathered
+        .segments
+        .iter()
+        .filter_map(|segment| segment.header.as_ref()?.as_ref().ok())
 }
 
 /// A segment header that goes on with the chain further than its records reach.

@@ -50,7 +50,10 @@ pub(super) struct Record {
 impl Record {
     /// Place behind the record.
     pub(super) fn end(&self) -> Place {
-        Place { offset: self.place.offset + self.total_bytes, ..self.place }
+        Place {
+            offset: self.place.offset + self.total_bytes,
+            ..self.place
+        }
     }
 
     /// Highest epoch this record says was acknowledged.
@@ -99,13 +102,25 @@ pub(super) fn gather(files: &JournalFiles) -> Result<Gathered, JournalError> {
     let mut gathered = Gathered::default();
     let count = u64::try_from(files.segments.len()).expect("bounded when they were listed");
     for (index, path) in &files.segments {
-        let fail = |source: io::Error| JournalError::Read { path: path.clone(), source };
+        let fail = |source: io::Error| JournalError::Read {
+            path: path.clone(),
+            source,
+        };
         let file = File::open(path).map_err(fail)?;
         let bytes = file.metadata().map_err(fail)?.len();
         if !(PAGE..=SEGMENT_BYTES_MAX).contains(&bytes) {
-            return Err(JournalError::SegmentSize { path: path.clone(), bytes });
+            return Err(JournalError::SegmentSize {
+                path: path.clone(),
+                bytes,
+            });
         }
-        let mut reader = Reader { file, index: *index, bytes, count, page: vec![0; HEADER_BYTES] };
+        let mut reader = Reader {
+            file,
+            index: *index,
+            bytes,
+            count,
+            page: vec![0; HEADER_BYTES],
+        };
         reader.segment(path, &mut gathered).map_err(fail)?;
     }
     gathered.records.sort_by_key(|r| r.place);
@@ -125,8 +140,8 @@ impl Reader {
     fn segment(&mut self, path: &Path, gathered: &mut Gathered) -> io::Result<()> {
         self.file.read_exact_at(&mut self.page, 0)?;
         let used = self.page.iter().any(|b| *b != 0);
-        let header = used
-            .then(|| SegmentHeader::decode(&self.page).map_err(|error| error.to_string()));
+        let header =
+            used.then(|| SegmentHeader::decode(&self.page).map_err(|error| error.to_string()));
         let serial = match &header {
             Some(Ok(header)) => Some(header.serial),
             _ => None,
@@ -136,8 +151,10 @@ impl Reader {
         let newest = records.iter().map(|r| r.place.serial).max();
         let current = serial.max(newest);
         let before = records.len();
-        let records: Vec<Record> =
-            records.into_iter().filter(|r| Some(r.place.serial) == current).collect();
+        let records: Vec<Record> = records
+            .into_iter()
+            .filter(|r| Some(r.place.serial) == current)
+            .collect();
         gathered.segments.push(Segment {
             index: self.index,
             path: path.to_owned(),
@@ -191,7 +208,11 @@ impl Reader {
         let placed = said.offset == offset && self.lives_here(said.serial);
         let magic = self.page[..8] == RECORD_MAGIC;
         (placed || magic).then(|| Trace {
-            place: if placed { said } else { Place { serial: 0, offset } },
+            place: if placed {
+                said
+            } else {
+                Place { serial: 0, offset }
+            },
             seq: self.word(40),
             session: SessionId(self.word(48)),
             placed,
@@ -201,12 +222,19 @@ impl Reader {
     }
 
     fn word(&self, at: usize) -> u64 {
-        u64::from_le_bytes(self.page[at..at + 8].try_into().expect("eight bytes of a page"))
+        u64::from_le_bytes(
+            self.page[at..at + 8]
+                .try_into()
+                .expect("eight bytes of a page"),
+        )
     }
 
     /// The placement as it stands in the page, checked or not.
     fn said_place(&self) -> Place {
-        Place { serial: self.word(PLACEMENT_OFFSET), offset: self.word(PLACEMENT_OFFSET + 8) }
+        Place {
+            serial: self.word(PLACEMENT_OFFSET),
+            offset: self.word(PLACEMENT_OFFSET + 8),
+        }
     }
 
     fn lives_here(&self, serial: u64) -> bool {
@@ -220,7 +248,10 @@ impl Reader {
     }
 
     fn record(&mut self, header: &Header, crc: u32, offset: u64) -> io::Result<Record> {
-        let place = Place { offset, ..self.said_place() };
+        let place = Place {
+            offset,
+            ..self.said_place()
+        };
         let total_bytes = header.total_bytes();
         let payload_error = if offset + total_bytes > self.bytes {
             Some("the record does not end inside its segment".to_owned())
@@ -228,9 +259,15 @@ impl Reader {
             let length = usize::try_from(total_bytes).expect("records are bounded");
             let mut whole = vec![0; length];
             self.file.read_exact_at(&mut whole, offset)?;
-            header.check_payloads(&whole).err().map(|error| error.to_string())
+            header
+                .check_payloads(&whole)
+                .err()
+                .map(|error| error.to_string())
         };
-        let discards = header.descriptors.iter().filter(|d| d.kind != DescriptorKind::Data);
+        let discards = header
+            .descriptors
+            .iter()
+            .filter(|d| d.kind != DescriptorKind::Data);
         Ok(Record {
             file: self.index,
             place,

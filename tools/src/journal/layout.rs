@@ -28,39 +28,59 @@ pub(super) struct Found {
 
 /// Looks at a state directory, a directory of journals, or one journal.
 pub(super) fn find(dir: &Path) -> Result<Found, JournalError> {
-    let nothing = || JournalError::NothingThere { dir: dir.to_owned() };
+    let nothing = || JournalError::NothingThere {
+        dir: dir.to_owned(),
+    };
     if !dir.is_dir() {
         return Err(nothing());
     }
     let segments = segments_in(dir)?;
     if !segments.is_empty() {
-        let journals = vec![JournalFiles { index: None, meta: None, segments }];
-        return Ok(Found { group_meta: None, journals });
+        let journals = vec![JournalFiles {
+            index: None,
+            meta: None,
+            segments,
+        }];
+        return Ok(Found {
+            group_meta: None,
+            journals,
+        });
     }
     let group_meta = existing(dir.join("group.meta"));
     let mut journals = Vec::new();
     for name in names(dir)? {
         let number = |text: &str| text.parse::<u16>().ok();
-        let index = name
-            .strip_prefix("journal-")
-            .and_then(number)
-            .or_else(|| name.strip_prefix("volume-")?.strip_suffix(".meta").and_then(number));
+        let index = name.strip_prefix("journal-").and_then(number).or_else(|| {
+            name.strip_prefix("volume-")?
+                .strip_suffix(".meta")
+                .and_then(number)
+        });
         let Some(index) = index else { continue };
-        if journals.iter().any(|j: &JournalFiles| j.index == Some(index)) {
+        if journals
+            .iter()
+            .any(|j: &JournalFiles| j.index == Some(index))
+        {
             continue;
         }
         let journal_dir = dir.join(format!("journal-{index}"));
         journals.push(JournalFiles {
             index: Some(index),
             meta: existing(dir.join(format!("volume-{index}.meta"))),
-            segments: if journal_dir.is_dir() { segments_in(&journal_dir)? } else { Vec::new() },
+            segments: if journal_dir.is_dir() {
+                segments_in(&journal_dir)?
+            } else {
+                Vec::new()
+            },
         });
     }
     journals.sort_by_key(|j| j.index);
     if journals.is_empty() && group_meta.is_none() {
         return Err(nothing());
     }
-    Ok(Found { group_meta, journals })
+    Ok(Found {
+        group_meta,
+        journals,
+    })
 }
 
 fn existing(path: PathBuf) -> Option<PathBuf> {
@@ -68,7 +88,10 @@ fn existing(path: PathBuf) -> Option<PathBuf> {
 }
 
 fn names(dir: &Path) -> Result<Vec<String>, JournalError> {
-    let fail = |source: io::Error| JournalError::Read { path: dir.to_owned(), source };
+    let fail = |source: io::Error| JournalError::Read {
+        path: dir.to_owned(),
+        source,
+    };
     let mut names = Vec::new();
     for entry in fs::read_dir(dir).map_err(fail)? {
         // A name that is no text is none of ours.
@@ -83,12 +106,16 @@ fn names(dir: &Path) -> Result<Vec<String>, JournalError> {
 fn segments_in(dir: &Path) -> Result<Vec<(u32, PathBuf)>, JournalError> {
     let mut segments = Vec::new();
     for name in names(dir)? {
-        let index = name.strip_prefix("segment-").and_then(|rest| rest.strip_suffix(".brj"));
+        let index = name
+            .strip_prefix("segment-")
+            .and_then(|rest| rest.strip_suffix(".brj"));
         if let Some(index) = index.and_then(|digits| digits.parse().ok()) {
             segments.push((index, dir.join(name)));
         }
         if segments.len() > SEGMENT_COUNT_MAX as usize {
-            return Err(JournalError::TooMany { dir: dir.to_owned() });
+            return Err(JournalError::TooMany {
+                dir: dir.to_owned(),
+            });
         }
     }
     segments.sort();

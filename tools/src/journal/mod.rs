@@ -123,7 +123,11 @@ pub fn run(args: &JournalArgs, out: &mut dyn Write) -> Result<(), JournalError> 
         let linked = chains::link(&gathered);
         volumes.push(verdict::judge(journal, gathered, linked, &slots));
     }
-    let report = report::Report { group: slots.group, volumes, problems: slots.problems };
+    let report = report::Report {
+        group: slots.group,
+        volumes,
+        problems: slots.problems,
+    };
     if dir_args.json {
         report.json(verify, out)?;
     } else if verify {

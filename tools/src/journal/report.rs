@@ -29,7 +29,9 @@ fn kind_word(kind: RecordKind) -> &'static str {
 }
 
 fn name_of(volume: &Volume) -> String {
-    volume.index.map_or("journal".to_owned(), |index| format!("volume {index}"))
+    volume
+        .index
+        .map_or("journal".to_owned(), |index| format!("volume {index}"))
 }
 
 fn slot_words(slots: &[Option<Result<u64, String>>; 2]) -> String {
@@ -52,9 +54,19 @@ fn ranges(epochs: impl Iterator<Item = u64>) -> String {
     }
     let words: Vec<String> = parts
         .iter()
-        .map(|(a, b)| if a == b { a.to_string() } else { format!("{a}-{b}") })
+        .map(|(a, b)| {
+            if a == b {
+                a.to_string()
+            } else {
+                format!("{a}-{b}")
+            }
+        })
         .collect();
-    if words.is_empty() { "none".to_owned() } else { words.join(", ") }
+    if words.is_empty() {
+        "none".to_owned()
+    } else {
+        words.join(", ")
+    }
 }
 
 impl Report {
@@ -63,7 +75,10 @@ impl Report {
         let of_volumes = self.volumes.iter().find_map(|volume| {
             let problem = volume.problems.first()?;
             let name = name_of(volume);
-            Some(format!("{name}: {} at {}: {}", problem.file, problem.offset, problem.why))
+            Some(format!(
+                "{name}: {} at {}: {}",
+                problem.file, problem.offset, problem.why
+            ))
         });
         self.problems.first().cloned().or(of_volumes)
     }
@@ -76,7 +91,11 @@ impl Report {
             meta_text(volume, out)?;
             for segment in &volume.gathered.segments {
                 segment_text(segment, out)?;
-                let of_file = volume.gathered.records.iter().filter(|r| r.file == segment.index);
+                let of_file = volume
+                    .gathered
+                    .records
+                    .iter()
+                    .filter(|r| r.file == segment.index);
                 for record in of_file {
                     record_text(record, out)?;
                 }
@@ -106,9 +125,13 @@ impl Report {
     }
 
     fn group_text(&self, out: &mut dyn Write) -> io::Result<()> {
-        let Some(slots) = &self.group else { return Ok(()) };
+        let Some(slots) = &self.group else {
+            return Ok(());
+        };
         writeln!(out, "group: {}", slot_words(&slots.each))?;
-        let Some(meta) = &slots.newest else { return Ok(()) };
+        let Some(meta) = &slots.newest else {
+            return Ok(());
+        };
         let role = match meta.role {
             blkback_proto::meta::Role::Primary => "primary",
             blkback_proto::meta::Role::Backup => "backup",
@@ -143,7 +166,11 @@ impl Report {
         for volume in &self.volumes {
             for problem in &volume.problems {
                 let name = name_of(volume);
-                writeln!(out, "bad: {name}: {} at {}: {}", problem.file, problem.offset, problem.why)?;
+                writeln!(
+                    out,
+                    "bad: {name}: {} at {}: {}",
+                    problem.file, problem.offset, problem.why
+                )?;
             }
         }
         Ok(())
@@ -151,8 +178,11 @@ impl Report {
 
     /// One JSON object; with `verify` chains in place of single records.
     pub(super) fn json(&self, verify: bool, out: &mut dyn Write) -> io::Result<()> {
-        let volumes: Vec<Value> =
-            self.volumes.iter().map(|volume| volume_json(volume, verify)).collect();
+        let volumes: Vec<Value> = self
+            .volumes
+            .iter()
+            .map(|volume| volume_json(volume, verify))
+            .collect();
         let group = self.group.as_ref().map(|slots| {
             json!({
                 "slots": slots_json(&slots.each),
@@ -175,7 +205,9 @@ fn meta_text(volume: &Volume, out: &mut dyn Write) -> io::Result<()> {
     if volume.slots.iter().any(Option::is_some) {
         writeln!(out, "  metadata: {}", slot_words(&volume.slots))?;
     }
-    let Some(meta) = &volume.meta else { return Ok(()) };
+    let Some(meta) = &volume.meta else {
+        return Ok(());
+    };
     writeln!(
         out,
         "  volume {}, {} bytes, applied {}, committed {}, durable {}",
@@ -234,7 +266,11 @@ fn record_text(record: &Record, out: &mut dyn Write) -> io::Result<()> {
 }
 
 fn chain_text(chain: &Chain, out: &mut dyn Write) -> io::Result<()> {
-    let whose = if chain.is_own() { "own writes" } else { "session" };
+    let whose = if chain.is_own() {
+        "own writes"
+    } else {
+        "session"
+    };
     writeln!(
         out,
         "  {whose} {}: records {} to {}, {} to {}",
@@ -244,11 +280,19 @@ fn chain_text(chain: &Chain, out: &mut dyn Write) -> io::Result<()> {
         chain.first,
         chain.end
     )?;
-    writeln!(out, "    sealed epochs: {}", ranges(chain.sealed.iter().map(|(epoch, _)| *epoch)))?;
+    writeln!(
+        out,
+        "    sealed epochs: {}",
+        ranges(chain.sealed.iter().map(|(epoch, _)| *epoch))
+    )?;
     if let Some(open) = chain.open {
         writeln!(out, "    epoch {open} has no seal")?;
     }
-    writeln!(out, "    acknowledged as far as the records say: {}", chain.watermark)
+    writeln!(
+        out,
+        "    acknowledged as far as the records say: {}",
+        chain.watermark
+    )
 }
 
 fn slots_json(slots: &[Option<Result<u64, String>>; 2]) -> Vec<Value> {

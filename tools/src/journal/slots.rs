@@ -38,7 +38,9 @@ pub(super) fn read(found: &Found) -> Result<AllSlots, JournalError> {
         all.group = Some(slots);
     }
     for journal in &found.journals {
-        let (Some(index), Some(path)) = (journal.index, &journal.meta) else { continue };
+        let (Some(index), Some(path)) = (journal.index, &journal.meta) else {
+            continue;
+        };
         let slots = read_file(path, VolumeMeta::decode, |m| m.generation)?;
         note_unreadable(&format!("volume-{index}.meta"), &slots, &mut all.problems);
         all.volumes.insert(index, slots);
@@ -52,13 +54,17 @@ fn read_file<T>(
     decode: fn(&[u8]) -> Result<T, RecordError>,
     generation: fn(&T) -> u64,
 ) -> Result<Slots<T>, JournalError> {
-    let fail = |source: io::Error| JournalError::Read { path: path.to_owned(), source };
+    let fail = |source: io::Error| JournalError::Read {
+        path: path.to_owned(),
+        source,
+    };
     let file = File::open(path).map_err(fail)?;
     let mut slots: [Option<T>; 2] = [None, None];
     let mut each = [None, None];
     for index in 0..2 {
         let mut bytes = vec![0; SLOT_BYTES];
-        file.read_exact_at(&mut bytes, slot_offset(index as u64)).map_err(fail)?;
+        file.read_exact_at(&mut bytes, slot_offset(index as u64))
+            .map_err(fail)?;
         if bytes.iter().all(|b| *b == 0) {
             continue;
         }
@@ -71,23 +77,39 @@ fn read_file<T>(
             Err(error) => Err(error.to_string()),
         });
     }
-    Ok(Slots { each, newest: newest(slots, generation) })
+    Ok(Slots {
+        each,
+        newest: newest(slots, generation),
+    })
 }
 
 fn note_unreadable<T>(name: &str, slots: &Slots<T>, problems: &mut Vec<String>) {
     if slots.newest.is_some() {
         return;
     }
-    let whys: Vec<&str> =
-        slots.each.iter().flatten().filter_map(|s| s.as_ref().err()).map(String::as_str).collect();
-    let why = if whys.is_empty() { "never written".to_owned() } else { whys.join("; ") };
+    let whys: Vec<&str> = slots
+        .each
+        .iter()
+        .flatten()
+        .filter_map(|s| s.as_ref().err())
+        .map(String::as_str)
+        .collect();
+    let why = if whys.is_empty() {
+        "never written".to_owned()
+    } else {
+        whys.join("; ")
+    };
     problems.push(format!("{name}: neither slot can be read ({why})"));
 }
 
 fn check_together(all: &mut AllSlots) {
-    let Some(group) = all.group.as_ref().and_then(|g| g.newest.as_ref()) else { return };
+    let Some(group) = all.group.as_ref().and_then(|g| g.newest.as_ref()) else {
+        return;
+    };
     for (index, slots) in &all.volumes {
-        let Some(volume) = &slots.newest else { continue };
+        let Some(volume) = &slots.newest else {
+            continue;
+        };
         if !volume.group.is_none() && volume.group != group.group {
             all.problems.push(format!(
                 "volume-{index}.meta: belongs to group {}, group.meta to {}",

@@ -10,9 +10,7 @@ use blkback_proto::meta::{
 use blkback_proto::record::{
     Descriptor, DescriptorKind, FLAG_CHAIN_START, HEADER_BYTES, Header, RecordKind, set_placement,
 };
-use blkback_proto::segment::{
-    SEGMENT_HEADER_BYTES, SegmentHeader, segment_file_name,
-};
+use blkback_proto::segment::{SEGMENT_HEADER_BYTES, SegmentHeader, segment_file_name};
 use serde_json::Value;
 
 use super::{DirArgs, JournalArgs, JournalCommand, JournalError, run};
@@ -45,7 +43,10 @@ impl Journal {
         let size = usize::try_from(SEGMENT_BYTES).unwrap();
         Self {
             files: vec![vec![0; size]; SEGMENTS as usize],
-            head: Place { serial: 1, offset: SEGMENT_HEADER_BYTES as u64 },
+            head: Place {
+                serial: 1,
+                offset: SEGMENT_HEADER_BYTES as u64,
+            },
             open: false,
             seq: 0,
             prev_crc: 0,
@@ -139,8 +140,10 @@ impl Journal {
     }
 
     fn next_segment(&mut self) {
-        self.head =
-            Place { serial: self.head.serial + 1, offset: SEGMENT_HEADER_BYTES as u64 };
+        self.head = Place {
+            serial: self.head.serial + 1,
+            offset: SEGMENT_HEADER_BYTES as u64,
+        };
         self.open = false;
     }
 
@@ -182,15 +185,25 @@ impl Journal {
 }
 
 fn verify(dir: &Path) -> (Result<(), JournalError>, Value) {
-    let command = JournalCommand::Verify(DirArgs { dir: dir.to_owned(), json: true });
+    let command = JournalCommand::Verify(DirArgs {
+        dir: dir.to_owned(),
+        json: true,
+    });
     let mut out = Vec::new();
     let result = run(&JournalArgs { command }, &mut out);
     (result, serde_json::from_slice(&out).unwrap_or(Value::Null))
 }
 
 fn text(dir: &Path, verify: bool) -> String {
-    let args = DirArgs { dir: dir.to_owned(), json: false };
-    let command = if verify { JournalCommand::Verify(args) } else { JournalCommand::Dump(args) };
+    let args = DirArgs {
+        dir: dir.to_owned(),
+        json: false,
+    };
+    let command = if verify {
+        JournalCommand::Verify(args)
+    } else {
+        JournalCommand::Dump(args)
+    };
     let mut out = Vec::new();
     // What verify found stands in its report.
     let _ = run(&JournalArgs { command }, &mut out);
@@ -214,7 +227,9 @@ fn assert_clean(journal: &Journal, epochs: &[u64]) -> Value {
 #[track_caller]
 fn assert_bad(journal: &Journal, epochs: &[u64], why: &str) {
     let (result, report) = journal.verify();
-    let Err(JournalError::Damaged(text)) = result else { panic!("not found: {report:#}") };
+    let Err(JournalError::Damaged(text)) = result else {
+        panic!("not found: {report:#}")
+    };
     assert!(text.contains(why), "{text}");
     assert_eq!(sealed(&report), epochs);
 }
@@ -228,7 +243,10 @@ fn volume_meta(durable: u64) -> VolumeMeta {
         size_bytes: 1 << 30,
         segment_bytes: SEGMENT_BYTES,
         segment_count: SEGMENTS,
-        tail: Place { serial: 1, offset: SEGMENT_HEADER_BYTES as u64 },
+        tail: Place {
+            serial: 1,
+            offset: SEGMENT_HEADER_BYTES as u64,
+        },
         tail_record_seq: 1,
         tail_prev_crc: 0,
         tail_session: SESSION,
@@ -299,7 +317,10 @@ fn an_earlier_lap_is_not_mistaken_for_damage() {
         journal.durable = epoch - 1;
         journal.epoch_seal(epoch);
     }
-    assert!(journal.head.serial > u64::from(SEGMENTS), "the ring went round");
+    assert!(
+        journal.head.serial > u64::from(SEGMENTS),
+        "the ring went round"
+    );
     let (result, report) = journal.verify();
     assert!(result.is_ok(), "{report:#}");
     assert_eq!(sealed(&report).last(), Some(&40));
@@ -321,7 +342,13 @@ fn a_torn_tail_without_a_seal_is_noted_only() {
         journal.record(RecordKind::Writes, 5, &[9; 2048]);
         journal.flip(journal.places.len() - 1, at);
         let report = assert_clean(&journal, &[1, 3, 4]);
-        assert!(report["volumes"][0]["notes"][0].as_str().unwrap().contains("torn"), "{at}");
+        assert!(
+            report["volumes"][0]["notes"][0]
+                .as_str()
+                .unwrap()
+                .contains("torn"),
+            "{at}"
+        );
     }
 }
 
@@ -339,7 +366,11 @@ fn rot_in_a_sealed_epoch_is_found() {
             journal.flip(record, at);
             let (result, report) = journal.verify();
             assert!(result.is_err(), "record {record} byte {at}: {report:#}");
-            assert_eq!(sealed(&report)[..before.len()], **before, "record {record} byte {at}");
+            assert_eq!(
+                sealed(&report)[..before.len()],
+                **before,
+                "record {record} byte {at}"
+            );
         }
     }
 }
@@ -393,7 +424,10 @@ fn an_acknowledged_epoch_that_is_gone_is_found() {
 fn a_misdirected_record_does_not_count() {
     let mut journal = Journal::usual();
     let (from, total) = journal.places[6];
-    let (start, length) = (usize::try_from(from.offset).unwrap(), usize::try_from(total).unwrap());
+    let (start, length) = (
+        usize::try_from(from.offset).unwrap(),
+        usize::try_from(total).unwrap(),
+    );
     let bytes = journal.file(1)[start..start + length].to_vec();
     journal.file(2)[SEGMENT_HEADER_BYTES..SEGMENT_HEADER_BYTES + length].copy_from_slice(&bytes);
     assert_clean(&journal, &[1, 3, 4]);
@@ -454,10 +488,22 @@ fn metadata_and_journal_are_compared() {
     save_state(dir.path(), &Journal::usual(), &volume_meta(6));
     let (result, _) = verify(dir.path());
     let text = result.unwrap_err().to_string();
-    assert!(text.contains("epoch 6 was acknowledged, the last whole one is 4"), "{text}");
-    let other = VolumeMeta { volume: VolumeUuid([8; 16]), ..volume_meta(0) };
+    assert!(
+        text.contains("epoch 6 was acknowledged, the last whole one is 4"),
+        "{text}"
+    );
+    let other = VolumeMeta {
+        volume: VolumeUuid([8; 16]),
+        ..volume_meta(0)
+    };
     save_state(dir.path(), &Journal::usual(), &other);
-    assert!(verify(dir.path()).0.unwrap_err().to_string().contains("holds records of volume"));
+    assert!(
+        verify(dir.path())
+            .0
+            .unwrap_err()
+            .to_string()
+            .contains("holds records of volume")
+    );
 }
 
 /// One torn slot is what the other is there for; two are the end of the volume.
@@ -474,7 +520,13 @@ fn slots_are_told_apart() {
     assert_eq!(report["volumes"][0]["slots"][0]["state"], "damaged");
     bytes[SLOT_BYTES + 100] ^= 1;
     fs::write(&path, &bytes).unwrap();
-    assert!(verify(dir.path()).0.unwrap_err().to_string().contains("neither slot"));
+    assert!(
+        verify(dir.path())
+            .0
+            .unwrap_err()
+            .to_string()
+            .contains("neither slot")
+    );
 }
 
 /// What people read has to name place and reason.
@@ -484,16 +536,25 @@ fn text_names_what_and_where() {
     let mut journal = Journal::usual();
     save_state(dir.path(), &journal, &volume_meta(4));
     let dump = text(dir.path(), false);
-    assert!(dump.contains("record 7 seal epoch 4 writes 1 bytes 512"), "{dump}");
+    assert!(
+        dump.contains("record 7 seal epoch 4 writes 1 bytes 512"),
+        "{dump}"
+    );
     assert!(dump.contains("lineage 03030303-0303-0303-0303-030303030303 from epoch 1, created"));
     let good = text(dir.path(), true);
-    assert!(good.contains("sealed epochs: 1, 3-4") && good.ends_with("clean\n"), "{good}");
+    assert!(
+        good.contains("sealed epochs: 1, 3-4") && good.ends_with("clean\n"),
+        "{good}"
+    );
     journal.flip(4, HEADER_BYTES as u64);
     save_state(dir.path(), &journal, &volume_meta(4));
     let bad = text(dir.path(), true);
     let (place, _) = journal.places[4];
     let expected = format!("segment-0001.brj at {}: session", place.offset);
-    assert!(bad.contains(&expected) && bad.contains("payload 0"), "{bad}");
+    assert!(
+        bad.contains(&expected) && bad.contains("payload 0"),
+        "{bad}"
+    );
 }
 
 /// A mistyped directory is a mistake of whoever typed it, not damage.
@@ -505,5 +566,8 @@ fn a_wrong_directory_is_wrong_usage() {
     let (result, _) = verify(&dir.path().join("nowhere"));
     assert!(result.unwrap_err().is_usage());
     fs::write(dir.path().join(segment_file_name(0)), b"short").unwrap();
-    assert!(matches!(verify(dir.path()).0, Err(JournalError::SegmentSize { .. })));
+    assert!(matches!(
+        verify(dir.path()).0,
+        Err(JournalError::SegmentSize { .. })
+    ));
 }

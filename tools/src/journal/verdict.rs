@@ -54,7 +54,9 @@ pub(super) fn judge(
     volume.check_chains();
     volume.check_lone_traces();
     volume.check_meta();
-    volume.problems.sort_by(|a, b| (&a.file, a.offset).cmp(&(&b.file, b.offset)));
+    volume
+        .problems
+        .sort_by(|a, b| (&a.file, a.offset).cmp(&(&b.file, b.offset)));
     volume
 }
 
@@ -67,7 +69,11 @@ impl Volume {
 
     fn problem(&mut self, place: Place, why: String) {
         let file = self.file_of(place);
-        self.problems.push(Problem { file, offset: place.offset, why });
+        self.problems.push(Problem {
+            file,
+            offset: place.offset,
+            why,
+        });
     }
 
     fn check_segments(&mut self) {
@@ -77,14 +83,22 @@ impl Volume {
         for (at, segment) in (0u32..).zip(&self.gathered.segments) {
             let mut bad = |why: String| {
                 let file = segment_file_name(segment.index);
-                found.push(Problem { file, offset: 0, why });
+                found.push(Problem {
+                    file,
+                    offset: 0,
+                    why,
+                });
             };
             sizes.insert(segment.bytes);
             if segment.index != at {
                 bad(format!("segment file {at} is missing"));
                 break;
             }
-            let newest = self.gathered.records.iter().filter(|r| r.file == segment.index);
+            let newest = self
+                .gathered
+                .records
+                .iter()
+                .filter(|r| r.file == segment.index);
             let newest = newest.map(|r| r.place.serial).max();
             match &segment.header {
                 Some(Err(why)) => bad(format!("segment header: {why}")),
@@ -92,23 +106,39 @@ impl Volume {
                 None => {}
                 Some(Ok(header)) => {
                     if header.serial % count != u64::from(segment.index) {
-                        bad(format!("segment {} does not belong into this file", header.serial));
+                        bad(format!(
+                            "segment {} does not belong into this file",
+                            header.serial
+                        ));
                     }
                     if newest.is_some_and(|serial| serial > header.serial) {
-                        bad(format!("the header is of segment {}, its records are newer", header.serial));
+                        bad(format!(
+                            "the header is of segment {}, its records are newer",
+                            header.serial
+                        ));
                     }
                     if header.segment_bytes != segment.bytes {
-                        bad(format!("{} bytes, the header says {}", segment.bytes, header.segment_bytes));
+                        bad(format!(
+                            "{} bytes, the header says {}",
+                            segment.bytes, header.segment_bytes
+                        ));
                     }
                     if u64::from(header.segment_count) != count {
-                        bad(format!("one of {count} segments, the header says {}", header.segment_count));
+                        bad(format!(
+                            "one of {count} segments, the header says {}",
+                            header.segment_count
+                        ));
                     }
                 }
             }
         }
         if sizes.len() > 1 {
             let file = segment_file_name(0);
-            found.push(Problem { file, offset: 0, why: "segments of different sizes".to_owned() });
+            found.push(Problem {
+                file,
+                offset: 0,
+                why: "segments of different sizes".to_owned(),
+            });
         }
         self.problems.extend(found);
     }
@@ -118,10 +148,20 @@ impl Volume {
         if volumes.len() > 1 {
             let names: Vec<String> = volumes.iter().map(|(_, v)| v.to_string()).collect();
             let why = format!("records of several volumes: {}", names.join(", "));
-            self.problem(Place { serial: 0, offset: 0 }, why);
+            self.problem(
+                Place {
+                    serial: 0,
+                    offset: 0,
+                },
+                why,
+            );
         }
         for chain in self.chains.clone() {
-            let name = if chain.is_own() { "own writes" } else { "session" };
+            let name = if chain.is_own() {
+                "own writes"
+            } else {
+                "session"
+            };
             let name = format!("{name} {}", chain.session);
             if let Some(broken) = &chain.broken {
                 let lost = chain.watermark > chain.last_sealed().unwrap_or(0);
@@ -148,8 +188,12 @@ impl Volume {
 
     /// The only record of a chain, damaged, leaves a segment without any record.
     fn check_lone_traces(&mut self) {
-        let with_records: BTreeSet<u64> =
-            self.gathered.records.iter().map(|r| r.place.serial).collect();
+        let with_records: BTreeSet<u64> = self
+            .gathered
+            .records
+            .iter()
+            .map(|r| r.place.serial)
+            .collect();
         for trace in self.gathered.traces.clone() {
             let first = trace.place.offset == SEGMENT_HEADER_BYTES as u64;
             if !first || with_records.contains(&trace.place.serial) {
@@ -165,12 +209,17 @@ impl Volume {
     }
 
     fn check_meta(&mut self) {
-        let (Some(meta), Some(index)) = (self.meta.clone(), self.index) else { return };
+        let (Some(meta), Some(index)) = (self.meta.clone(), self.index) else {
+            return;
+        };
         let file = format!("volume-{index}.meta");
         let mut bad = Vec::new();
         let segments = self.gathered.segments.len();
         if meta.segment_count as usize != segments {
-            bad.push(format!("names {} segments, {segments} are there", meta.segment_count));
+            bad.push(format!(
+                "names {} segments, {segments} are there",
+                meta.segment_count
+            ));
         }
         for chain in &self.chains {
             if !meta.volume.is_none() && chain.volume != meta.volume {
@@ -182,14 +231,20 @@ impl Volume {
             }
         }
         if meta.inconsistent {
-            self.notes.push("a sync has not ended: the volume is no epoch".to_owned());
+            self.notes
+                .push("a sync has not ended: the volume is no epoch".to_owned());
         }
         if meta.journal_empty {
-            self.notes.push("the journal is drained: the image alone is the volume".to_owned());
+            self.notes
+                .push("the journal is drained: the image alone is the volume".to_owned());
         } else if !meta.volume.is_none() {
             bad.extend(self.check_tail(&meta));
         }
-        self.problems.extend(bad.into_iter().map(|why| Problem { file: file.clone(), offset: 0, why }));
+        self.problems.extend(bad.into_iter().map(|why| Problem {
+            file: file.clone(),
+            offset: 0,
+            why,
+        }));
     }
 
     /// Everything the metadata calls durable has to be in the image or whole in the journal.
@@ -200,15 +255,25 @@ impl Volume {
                 && chain.end >= meta.tail
         };
         let tail = self.chains.iter().find(of_tail);
-        let own = self.chains.iter().rfind(|c| meta.own_serial != 0 && c.first.serial == meta.own_serial);
-        let sealed = [tail, own].into_iter().flatten().filter_map(Chain::last_sealed).max();
+        let own = self
+            .chains
+            .iter()
+            .rfind(|c| meta.own_serial != 0 && c.first.serial == meta.own_serial);
+        let sealed = [tail, own]
+            .into_iter()
+            .flatten()
+            .filter_map(Chain::last_sealed)
+            .max();
         let sealed = sealed.unwrap_or(0).max(meta.applied.0);
         let known = meta.durable.0.max(meta.committed.0);
         if let Some(chain) = tail
             && let Some(broken) = &chain.broken
             && broken.place < meta.tail
         {
-            self.notes.push(format!("{}: damage in front of the tail, which is applied", broken.place));
+            self.notes.push(format!(
+                "{}: damage in front of the tail, which is applied",
+                broken.place
+            ));
         }
         if sealed < meta.consistent_from.0 {
             self.notes.push(format!(
@@ -216,8 +281,7 @@ impl Volume {
                 meta.consistent_from
             ));
         }
-        (known > sealed).then(|| {
-            format!("epoch {known} was acknowledged, the last whole one is {sealed}")
-        })
+        (known > sealed)
+            .then(|| format!("epoch {known} was acknowledged, the last whole one is {sealed}"))
     }
 }
