@@ -176,6 +176,8 @@ pub(super) struct InFlight {
 pub(super) struct Part {
     pub(super) request: usize,
     pub(super) index: usize,
+    /// Journal charge it is counted with while it is in flight, in bytes.
+    pub(super) charge: u64,
 }
 
 /// A client that chose the export of another volume's thread.

@@ -1,15 +1,17 @@
 //! NBD clients of an I/O thread: from socket to engine and back.
 
+use super::FRONT_BYTES_MAX;
 use super::memory::{PoolBuf, PoolBufMut};
 use super::nbd::{
     Handover, INPUT_BYTES, InFlight, NbdConn, PAYLOAD_BYTES_MAX, Part, Payload, REQUESTS_MAX,
     piece_bytes,
 };
 use super::thread::{Mail, Token, VolumeThread};
-use crate::engine::Nanos;
+use crate::engine::{Nanos, builder};
 use crate::frontend::nbd::{Command, Config, Conn, Event, Phase, Request as NbdRequest};
 use crate::io::{Request, RequestId};
 use crate::reactor::{Buf, Completion, Op as ROp};
+use blkback_proto::record::HEADER_BYTES;
 use std::os::fd::OwnedFd;
 
 /// Clients of one thread.
@@ -198,6 +200,10 @@ impl VolumeThread {
         let length = piece_bytes(&payload.request, u64::from(payload.done));
         let length = usize::try_from(length).expect("pieces are small");
         if payload.piece.is_none() {
+            if !has_room(self.front_bytes, length as u64) {
+                self.stalled = true;
+                return false;
+            }
             let Some(piece) = self.mem.alloc_outside(length) else {
                 self.stalled = true;
                 return false;
@@ -235,6 +241,8 @@ impl VolumeThread {
         let offset = payload.request.offset + u64::from(payload.done);
         payload.done += u32::try_from(piece.len()).expect("pieces are small");
         let (request_key, request) = (payload.key, payload.request);
+        let charge = charge_of(piece.len() as u64);
+        self.front_bytes += charge;
         if payload.done == request.length {
             client.payload = None;
             client.conn.payload_done();
@@ -245,6 +253,7 @@ impl VolumeThread {
         let part = self.parts.insert(Part {
             request: request_key,
             index: 0,
+            charge,
         });
         let buf = PoolBuf(piece.freeze());
         let engine_request = Request::Write {
@@ -264,6 +273,15 @@ impl VolumeThread {
             let length = piece_bytes(&request, done);
             let offset = request.offset + done;
             let index = self.requests[key].data.len();
+            let charge = match request.command {
+                Command::Trim | Command::WriteZeroes { .. } => charge_of(0),
+                Command::Read { .. } | Command::Write | Command::Flush => 0,
+            };
+            if charge > 0 && !has_room(self.front_bytes, 0) {
+                self.stalled = true;
+                self.todo.push_front((key, done));
+                return;
+            }
             let engine_request = match request.command {
                 Command::Read { .. } => {
                     let bytes = usize::try_from(length).expect("pieces are small");
@@ -300,7 +318,9 @@ impl VolumeThread {
             let part = self.parts.insert(Part {
                 request: key,
                 index,
+                charge,
             });
+            self.front_bytes += charge;
             let id = RequestId(part as u64);
             self.engine
                 .request(self.now, &mut self.mem, id, engine_request, &mut self.fx);
@@ -311,6 +331,7 @@ impl VolumeThread {
     pub(super) fn part_done(&mut self, id: RequestId, errno: Option<i32>, data: Option<Buf>) {
         let key = usize::try_from(id.0).expect("ids come from this slab");
         let part = self.parts.remove(key);
+        self.front_bytes -= part.charge;
         let request = &mut self.requests[part.request];
         request.errno = request.errno.or(errno);
         if let Some(data) = data {
@@ -426,6 +447,17 @@ impl VolumeThread {
             client.closing = true;
         }
     }
+}
+
+/// Journal charge of a piece at most: a record of its own, in bytes.
+fn charge_of(payload_bytes: u64) -> u64 {
+    HEADER_BYTES as u64 + builder::charge_of(payload_bytes)
+}
+
+/// Whether one more write may be taken from a client: all that are in flight must fit into the part
+/// of the backup's window that is kept back for them.
+fn has_room(front_bytes: u64, payload_bytes: u64) -> bool {
+    front_bytes == 0 || front_bytes + charge_of(payload_bytes) <= FRONT_BYTES_MAX
 }
 
 fn in_flight(client: usize, request: NbdRequest) -> InFlight {

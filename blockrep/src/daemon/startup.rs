@@ -23,7 +23,8 @@ use crate::journal::start::{
     Refusal, VolumeShape, VolumeStart, begin_primary, blank_group, blank_volume, recover_volume,
 };
 use crate::reactor::{
-    Access, MailSender, Mailbox, OpenedFile, Reactor, ReactorConfig, mailbox, open_image,
+    Access, MailSender, Mailbox, OpenedFile, PAGE_BYTES, Pool, Reactor, ReactorConfig, mailbox,
+    open_image,
 };
 use blkback_proto::diskspec::Endpoint;
 use blkback_proto::ids::{Epoch, GroupUuid, LineageId, UNIT_BYTES, VolumeUuid};
@@ -866,6 +867,8 @@ fn sprout(
         parts: Default::default(),
         todo: Default::default(),
         stalled: false,
+        front_bytes: 0,
+        meta_pool: Pool::new(4 * PAGE_BYTES, PAGE_BYTES)?,
         net: Net::new(seed.remote, link_listener),
         cut_waits: Vec::new(),
         pending_cuts: Vec::new(),

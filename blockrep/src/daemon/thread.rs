@@ -13,7 +13,7 @@ use crate::frontend::nbd::ExportInfo;
 use crate::group::{GroupEffect, Now};
 use crate::io::{Done, IoError, IoId, Op, Reply, Target};
 use crate::reactor::{
-    Completion, FileId, MailSender, Mailbox, Op as ROp, OpError, Reactor, SockId,
+    Completion, FileId, MailSender, Mailbox, Op as ROp, OpError, Pool, Reactor, SockId,
 };
 use blkback_proto::ctl::{self, EventKind};
 use blkback_proto::ids::{Epoch, LineageId, SessionId};
@@ -131,6 +131,10 @@ pub(super) struct VolumeThread {
     pub(super) parts: Slab<super::nbd::Part>,
     pub(super) todo: std::collections::VecDeque<(usize, u64)>,
     pub(super) stalled: bool,
+    /// Journal charge of the writes that clients have in flight, in bytes.
+    pub(super) front_bytes: u64,
+    /// For metadata of the group, whatever else takes memory.
+    pub(super) meta_pool: Pool,
 
     pub(super) net: super::net::Net,
     pub(super) cut_waits: Vec<CutWait>,
@@ -355,10 +359,9 @@ impl VolumeThread {
                     .group_meta
                     .expect("the group's thread has its metadata");
                 let mut bytes = self
-                    .mem
-                    .0
+                    .meta_pool
                     .alloc(SLOT_BYTES)
-                    .expect("the engine's reserve holds a slot");
+                    .expect("one write of the metadata at a time");
                 meta.encode(&mut bytes);
                 let offset = slot_offset(meta.generation);
                 let op = ROp::Write {

@@ -66,6 +66,8 @@ pub(super) struct Chain<M: Memory> {
     record_seq: u64,
     prev_crc: u32,
     credit_total: u64,
+    /// What the backup's journal holds when it is empty.
+    pub(super) capacity: u64,
     charge_sent: u64,
     charge_queued: u64,
     pub(super) released: Epoch,
@@ -100,6 +102,7 @@ impl<M: Memory> Chain<M> {
             record_seq: 0,
             prev_crc: 0,
             credit_total: 0,
+            capacity: 0,
             charge_sent: 0,
             charge_queued: 0,
             released: Epoch::NONE,
@@ -269,6 +272,7 @@ impl<M: Memory> PrimaryVolume<M> {
             return;
         }
         self.chain.credit_total = welcome.credit_bytes;
+        self.chain.capacity = welcome.journal_bytes;
         self.acked = Acked::default();
         let (sync_needed, above) = (welcome.sync_needed, welcome.committed);
         self.link = Link::Welcomed {

@@ -101,7 +101,8 @@ impl<M: Memory> PrimaryVolume<M> {
         let reserve = if self.draining {
             0
         } else {
-            self.settings.reserve_bytes
+            // A small journal could hold nothing but the reserve.
+            self.settings.reserve_bytes.min(self.chain.capacity / 4)
         };
         self.chain.credit_left() >= self.admitted_charge + charge + reserve
     }
