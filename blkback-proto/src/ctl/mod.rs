@@ -20,7 +20,7 @@
 //!   requests with unknown fields are refused (a daemon must not ignore what it was told), while
 //!   unknown fields and words in answers and events are passed over (an old client still reads).
 //!
-//! Byte by byte: PROTOCOL-CTL.md.
+//! Byte by byte: PROTOCOL.md §2.
 
 mod answer;
 mod event;

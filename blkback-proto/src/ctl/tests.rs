@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-const DOCUMENT: &str = include_str!("../../PROTOCOL-CTL.md");
+const DOCUMENT: &str = include_str!("../../PROTOCOL.md");
 
 fn hex(bytes: &[u8]) -> String {
     bytes
