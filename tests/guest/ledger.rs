@@ -15,13 +15,13 @@
 //! crash: this shows writes of different files that changed places.
 
 mod entry;
+mod system;
 
-use std::ffi::{CString, c_char, c_int, c_long, c_ulong, c_void};
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::fd::AsRawFd;
 use std::path::Path;
-use std::time::Duration;
+
+use system::{CommandLine, Outcome, attach, detach, load_modules, wait_for_disk};
 
 use entry::{ENTRY_LEN, encode, survey};
 
@@ -31,65 +31,31 @@ const CHECKPOINT_EVERY: u64 = 50;
 /// The disk is filled no further than this, however long nobody kills the machine.
 const ENTRIES_MAX: u64 = 65_536;
 
-type Outcome<T> = Result<T, String>;
-
-unsafe extern "C" {
-    fn mount(
-        source: *const c_char,
-        target: *const c_char,
-        kind: *const c_char,
-        flags: c_ulong,
-        data: *const c_void,
-    ) -> c_int;
-    fn umount(target: *const c_char) -> c_int;
-    fn reboot(how: c_int) -> c_int;
-    fn sync();
-    fn tcdrain(fd: c_int) -> c_int;
-    fn syscall(number: c_long, ...) -> c_long;
-}
-
-/// RB_POWER_OFF of reboot(2).
-const POWER_OFF: c_int = 0x4321_fedc;
-/// finit_module(2) on x86-64.
-const SYS_FINIT_MODULE: c_long = 313;
-
 fn main() {
     if let Err(why) = run() {
         println!("LEDGER-FAIL {}", why.replace('\n', " "));
     }
-    // SAFETY: calls without memory arguments; PID 1 may power the machine off.
-    unsafe {
-        sync();
-        tcdrain(1);
-        reboot(POWER_OFF);
-    }
+    system::power_off();
 }
 
 fn run() -> Outcome<()> {
-    for (kind, target) in [("devtmpfs", "/dev"), ("proc", "/proc"), ("sysfs", "/sys")] {
-        attach(kind, target, kind, "")?;
-    }
-    let line = fs::read_to_string("/proc/cmdline").map_err(|e| format!("/proc/cmdline: {e}"))?;
-    let word = |key: &str| line.split_whitespace().find_map(|w| w.strip_prefix(key));
-    let role = word("role=").unwrap_or("none");
+    system::attach_kernel_trees()?;
+    let line = CommandLine::read()?;
+    let role = line.word("role=").unwrap_or("none");
     if role == "probe" {
         println!("PROBE ok");
         return Ok(());
     }
-    let number = |key: &str| -> Outcome<u64> {
-        let text = word(key).ok_or_else(|| format!("{key} is missing on the command line"))?;
-        text.parse().map_err(|e| format!("{key}{text}: {e}"))
-    };
     load_modules()?;
     wait_for_disk(Path::new("/dev/vda"))?;
     attach("/dev/vda", "/mnt", "ext4", "data=ordered")?;
     match role {
         "ledger" => {
             println!("LEDGER-READY");
-            append(number("run=")?, 0, ENTRIES_MAX)
+            append(line.number("run=")?, 0, ENTRIES_MAX)
         }
         "verify" => {
-            let (run, more) = (number("run=")?, number("more=")?);
+            let (run, more) = (line.number("run=")?, line.number("more=")?);
             let last = verify(run)?;
             append(run, last, last + more)?;
             detach("/mnt")?;
@@ -172,66 +138,4 @@ fn check_checkpoint(run: u64, last: u64) -> Outcome<()> {
         ));
     }
     Ok(())
-}
-
-/// Loads the modules that `/modules.list` names, in its order.
-fn load_modules() -> Outcome<()> {
-    let list = fs::read_to_string("/modules.list").map_err(|e| format!("/modules.list: {e}"))?;
-    for name in list.lines() {
-        let file = File::open(name).map_err(|e| format!("{name}: {e}"))?;
-        // SAFETY: the fd is open for the call and the parameters are a NUL-terminated string.
-        let done = unsafe { syscall(SYS_FINIT_MODULE, file.as_raw_fd(), c"".as_ptr(), 0 as c_int) };
-        if done != 0 {
-            return Err(format!(
-                "module {name}: {}",
-                std::io::Error::last_os_error()
-            ));
-        }
-    }
-    Ok(())
-}
-
-fn wait_for_disk(disk: &Path) -> Outcome<()> {
-    for _ in 0..200 {
-        if disk.exists() {
-            return Ok(());
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    Err(format!("{} did not appear in 10 s", disk.display()))
-}
-
-fn attach(source: &str, target: &str, kind: &str, data: &str) -> Outcome<()> {
-    fs::create_dir_all(target).map_err(|e| format!("{target}: {e}"))?;
-    let [source_c, target_c, kind_c, data_c] =
-        [source, target, kind, data].map(|text| CString::new(text).expect("no NUL in these"));
-    // SAFETY: four NUL-terminated strings that outlive the call.
-    let done = unsafe {
-        mount(
-            source_c.as_ptr(),
-            target_c.as_ptr(),
-            kind_c.as_ptr(),
-            0,
-            data_c.as_ptr().cast(),
-        )
-    };
-    if done == 0 {
-        return Ok(());
-    }
-    Err(format!(
-        "mount {source} on {target}: {}",
-        std::io::Error::last_os_error()
-    ))
-}
-
-fn detach(target: &str) -> Outcome<()> {
-    let name = CString::new(target).expect("no NUL in these");
-    // SAFETY: one NUL-terminated string that outlives the call.
-    match unsafe { umount(name.as_ptr()) } {
-        0 => Ok(()),
-        _ => Err(format!(
-            "umount {target}: {}",
-            std::io::Error::last_os_error()
-        )),
-    }
 }

@@ -37,22 +37,27 @@ impl Accelerator {
     }
 }
 
-/// What the guest's program says (tests/guest/ledger.rs).
+/// What the guest's program says (tests/guest/ledger.rs and power.rs).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Word {
     Ready,
     Entry(u64),
-    Verified { last: u64, torn: u64 },
+    Verified {
+        last: u64,
+        torn: u64,
+    },
     Done,
     Fail(String),
     ProbeOk,
+    /// What stands behind `POWER`.
+    Power(String),
 }
 
 impl Word {
     fn parse(line: &str) -> Option<Self> {
         let line = line.trim();
         // The serial line can carry half a kernel message in front.
-        let start = ["LEDGER", "VERIFIED", "PROBE"]
+        let start = ["LEDGER", "VERIFIED", "PROBE", "POWER"]
             .iter()
             .filter_map(|word| line.find(word))
             .min();
@@ -62,6 +67,7 @@ impl Word {
             "LEDGER-DONE" => Some(Self::Done),
             "LEDGER-FAIL" => Some(Self::Fail(words.collect::<Vec<_>>().join(" "))),
             "LEDGER" => words.next()?.parse().ok().map(Self::Entry),
+            "POWER" => Some(Self::Power(words.collect::<Vec<_>>().join(" "))),
             "PROBE" => (words.next()? == "ok").then_some(Self::ProbeOk),
             "VERIFIED" => {
                 let last = words.next()?.strip_prefix("last=")?.parse().ok()?;
@@ -110,6 +116,8 @@ pub(crate) struct Boot<'a> {
     pub(crate) arguments: String,
     /// The NBD server with the guest's disk; none for a probe.
     pub(crate) disk_socket: Option<&'a Path>,
+    /// Further arguments for QEMU, such as more devices.
+    pub(crate) devices: &'a [String],
     /// Where the logs go, and what they are called.
     pub(crate) dir: &'a Path,
     pub(crate) name: &'a str,
@@ -240,15 +248,23 @@ impl Boot<'_> {
             .arg("-append")
             .arg(format!("{line} {}", self.arguments));
         if let Some(socket) = self.disk_socket {
-            // QEMU reads a comma as the end of a value unless it is doubled.
-            let path = socket.display().to_string().replace(',', ",,");
-            command.arg("-blockdev").arg(format!(
-                "driver=nbd,node-name=d0,server.type=unix,server.path={path},cache.direct=on"
-            ));
-            // A disk with a volatile cache: the guest's flushes come through.
-            command.args(["-device", "virtio-blk-pci,drive=d0,write-cache=on"]);
+            command.args(disk("d0", socket));
         }
+        command.args(self.devices);
     }
+}
+
+/// QEMU's arguments for a disk behind an NBD server on a Unix socket.
+pub(crate) fn disk(name: &str, socket: &Path) -> [String; 4] {
+    // QEMU reads a comma as the end of a value unless it is doubled.
+    let path = socket.display().to_string().replace(',', ",,");
+    [
+        "-blockdev".to_owned(),
+        format!("driver=nbd,node-name={name},server.type=unix,server.path={path},cache.direct=on"),
+        // A disk with a volatile cache: the guest's flushes come through.
+        "-device".to_owned(),
+        format!("virtio-blk-pci,drive={name},write-cache=on"),
+    ]
 }
 
 fn read_serial(pipe: ChildStdout, mut copy: std::fs::File, words: &SyncSender<Heard>) {
@@ -324,6 +340,7 @@ fn probe(kernel: &GuestKernel, dir: &Path) -> Result<()> {
         accelerator: Accelerator::Kvm,
         arguments: "role=probe".to_owned(),
         disk_socket: None,
+        devices: &[],
         dir,
         name: "probe",
         host: None,

@@ -1,6 +1,7 @@
-//! A Debian kernel for the guest, without installing it: downloaded, unpacked and cached under
-//! `.work/guest`, packed with the guest's program into an initramfs.
+//! A Debian kernel for the guests, without installing it: downloaded, unpacked and cached under
+//! `.work/guest`, packed with the guest's program and whatever else it needs into an initramfs.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -11,7 +12,7 @@ use crate::initramfs::Archive;
 use crate::stop::minutes;
 use crate::{packages, process, ui};
 
-/// Modules the guest needs, in any order; a kernel may have some of them built in.
+/// Modules every guest needs, in any order; a kernel may have some of them built in.
 const MODULES: [&str; 3] = ["virtio_pci", "virtio_blk", "ext4"];
 /// Found by ext4 through the crypto API, so no dependency names it; newer kernels have it built in.
 const MODULES_IF_THERE: [&str; 2] = ["crc32c_generic", "crc32c"];
@@ -24,8 +25,29 @@ pub(crate) struct GuestKernel {
     pub(crate) initramfs: PathBuf,
 }
 
-/// Provides kernel and initramfs; downloads only what the cache has not.
+/// What an initramfs holds besides the modules every guest needs.
+#[derive(Debug)]
+pub(crate) struct Contents<'a> {
+    /// The guest's `/init`: a source in tests/guest, without its ".rs".
+    pub(crate) program: &'a str,
+    /// Modules besides [`MODULES`].
+    pub(crate) modules: &'a [&'a str],
+    /// Programs and libraries: path in the guest, file here.
+    pub(crate) files: &'a [(PathBuf, PathBuf)],
+}
+
+/// Provides kernel and initramfs of the demo's guest; downloads only what the cache has not.
 pub(crate) fn provide(checkout: &Checkout) -> Result<GuestKernel> {
+    let contents = Contents {
+        program: "ledger",
+        modules: &[],
+        files: &[],
+    };
+    provide_with(checkout, &contents)
+}
+
+/// As [`provide`], for a guest with `contents`.
+pub(crate) fn provide_with(checkout: &Checkout, contents: &Contents<'_>) -> Result<GuestKernel> {
     if !cfg!(target_arch = "x86_64") {
         bail!("the guest is x86-64 only; run `cargo xtask demo --no-guest` on this machine");
     }
@@ -47,9 +69,10 @@ pub(crate) fn provide(checkout: &Checkout) -> Result<GuestKernel> {
         );
     }
     let step = ui::step("packing the guest's initramfs");
-    let program = build_program(checkout, &cache, &log)?;
-    let initramfs = cache.join("initramfs");
-    let loaded = pack(&tree, &version, &program, &initramfs, &log)?;
+    let program = build_program(checkout, contents.program, &cache, &log)?;
+    let initramfs = cache.join(format!("initramfs-{}", contents.program));
+    let modules = Modules::find(&tree, &version, &log)?;
+    let loaded = modules.pack(contents, &program, &initramfs, &log)?;
     step.done(format!("{loaded} modules of {version}"));
     Ok(GuestKernel {
         version,
@@ -144,10 +167,10 @@ fn download(cache: &Path, package: &str, log: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Builds `tests/guest/ledger.rs` as one static program.
-fn build_program(checkout: &Checkout, cache: &Path, log: &Path) -> Result<PathBuf> {
-    let source = checkout.root.join("tests/guest/ledger.rs");
-    let program = cache.join("ledger");
+/// Builds a source of tests/guest as one static program.
+fn build_program(checkout: &Checkout, name: &str, cache: &Path, log: &Path) -> Result<PathBuf> {
+    let source = checkout.root.join(format!("tests/guest/{name}.rs"));
+    let program = cache.join(name);
     let mut rustc = std::process::Command::new(std::env::var_os("RUSTC").unwrap_or("rustc".into()));
     rustc
         .args([
@@ -168,43 +191,86 @@ fn build_program(checkout: &Checkout, cache: &Path, log: &Path) -> Result<PathBu
     Ok(program)
 }
 
-/// Writes the initramfs; returns how many modules it loads.
-fn pack(tree: &Path, version: &str, program: &Path, out: &Path, log: &Path) -> Result<usize> {
-    // Debian moved /lib into /usr between releases.
-    let base = ["", "usr"]
-        .map(|prefix| tree.join(prefix))
-        .into_iter()
-        .find(|base| base.join("lib/modules").join(version).exists())
-        .with_context(|| format!("no modules of {version} in {}", tree.display()))?;
-    let dir = base.join("lib/modules").join(version);
-    if !dir.join("modules.dep").exists() {
-        let mut depmod = tool("depmod");
-        depmod.arg("-b").arg(&base).arg(version);
-        process::run(&mut depmod, log, minutes(2))?.success("depmod")?;
+/// The modules of an unpacked kernel.
+#[derive(Debug)]
+struct Modules {
+    dir: PathBuf,
+    dep: String,
+    builtin: String,
+}
+
+impl Modules {
+    fn find(tree: &Path, version: &str, log: &Path) -> Result<Self> {
+        // Debian moved /lib into /usr between releases.
+        let base = ["", "usr"]
+            .map(|prefix| tree.join(prefix))
+            .into_iter()
+            .find(|base| base.join("lib/modules").join(version).exists())
+            .with_context(|| format!("no modules of {version} in {}", tree.display()))?;
+        let dir = base.join("lib/modules").join(version);
+        if !dir.join("modules.dep").exists() {
+            let mut depmod = tool("depmod");
+            depmod.arg("-b").arg(&base).arg(version);
+            process::run(&mut depmod, log, minutes(2))?.success("depmod")?;
+        }
+        let read = |name: &str| {
+            let path = dir.join(name);
+            fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
+        };
+        let (dep, builtin) = (read("modules.dep")?, read("modules.builtin")?);
+        Ok(Self { dir, dep, builtin })
     }
-    let read = |name: &str| {
-        let path = dir.join(name);
-        fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
-    };
-    let order = load_order(&read("modules.dep")?, &read("modules.builtin")?)?;
-    let mut archive = Archive::new();
-    for name in ["dev", "proc", "sys", "mnt", "modules"] {
-        archive.directory(name);
+
+    /// Writes the initramfs; returns how many modules it loads.
+    fn pack(
+        &self,
+        contents: &Contents<'_>,
+        program: &Path,
+        out: &Path,
+        log: &Path,
+    ) -> Result<usize> {
+        let wanted = [&MODULES, contents.modules].concat();
+        let order = load_order(&wanted, &self.dep, &self.builtin)?;
+        let mut archive = Archive::new();
+        let mut directories: BTreeSet<PathBuf> = ["dev", "proc", "sys", "mnt", "run", "modules"]
+            .map(PathBuf::from)
+            .into();
+        for (place, _) in contents.files {
+            let above = place
+                .ancestors()
+                .skip(1)
+                .filter(|dir| dir.file_name().is_some());
+            directories.extend(above.map(Path::to_path_buf));
+        }
+        // In order, a directory comes before what is in it.
+        for directory in directories {
+            archive.directory(name_in_archive(&directory)?);
+        }
+        // Without it PID 1 starts with no stdout.
+        archive.character_device("dev/console", 5, 1);
+        archive.program("init", &fs::read(program)?);
+        for (place, file) in contents.files {
+            let bytes = fs::read(file).with_context(|| format!("read {}", file.display()))?;
+            archive.program(name_in_archive(place)?, &bytes);
+        }
+        let mut list = String::new();
+        for path in &order {
+            let file = Path::new(path).file_name().and_then(|name| name.to_str());
+            let name = file.with_context(|| format!("module {path} has no name"))?;
+            let plain = format!("modules/{}", name.trim_end_matches(".xz"));
+            archive.file(&plain, &module_bytes(&self.dir.join(path), log)?);
+            list.push_str(&format!("/{plain}\n"));
+        }
+        archive.file("modules.list", list.as_bytes());
+        fs::write(out, archive.finish()).with_context(|| format!("write {}", out.display()))?;
+        Ok(order.len())
     }
-    // Without it PID 1 starts with no stdout.
-    archive.character_device("dev/console", 5, 1);
-    archive.program("init", &fs::read(program)?);
-    let mut list = String::new();
-    for path in &order {
-        let file = Path::new(path).file_name().and_then(|name| name.to_str());
-        let name = file.with_context(|| format!("module {path} has no name"))?;
-        let plain = format!("modules/{}", name.trim_end_matches(".xz"));
-        archive.file(&plain, &module_bytes(&dir.join(path), log)?);
-        list.push_str(&format!("/{plain}\n"));
-    }
-    archive.file("modules.list", list.as_bytes());
-    fs::write(out, archive.finish()).with_context(|| format!("write {}", out.display()))?;
-    Ok(order.len())
+}
+
+/// Archives name files from the root, without a slash in front.
+fn name_in_archive(place: &Path) -> Result<&str> {
+    let name = place.to_str().map(|name| name.trim_start_matches('/'));
+    name.with_context(|| format!("{} is not UTF-8", place.display()))
 }
 
 /// The module as the kernel takes it.
@@ -220,12 +286,12 @@ fn module_bytes(path: &Path, log: &Path) -> Result<Vec<u8>> {
 }
 
 /// The files to load, dependencies first, each once.
-fn load_order(modules_dep: &str, modules_builtin: &str) -> Result<Vec<String>> {
+fn load_order(wanted: &[&str], modules_dep: &str, modules_builtin: &str) -> Result<Vec<String>> {
     let mut order: Vec<String> = Vec::new();
     for (name, needed) in MODULES_IF_THERE
         .map(|name| (name, false))
         .into_iter()
-        .chain(MODULES.map(|n| (n, true)))
+        .chain(wanted.iter().map(|name| (*name, true)))
     {
         let line = modules_dep.lines().find_map(|line| {
             let (file, needs) = line.split_once(':')?;
@@ -268,7 +334,8 @@ mod tests {
     // A module loaded before what it needs is refused by the kernel: the guest finds no disk.
     #[test]
     fn dependencies_come_first_and_once() {
-        let order = load_order(DEP, "kernel/drivers/block/virtio_blk.ko\n").expect("all are there");
+        let order = load_order(&MODULES, DEP, "kernel/drivers/block/virtio_blk.ko\n")
+            .expect("all are there");
         let names: Vec<String> = order.iter().map(|path| module_name(path)).collect();
         assert_eq!(
             names,
@@ -287,7 +354,7 @@ mod tests {
     // A kernel without a disk driver must be named here, not by a guest that hangs.
     #[test]
     fn a_missing_module_is_named() {
-        let error = load_order(DEP, "").expect_err("virtio_blk is nowhere");
+        let error = load_order(&MODULES, DEP, "").expect_err("virtio_blk is nowhere");
         assert!(error.to_string().contains("virtio_blk"), "{error}");
     }
 

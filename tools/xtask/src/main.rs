@@ -1,4 +1,4 @@
-//! Project commands: `cargo xtask demo`, `test`, `sim`, `crash`, `bench`, `install`.
+//! Project commands: `cargo xtask demo`, `test`, `sim`, `crash`, `power`, `bench`, `install`.
 //!
 //! Exit codes: 0 all holds; 1 it was tried and does not hold; 2 it could not be tried, or the command
 //! line is wrong; 130 interrupted.
@@ -16,6 +16,7 @@ mod kernel;
 mod lab;
 mod netns;
 mod packages;
+mod power;
 mod process;
 mod stop;
 mod suite;
@@ -59,6 +60,8 @@ enum Command {
     Sim(Passed),
     /// Kill real processes in named phases under load; arguments are passed on
     Crash(Passed),
+    /// Cut the power of the backup's machine, whose disks then lose what was not flushed
+    Power(power::Options),
     /// Measure; `bench disk` compares stacks. Arguments are passed on
     Bench(Passed),
     /// Show what the commands need of the system, and install what is missing
@@ -103,6 +106,7 @@ fn run(command: Command) -> Result<Verdict> {
         Command::Demo(options) => demo::run(&checkout, &options, Under::Blockrep),
         Command::GuestSelftest(options) => demo::run(&checkout, &options.into(), Under::QemuNbd),
         Command::Test(options) => suite::run(&checkout, &options),
+        Command::Power(options) => power::run(&checkout, &options),
         Command::Sim(passed) => become_program(&checkout, "sim", &passed),
         Command::Crash(passed) => become_program(&checkout, "crash", &passed),
         Command::Bench(passed) => {

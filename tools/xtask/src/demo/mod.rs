@@ -283,7 +283,7 @@ fn can_have_namespaces() -> bool {
 }
 
 /// Builds the daemons and tools; cargo's own lines show how far it is.
-fn build(checkout: &Checkout, release: bool) -> Result<Programs> {
+pub(crate) fn build(checkout: &Checkout, release: bool) -> Result<Programs> {
     let metadata = checkout.metadata()?;
     for (package, program) in [
         ("blockrep", "blockrep"),
@@ -317,7 +317,7 @@ fn build(checkout: &Checkout, release: bool) -> Result<Programs> {
 const BUILD_LIMIT: std::time::Duration = minutes(20);
 
 /// Makes a file of zeros that takes no room until it is written.
-fn sparse_file(path: &Path, bytes: u64) -> Result<()> {
+pub(crate) fn sparse_file(path: &Path, bytes: u64) -> Result<()> {
     std::fs::File::create(path)
         .and_then(|file| file.set_len(bytes))
         .with_context(|| format!("create {}", path.display()))

@@ -127,6 +127,7 @@ fn boot(
         accelerator: *accelerator,
         arguments,
         disk_socket: Some(disk),
+        devices: &[],
         dir: &place.dir,
         name,
         host,
