@@ -1,3 +1,4 @@
 //! Harness and simulator for tests over the whole of blockrep.
 
+pub mod bench;
 pub mod harness;

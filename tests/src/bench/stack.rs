@@ -1,0 +1,221 @@
+//! Starting a stack: its processes, its socket, and what to ask about it.
+//!
+//! Every process is killed when the stack is dropped; sockets, state and journals stand in one
+//! directory that goes with it.
+
+use super::plan::{FIRST, PLAIN, SECOND, StackKind};
+use super::point::Bench;
+use super::qmp::Qmp;
+use crate::harness::{Process, binary, free_port};
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+/// How long a stack may take to come up.
+const START_MAX: Duration = Duration::from_secs(60);
+
+/// A stack that runs.
+#[derive(Debug)]
+pub(super) struct Stack {
+    /// What the load talks to; absent for bare files.
+    pub(super) front: Option<Process>,
+    /// The process with the second copy.
+    pub(super) back: Option<Process>,
+    /// Where the front serves NBD.
+    pub(super) nbd: PathBuf,
+    /// Keeps the mirror's monitor.
+    _monitor: Option<Qmp>,
+    /// Dropped last: files of the stack.
+    dir: tempfile::TempDir,
+}
+
+impl Stack {
+    /// Starts one.
+    ///
+    /// # Errors
+    /// It does not come up: what it said.
+    pub(super) fn start(bench: &Bench, kind: StackKind) -> Result<Self> {
+        let dir = tempfile::Builder::new()
+            .prefix("stack-")
+            .tempdir_in(&bench.dir)?;
+        let mut stack = Self {
+            front: None,
+            back: None,
+            nbd: dir.path().join("nbd"),
+            _monitor: None,
+            dir,
+        };
+        match kind {
+            StackKind::Raw | StackKind::ThreeStreams => {}
+            StackKind::QemuNbd => {
+                let mut command = qemu_nbd(&bench.dir.join(PLAIN));
+                command.arg("-k").arg(&stack.nbd);
+                stack.front = Some(stack.run("qemu-nbd", &mut command)?);
+                stack.wait_front(bench)?;
+            }
+            StackKind::Alone => {
+                let spec = format!("aio:{}", bench.dir.join(PLAIN).display());
+                stack.start_front(bench, &spec, &[])?;
+            }
+            StackKind::Protected { ack, sustained } => stack.protected(bench, ack, sustained)?,
+            StackKind::Mirror(mode) => stack.mirror(bench, mode)?,
+        }
+        Ok(stack)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn run(&self, name: &str, command: &mut Command) -> Result<Process> {
+        Process::start(name, command, &self.path(&format!("{name}.log")))
+    }
+
+    fn wait_front(&mut self, bench: &Bench) -> Result<()> {
+        let front = self.front.as_mut().context("just started")?;
+        bench.wait_socket(front, &self.nbd)
+    }
+
+    fn start_front(&mut self, bench: &Bench, spec: &str, flags: &[&str]) -> Result<()> {
+        let mut command = Command::new(binary("blockrep")?);
+        command
+            .args(["-n", spec, "--group", "bench", "--log", "warn"])
+            .arg("--state")
+            .arg(self.path("front.state"))
+            .arg("--control")
+            .arg(self.path("front.ctl"))
+            .args(["--nbd", &format!("unix:{}", self.nbd.display())])
+            .args(flags);
+        self.front = Some(self.run("blockrep", &mut command)?);
+        self.wait_front(bench)
+    }
+
+    fn protected(&mut self, bench: &Bench, ack: &str, sustained: bool) -> Result<()> {
+        let journal_mib = if sustained {
+            bench.options.sustained_journal_mib
+        } else {
+            bench.options.burst_journal_mib
+        };
+        let listen = format!("127.0.0.1:{}", free_port()?);
+        let mut command = Command::new(binary("blockrep-backup")?);
+        command
+            .args(["--listen", &listen, "--group", "bench", "--log", "warn"])
+            .arg("--image")
+            .arg(bench.dir.join(SECOND))
+            .arg("--state")
+            .arg(self.path("back.state"))
+            .arg("--control")
+            .arg(self.path("back.ctl"))
+            .args(["--journal-size", &format!("{journal_mib}MiB")]);
+        let mut back = self.run("blockrep-backup", &mut command)?;
+        let socket = self.path("back.ctl");
+        bench.wait_socket(&mut back, &socket)?;
+        self.back = Some(back);
+        let spec = format!("remus:{listen}|aio:{}", bench.dir.join(FIRST).display());
+        let flags = ["--ack", ack, "--epoch", &bench.options.epoch];
+        let flags = [&flags[..], &["--assume-identical"]].concat();
+        self.start_front(bench, &spec, &flags)?;
+        let mut last = Value::Null;
+        let up = bench.wait_for(START_MAX, || {
+            last = self.status("front")?["group"].take();
+            Ok(last["state"] == "protected")
+        })?;
+        ensure!(up, "blockrep does not become protected: {last}");
+        Ok(())
+    }
+
+    fn mirror(&mut self, bench: &Bench, mode: &str) -> Result<()> {
+        let port = free_port()?.to_string();
+        let mut command = qemu_nbd(&bench.dir.join(SECOND));
+        command.args(["-b", "127.0.0.1", "-p", &port]);
+        let mut back = self.run("qemu-nbd", &mut command)?;
+        let up = bench.wait_for(START_MAX, || {
+            ensure!(back.is_running(), "qemu-nbd ended: {}", back.text().trim());
+            Ok(std::net::TcpStream::connect(format!("127.0.0.1:{port}")).is_ok())
+        })?;
+        ensure!(up, "qemu-nbd does not listen");
+        self.back = Some(back);
+        let monitor = self.path("qmp");
+        let mut command = storage_daemon(&bench.dir.join(FIRST), &port, &self.nbd, &monitor);
+        let mut front = self.run("qemu-storage-daemon", &mut command)?;
+        bench.wait_socket(&mut front, &self.nbd)?;
+        self.front = Some(front);
+        let mut qmp = Qmp::connect(&monitor)?;
+        // Both images count as equal, as for ours: only what is written from now on is copied.
+        let job = json!({"job-id": "mirror", "device": "disk", "target": "copy", "sync": "none",
+            "copy-mode": mode});
+        qmp.run("blockdev-mirror", job)?;
+        qmp.wait_event("BLOCK_JOB_READY")?;
+        self._monitor = Some(qmp);
+        Ok(())
+    }
+
+    /// Status of `front` or `back`, of our own daemons.
+    ///
+    /// # Errors
+    /// What blockrepctl says.
+    pub(super) fn status(&self, host: &str) -> Result<Value> {
+        let out = Command::new(binary("blockrepctl")?)
+            .arg("--control")
+            .arg(self.path(&format!("{host}.ctl")))
+            .args(["status", "--json"])
+            .output()?;
+        ensure!(
+            out.status.success(),
+            "{}",
+            String::from_utf8_lossy(&out.stderr).trim()
+        );
+        serde_json::from_slice(&out.stdout).context("the output of blockrepctl")
+    }
+
+    /// Where fio's report goes.
+    pub(super) fn report(&self) -> PathBuf {
+        self.path("fio.json")
+    }
+
+    /// Where the log of fio goes.
+    pub(super) fn fio_log(&self) -> PathBuf {
+        self.path("fio.log")
+    }
+
+    /// Where a bare stream stands in for the journal.
+    pub(super) fn journal_file(&self) -> PathBuf {
+        self.path("journal")
+    }
+}
+
+fn qemu_nbd(image: &Path) -> Command {
+    let mut command = Command::new("qemu-nbd");
+    command
+        .args(["--persistent", "--format=raw", "--cache=none"])
+        .args(["--aio=io_uring", "--shared=8"])
+        .arg(image);
+    command
+}
+
+fn storage_daemon(image: &Path, copy_port: &str, nbd: &Path, monitor: &Path) -> Command {
+    let disk = json!({"node-name": "disk", "driver": "raw", "cache": {"direct": true},
+        "file": {"driver": "file", "filename": image, "aio": "io_uring",
+            "cache": {"direct": true}}});
+    let copy = json!({"node-name": "copy", "driver": "nbd", "server":
+        {"type": "inet", "host": "127.0.0.1", "port": copy_port}});
+    let mut command = Command::new("qemu-storage-daemon");
+    command
+        .arg("--chardev")
+        .arg(format!(
+            "socket,id=qmp,path={},server=on,wait=off",
+            monitor.display()
+        ))
+        .args(["--monitor", "chardev=qmp"])
+        .args(["--blockdev", &disk.to_string()])
+        .args(["--blockdev", &copy.to_string()])
+        .arg("--nbd-server")
+        .arg(format!(
+            "addr.type=unix,addr.path={},max-connections=0",
+            nbd.display()
+        ))
+        .args(["--export", "nbd,id=e,node-name=disk,name=,writable=on"]);
+    command
+}
