@@ -214,6 +214,8 @@ impl VolumeThread {
                 }
             }
         };
+        // What is wrong from outside is the more urgent.
+        let reason = self.about.image_trouble.clone().unwrap_or(reason);
         VolumeStatus {
             name: self.exports[self.about.index].name().to_owned(),
             image: self.about.image_path.clone(),
