@@ -84,7 +84,7 @@ pub(super) fn make_dir(path: &Path) -> Result<(), FileError> {
 }
 
 /// Makes what was written in a directory survive a power cut.
-fn sync_dir(path: &Path) -> Result<(), FileError> {
+pub(super) fn sync_dir(path: &Path) -> Result<(), FileError> {
     File::open(path)
         .and_then(|dir| dir.sync_all())
         .map_err(|error| at(path, "sync the directory", &error))

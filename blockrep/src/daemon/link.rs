@@ -149,6 +149,11 @@ impl LinkConn {
         }
     }
 
+    /// The next message is a record that is not whole yet.
+    pub(super) fn is_in_record(&self) -> bool {
+        matches!(self.receiving, Receiving::Record { .. })
+    }
+
     fn message(&mut self, filled: usize) -> Result<Option<Arrived>, String> {
         let page = self.page.as_ref().expect("just given back");
         if page[..8] == RECORD_MAGIC {

@@ -12,17 +12,20 @@
 //! Threads talk through mailboxes only; there are no locks on the path of a request.
 
 mod control;
+mod faults;
 mod files;
 mod link;
 mod memory;
 mod nbd;
 mod nbd_loop;
 mod net;
+mod owner;
 mod role;
 mod startup;
 mod status;
 mod thread;
 mod timeline;
+mod watch;
 
 pub use startup::{StartError, run_backup, run_primary};
 

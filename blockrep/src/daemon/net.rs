@@ -90,7 +90,6 @@ impl VolumeThread {
     fn accept_links(&mut self) {
         if let Some(sock) = self.net.listener
             && !self.net.accepting
-            && self.net.strangers.len() < STRANGERS_MAX
         {
             self.net.accepting = true;
             self.reactor
@@ -215,6 +214,7 @@ impl VolumeThread {
             let peer = peer_name(&fd);
             no_delay(&fd);
             let current = self.net.link_id;
+            self.make_room();
             if let Some(link) = self.add_link(fd, peer) {
                 let id = self.net.link_id;
                 self.net
@@ -224,6 +224,21 @@ impl VolumeThread {
             self.net.link_id = current;
         }
         self.accept_links();
+    }
+
+    /// A primary greets at once: of too many strangers the one that has been silent longest goes,
+    /// so that half-open connections cannot keep a primary out.
+    fn make_room(&mut self) {
+        if self.net.strangers.len() < STRANGERS_MAX {
+            return;
+        }
+        let oldest = (0..self.net.strangers.len()).min_by_key(|at| self.net.strangers[*at].2);
+        let (_, link, _) = self
+            .net
+            .strangers
+            .swap_remove(oldest.expect("there are many"));
+        tracing::warn!("{}: dropped, said nothing", link.peer);
+        self.reactor.remove_socket(link.sock);
     }
 
     /// The connection of the session ends once its last words are sent.
@@ -327,6 +342,11 @@ impl VolumeThread {
         };
         if let Some(at) = self.net.strangers.iter().position(|s| s.0 == id) {
             match self.net.strangers[at].1.received(buf, bytes) {
+                // Memory for a record is for primaries that were let in.
+                Ok(None) if self.net.strangers[at].1.is_in_record() => {
+                    tracing::warn!("{}: no hello of a primary", self.net.strangers[at].1.peer);
+                    self.link_failed(id, "a record before the hello".to_owned());
+                }
                 Ok(None) => {}
                 Ok(Some(arrived)) => self.stranger_spoke(at, arrived),
                 Err(text) => {

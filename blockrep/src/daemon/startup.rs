@@ -1,11 +1,14 @@
 //! From a configuration to running threads, and back to an exit code.
 
 use super::control::Router;
+use super::faults::{Faults, plant};
 use super::files::{self, FileError, JournalReader, Layout, words};
 use super::memory::PoolMemory;
 use super::net::Net;
+use super::owner;
 use super::role::{Engine, Group};
 use super::thread::{About, Files, Mail, VolumeThread, fresh_lineage};
+use super::watch::Watch;
 use super::{ENGINE_RESERVE_BYTES, EXTENT_BYTES, EXTENTS_MAX, FRONT_BYTES_MAX, POOL_BYTES};
 use crate::cli::ExitCode;
 use crate::config::{
@@ -105,7 +108,7 @@ enum Kind {
 /// # Errors
 /// [`StartError`] when it does not get so far, or its storage failed while it ran.
 pub fn run_primary(config: &PrimaryConfig) -> Result<(), StartError> {
-    begin(&config.common)?;
+    let faults = begin(&config.common)?;
     let shutdown = install_signals()?;
     files::make_dir(&config.common.state)?;
     let _lock = lock(&config.common.state.join("lock"))?;
@@ -173,7 +176,14 @@ pub fn run_primary(config: &PrimaryConfig) -> Result<(), StartError> {
             },
         });
     }
-    run(&config.common, "blockrep", seeds, &shutdown)
+    run(
+        &config.common,
+        "blockrep",
+        seeds,
+        &faults,
+        Watch::new(&images),
+        &shutdown,
+    )
 }
 
 /// Runs a backup until it is told to stop.
@@ -181,7 +191,7 @@ pub fn run_primary(config: &PrimaryConfig) -> Result<(), StartError> {
 /// # Errors
 /// [`StartError`] when it does not get so far, or its storage failed while it ran.
 pub fn run_backup(config: &BackupConfig) -> Result<(), StartError> {
-    begin(&config.common)?;
+    let faults = begin(&config.common)?;
     let shutdown = install_signals()?;
     files::make_dir(&config.common.state)?;
     let _lock = lock(&config.common.state.join("lock"))?;
@@ -190,7 +200,9 @@ pub fn run_backup(config: &BackupConfig) -> Result<(), StartError> {
     let (opened, _image_locks) = open_images(&images)?;
     let meta = backup_group_meta(&layout, config)?;
     let mut recovered = Vec::new();
+    let mut _journal_locks = Vec::new();
     for (index, image) in opened.iter().enumerate() {
+        _journal_locks.push(owner::lock_journal(&layout, index)?);
         recovered.push(recover(&layout, index, &meta, images[index], image)?);
     }
     let facts: Vec<MemberFacts> = recovered.iter().map(|start| start.facts).collect();
@@ -257,12 +269,20 @@ pub fn run_backup(config: &BackupConfig) -> Result<(), StartError> {
             },
         });
     }
-    run(&config.common, "blockrep-backup", seeds, &shutdown)
+    run(
+        &config.common,
+        "blockrep-backup",
+        seeds,
+        &faults,
+        Watch::new(&images),
+        &shutdown,
+    )
 }
 
-fn begin(common: &Common) -> Result<(), StartError> {
+fn begin(common: &Common) -> Result<Faults, StartError> {
     logging::init(Some(&common.log.to_string()))
-        .map_err(|error| StartError::new(ExitCode::Usage, error.to_string()))
+        .map_err(|error| StartError::new(ExitCode::Usage, error.to_string()))?;
+    Faults::from_env().map_err(|text| StartError::new(ExitCode::Usage, text))
 }
 
 fn install_signals() -> Result<Shutdown, StartError> {
@@ -481,10 +501,12 @@ fn recover(
     };
     if !file.exists() {
         make_journal(layout, index)?;
+        owner::mark(layout, index, random_id()?)?;
         let mut meta = blank_volume(shape);
         meta.volume_index = u16::try_from(index).expect("the configuration bounds volumes");
         files::write_volume(&file, &meta)?;
     }
+    owner::check(layout, index)?;
     let refused = |refusal: Refusal| {
         let text = format!(
             "volume {index}, image {}, journal {}: {refusal}",
@@ -705,6 +727,7 @@ fn about(
         loss: config::LossPolicy::Degrade,
         memory_bytes_max,
         link_rate: None,
+        image_trouble: None,
         started: Instant::now(),
     }
 }
@@ -730,6 +753,8 @@ fn run(
     common: &Common,
     daemon: &str,
     seeds: Vec<Seed>,
+    faults: &Faults,
+    watch: Watch,
     shutdown: &Shutdown,
 ) -> Result<(), StartError> {
     let other = |error: std::io::Error| StartError::new(ExitCode::Other, words(&error));
@@ -760,16 +785,17 @@ fn run(
     for (seed, mailbox) in seeds.into_iter().zip(boxes) {
         let peers = senders.clone();
         let log = events.clone();
+        let faults = faults.clone();
         let name = format!("volume-{}", seed.about.index);
         let spawned = std::thread::Builder::new()
             .name(name)
-            .spawn(move || sprout(seed, mailbox, peers, log)?.run());
+            .spawn(move || sprout(seed, &faults, mailbox, peers, log)?.run());
         threads.push(spawned.map_err(other)?);
     }
     let kind = blkback_proto::ctl::EventKind::DaemonStarted;
     events.publish(NewEvent::new(common.group.clone(), kind, "started", ""));
     notify::ready("serving");
-    wait(shutdown, &threads, &senders);
+    wait(shutdown, watch, &threads, &senders);
     notify::stopping("stopping");
     let result = join(threads);
     drop(server);
@@ -782,11 +808,13 @@ fn run(
 
 fn wait(
     shutdown: &Shutdown,
+    mut watch: Watch,
     threads: &[JoinHandle<Result<Option<String>, std::io::Error>>],
     senders: &[MailSender<Mail>],
 ) {
     while !shutdown.wait_within(Duration::from_secs(1)) {
         notify::watchdog();
+        watch.look(senders);
         if threads.iter().any(JoinHandle::is_finished) {
             break;
         }
@@ -820,6 +848,7 @@ fn join(
 /// Makes the thread's reactor, engine and group, on the thread itself.
 fn sprout(
     seed: Seed,
+    faults: &Faults,
     mailbox: Mailbox<Mail>,
     peers: Vec<MailSender<Mail>>,
     events: EventLog,
@@ -831,11 +860,18 @@ fn sprout(
     })?;
     let mut mem = PoolMemory(reactor.pool().clone());
     let mut add = |file: OpenedFile| reactor.add_file(file.fd, file.options);
+    let journal = |file| plant(faults.journal.as_ref(), file);
+    let meta = |file| plant(faults.meta.as_ref(), file);
     let files = Files {
-        image: add(seed.image),
-        segments: seed.segments.into_iter().map(&mut add).collect(),
-        volume_meta: add(seed.volume_meta),
-        group_meta: seed.group_meta.map(&mut add),
+        image: add(plant(faults.image.as_ref(), seed.image)),
+        segments: seed
+            .segments
+            .into_iter()
+            .map(journal)
+            .map(&mut add)
+            .collect(),
+        volume_meta: add(meta(seed.volume_meta)),
+        group_meta: seed.group_meta.map(meta).map(&mut add),
     };
     let nbd_listener = seed
         .nbd_listener

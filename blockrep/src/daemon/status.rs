@@ -237,6 +237,8 @@ impl VolumeThread {
                 "a plain volume when the journal is drained",
             ),
         };
+        // What is wrong from outside is the more urgent.
+        let reason = self.about.image_trouble.clone().unwrap_or(reason);
         VolumeStatus {
             name: self.exports[self.about.index].name().to_owned(),
             image: self.about.image_path.clone(),

@@ -46,6 +46,8 @@ pub(super) enum Mail {
     Control(ctl::Request, ReplyHandle),
     /// Somebody wants to know the status.
     Status(Arc<Collector>),
+    /// The image was taken away (and how), or is back.
+    Image(Option<String>),
     /// End in order.
     Stop,
 }
@@ -71,6 +73,8 @@ pub(super) struct About {
     pub(super) loss: LossPolicy,
     pub(super) memory_bytes_max: Vec<(String, u64)>,
     pub(super) link_rate: Option<u64>,
+    /// What is wrong with the image from outside.
+    pub(super) image_trouble: Option<String>,
     pub(super) started: Instant,
 }
 
@@ -280,6 +284,7 @@ impl VolumeThread {
             Mail::Client(handover) => self.adopt_client(*handover),
             Mail::Control(request, reply) => self.control(request, reply),
             Mail::Status(collector) => self.report(&collector),
+            Mail::Image(trouble) => self.image_looked_at(trouble),
             Mail::Stop => self.begin_stop(),
         }
     }
@@ -303,6 +308,17 @@ impl VolumeThread {
                 next,
             ));
         }
+    }
+
+    fn image_looked_at(&mut self, trouble: Option<String>) {
+        let (reason, next) = match &trouble {
+            Some(text) => (text.clone(), "put the image back, or copy the disk"),
+            None => ("the image is back".to_owned(), "nothing to do"),
+        };
+        tracing::warn!("volume {}: {reason}", self.about.index);
+        let group = self.about.group_name.clone();
+        self.publish(NewEvent::new(group, EventKind::VolumeState, reason, next));
+        self.about.image_trouble = trouble;
     }
 
     pub(super) fn publish(&self, event: NewEvent) {

@@ -1,0 +1,143 @@
+//! Whose journal a directory holds.
+//!
+//! Metadata is not written per epoch, so a journal that belongs to another volume could look like
+//! one that holds nothing, and what it should hold would be gone without a word. A random mark
+//! stands in both places, made with the journal: `owner` beside the segments and
+//! `volume-N.journal` in the state directory. They must agree. A lock keeps two daemons with
+//! different state directories out of one journal. Start-up only, blocking.
+
+use super::files::{FileError, Layout, make_dir, sync_dir, words};
+use blockrep_host::lock::FileLock;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// Longest mark read, in bytes.
+const MARK_BYTES_MAX: usize = 64;
+
+fn mark_in_journal(layout: &Layout, index: usize) -> PathBuf {
+    layout.journal_dir(index).join("owner")
+}
+
+fn mark_in_state(layout: &Layout, index: usize) -> PathBuf {
+    layout.state.join(format!("volume-{index}.journal"))
+}
+
+/// Locks the journal of a volume, for as long as the result lives.
+///
+/// # Errors
+/// Another daemon uses it: which one.
+pub(super) fn lock_journal(layout: &Layout, index: usize) -> Result<FileLock, FileError> {
+    let dir = layout.journal_dir(index);
+    make_dir(&dir)?;
+    FileLock::lock_file(&dir.join("lock")).map_err(|error| FileError::store(error.to_string()))
+}
+
+/// Marks a journal as the one of this state directory, whoever's it was: what is in it is nothing
+/// to a volume that was never used.
+///
+/// # Errors
+/// It cannot be written.
+pub(super) fn mark(layout: &Layout, index: usize, id: [u8; 16]) -> Result<(), FileError> {
+    let text: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
+    write_mark(&mark_in_journal(layout, index), &text)?;
+    write_mark(&mark_in_state(layout, index), &text)
+}
+
+fn write_mark(path: &Path, text: &str) -> Result<(), FileError> {
+    let failed = |error: io::Error| {
+        let path = path.display();
+        FileError::store(format!("cannot write {path}: {}", words(&error)))
+    };
+    let fresh = path.with_extension("new");
+    let mut file = File::create(&fresh).map_err(failed)?;
+    file.write_all(text.as_bytes()).map_err(failed)?;
+    file.sync_all().map_err(failed)?;
+    fs::rename(&fresh, path).map_err(failed)?;
+    sync_dir(path.parent().expect("a mark is in a directory"))
+}
+
+/// Refuses a journal that is not the one of this state directory.
+///
+/// # Errors
+/// Which directory it is, and what to do.
+pub(super) fn check(layout: &Layout, index: usize) -> Result<(), FileError> {
+    let (there, here) = (mark_in_journal(layout, index), mark_in_state(layout, index));
+    let mark = read_mark(&here)?;
+    if mark.is_some() && mark == read_mark(&there)? {
+        return Ok(());
+    }
+    Err(FileError::store(format!(
+        "the journal in {} is not the one of volume {index} in {}: give the --journal it was made \
+         with, or another --state to begin anew; nothing was changed",
+        layout.journal_dir(index).display(),
+        layout.state.display()
+    )))
+}
+
+fn read_mark(path: &Path) -> Result<Option<Vec<u8>>, FileError> {
+    use std::io::Read;
+    let mut mark = Vec::new();
+    match File::open(path).and_then(|f| f.take(MARK_BYTES_MAX as u64).read_to_end(&mut mark)) {
+        Ok(_) => Ok(Some(mark)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => {
+            let path = path.display();
+            let text = format!("cannot read {path}: {}", words(&error));
+            Err(FileError::store(text))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::ring::Geometry;
+
+    fn layout(dir: &Path, name: &str) -> Layout {
+        let state = dir.join(name);
+        let layout = Layout {
+            journal: state.join("journal"),
+            state,
+            geometry: Geometry {
+                segment_bytes: 4 << 20,
+                segment_count: 4,
+            },
+        };
+        make_dir(&layout.journal_dir(0)).unwrap();
+        layout
+    }
+
+    /// Two journals swapped by hand: recovery would find an empty journal and drop acknowledged
+    /// epochs.
+    #[test]
+    fn journals_do_not_pass_for_each_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut a, b) = (layout(dir.path(), "a"), layout(dir.path(), "b"));
+        mark(&a, 0, [1; 16]).unwrap();
+        mark(&b, 0, [2; 16]).unwrap();
+        check(&a, 0).unwrap();
+        a.journal = b.journal.clone();
+        let error = check(&a, 0).unwrap_err().text;
+        assert!(error.contains("is not the one of volume 0"), "{error}");
+        // Taken over by a fresh volume, it is no longer the journal of the first.
+        let c = Layout {
+            state: dir.path().join("c"),
+            ..b.clone()
+        };
+        make_dir(&c.state).unwrap();
+        mark(&c, 0, [3; 16]).unwrap();
+        check(&c, 0).unwrap();
+        assert!(check(&b, 0).is_err());
+    }
+
+    /// Two backups in one journal directory destroy both journals.
+    #[test]
+    fn a_journal_has_one_user() {
+        let dir = tempfile::tempdir().unwrap();
+        let a = layout(dir.path(), "a");
+        let _held = lock_journal(&a, 0).unwrap();
+        let error = lock_journal(&a, 0).unwrap_err().text;
+        assert!(error.contains("is in use by"), "{error}");
+    }
+}
