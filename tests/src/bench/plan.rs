@@ -14,7 +14,7 @@ pub(super) const FILES: [&str; 3] = [PLAIN, FIRST, SECOND];
 /// What fio does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Workload {
-    name: &'static str,
+    pub(super) name: &'static str,
     /// fio's `rw`.
     pub(super) rw: &'static str,
     /// Bytes of a request.
