@@ -80,7 +80,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("disk.img");
         fs::write(&path, "x").unwrap();
-        let (sender, mailbox) = mailbox::<Mail>(16).unwrap();
+        let (sender, mut mailbox) = mailbox::<Mail>(16).unwrap();
         let senders = [sender];
         let mut watch = Watch::new(&[&path]);
         watch.look(&senders);

@@ -575,6 +575,10 @@ impl<M: Memory> PrimaryVolume<M> {
         }
     }
 
+    #[allow(
+        clippy::result_large_err,
+        reason = "a job that cannot go now is given back whole"
+    )]
     fn send_job(
         &mut self,
         mem: &mut M,
