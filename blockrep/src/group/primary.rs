@@ -277,6 +277,9 @@ impl PrimaryGroup {
                 let synced = (!sync_needed).then_some(Epoch::NONE);
                 self.members[index].link = Link::Up { synced };
                 self.members[index].committed = Epoch::NONE;
+                // Epochs cut before are committed only with one that this session seals: waiting
+                // for them before that one is cut would be waiting for ever.
+                self.inflight.clear();
                 self.next_cut = self.next_cut.min(at.ns);
                 self.advance_protection(at, fx);
                 if self.wanted {
@@ -285,6 +288,7 @@ impl PrimaryGroup {
             }
             ToGroup::SyncSent(epoch) => {
                 self.members[index].link = Link::Up { synced: Some(epoch) };
+                self.inflight.clear();
                 self.want_cut(at, fx);
                 self.advance_protection(at, fx);
             }

@@ -216,11 +216,10 @@ impl World {
                 engine.request(now, mem, id, request, fx);
             });
         }
-        self.finish_conversion(host);
     }
 
     /// Once every volume is a primary, so is the group.
-    fn finish_conversion(&mut self, host: usize) {
+    pub fn finish_conversion(&mut self, host: usize) {
         let all = self.hosts[host].slots.iter().all(|s| matches!(s.engine, Engine::Primary(_)));
         if let Group::Backup(group) = &self.hosts[host].group
             && all

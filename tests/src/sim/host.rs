@@ -77,6 +77,8 @@ pub struct Slot {
     pub protection: Protection,
     /// Backup: what reads show: first step of the era and position.
     pub shows: Option<(usize, usize)>,
+    /// Backup: start of the primary that connected last.
+    pub era: u32,
 }
 
 impl Slot {
@@ -93,6 +95,7 @@ impl Slot {
             from_group_at: 0,
             protection: Protection::Blocked,
             shows: None,
+            era: 0,
         }
     }
 }

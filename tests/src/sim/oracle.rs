@@ -174,8 +174,11 @@ impl Oracle {
             let mixed = |s: &VolumeStart| s.facts.inconsistent || whole < s.facts.consistent_from;
             let blank = starts.iter().any(|s| s.facts.blank);
             if blank || starts.iter().any(mixed) {
-                if self.whole {
-                    return Err("the backup is no epoch, and the primary was told it is".to_owned());
+                if self.whole && !self.rot {
+                    let facts: Vec<_> = starts.iter().map(|s| (s.facts, &s.recovered.meta)).collect();
+                    return Err(format!(
+                        "the backup is no epoch, and the primary was told it is: {facts:?}"
+                    ));
                 }
                 return Ok(if blank { Found::Blank } else { Found::Mixed });
             }
@@ -305,13 +308,12 @@ impl World {
     }
 
     fn sees_commit(&mut self, volume: usize, epoch: Epoch) {
-        let era = self.hosts[0].boot;
         let slot = &mut self.hosts[1].slots[volume];
         let Engine::Backup(engine) = &slot.engine else { return };
-        if !engine.has_session() || self.oracle.promoted.is_some() {
+        if slot.era == 0 || self.oracle.promoted.is_some() {
             return;
         }
-        let cut = self.oracle.cuts.find(era, epoch);
+        let cut = self.oracle.cuts.find(slot.era, epoch);
         slot.shows = cut.and_then(|cut| cut.at[volume]).filter(|_| !engine.is_inconsistent());
     }
 
@@ -457,6 +459,10 @@ impl World {
         let found = ids(bytes, request.first);
         let mut wrong = None;
         if self.oracle.serves(request.host) {
+            if request.life != self.guest.life {
+                // Somebody read the backup, and it was promoted meanwhile.
+                return;
+            }
             for (sector, id) in (request.first..).zip(found) {
                 if !history.may_read(sector, id, request.submitted) {
                     wrong = Some((sector, id));
@@ -545,6 +551,9 @@ impl World {
         {
             self.stats.promotions += 1;
             self.take_over(promoted.epoch);
+            // The old guest is dead, or as good as dead to everybody.
+            self.guest.outstanding.retain(|_, o| o.host == 1);
+            self.guest_starts(1);
         }
         self.promote_reply = Some(result);
     }

@@ -51,6 +51,11 @@ impl World {
         if !self.hosts[1].up {
             self.start(1);
         }
+        if self.oracle.promoted.is_some() {
+            // In the chaos already.
+            self.serve_promoted(failover);
+            return;
+        }
         self.promote(failover.force, false);
         let mut until = self.now + 10_000 * MS;
         self.run(until, |w| w.promote_reply.is_some());
@@ -84,12 +89,7 @@ impl World {
     }
 
     fn serve_promoted(&mut self, failover: Failover) {
-        let first = self.promote_reply.clone();
-        if self.guest.lives_on != Some(1) {
-            self.guest.lives_on = None;
-            self.guest.outstanding.retain(|_, o| o.host == 1);
-            self.guest_starts(1);
-        }
+        let first = self.promote_reply.take();
         self.hosts[1].broken.clear();
         let mut last = 0;
         for (at, power) in failover.crashes.into_iter().flatten() {

@@ -248,6 +248,7 @@ impl World {
             return;
         }
         slot.conn = Some(conn);
+        slot.era = self.conns[conn].sides[0].boot;
         self.drive(host, volume, |engine, now, _, fx| {
             let Engine::Backup(engine) = engine else { unreachable!("looked at just now") };
             engine.link_hello(now, hello, fx);

@@ -18,6 +18,8 @@ use std::collections::BinaryHeap;
 /// Effects of an engine in the simulator.
 pub type Fx = Vec<Effect<HeapMemory>>;
 
+/// No run needs that many events.
+const STEPS_MAX: u64 = 1_000_000;
 /// Nanoseconds since 1970 when a run begins.
 const UNIX_NS: u64 = 1_750_000_000_000_000_000;
 
@@ -212,9 +214,12 @@ impl World {
             let Reverse(Queued { at, event, .. }) = self.queue.pop().expect("just seen");
             self.now = at;
             self.stats.steps += 1;
+            if self.stats.steps > STEPS_MAX - 20 {
+                say!(self, "{event:?}");
+            }
             self.happen(event);
-            if self.stats.steps > 3_000_000 {
-                self.violated("three million steps and no end: something spins".to_owned());
+            if self.stats.steps > STEPS_MAX {
+                self.violated(format!("{STEPS_MAX} steps and no end: something spins"));
             }
         }
     }
@@ -235,6 +240,10 @@ impl World {
                 self.connect(host, volume);
             }
             Event::Tick { host, boot, volume } if self.runs(host, boot) => {
+                if self.hosts[host].slots[volume].tick_at != self.now {
+                    // An earlier one was wanted since.
+                    return;
+                }
                 self.hosts[host].slots[volume].tick_at = u64::MAX;
                 self.drive(host, volume, |engine, now, mem, fx| match engine {
                     Engine::Primary(engine) => engine.tick(now, mem, fx),
@@ -243,6 +252,9 @@ impl World {
                 });
             }
             Event::GroupTick { host, boot } if self.runs(host, boot) => {
+                if self.hosts[host].group_tick_at != self.now {
+                    return;
+                }
                 self.hosts[host].group_tick_at = u64::MAX;
                 self.drive_group(host, |group, at, fx| {
                     if let Group::Primary(group) = group {
@@ -395,11 +407,18 @@ impl World {
     fn to_group(&mut self, host: usize, volume: usize, message: ToGroup) {
         say!(self, "host {host} group <- {volume} {message:?}");
         self.oracle_sees_report(host, volume, &message);
+        let drained = matches!(message, ToGroup::Drained);
+        if drained && matches!(self.hosts[host].group, Group::Primary(_)) {
+            return;
+        }
         self.drive_group(host, |group, at, fx| match group {
             Group::Primary(group) => group.volume(at, volume, message, fx),
             Group::Backup(group) => group.volume(at, volume, message, fx),
             Group::Off => {}
         });
+        if drained {
+            self.finish_conversion(host);
+        }
     }
 
     /// Calls a group and carries out what it wants.
