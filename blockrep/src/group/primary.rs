@@ -313,7 +313,15 @@ impl PrimaryGroup {
                 let reason = format!("volume {index}: {text}");
                 self.become_state(at, State::Failed, reason, fx);
             }
-            other => unreachable!("{other:?} comes from a backup"),
+            // From the backup that a volume was until its journal was drained.
+            ToGroup::Hello(_)
+            | ToGroup::SessionUp
+            | ToGroup::Sealed(_)
+            | ToGroup::Inconsistent
+            | ToGroup::Consistent(_)
+            | ToGroup::Fenced { .. }
+            | ToGroup::Serving
+            | ToGroup::Drained => {}
         }
     }
 

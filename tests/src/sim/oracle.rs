@@ -38,6 +38,8 @@ pub struct Oracle {
     pub whole: bool,
     /// Bits were flipped in the backup's journal since it was whole.
     pub rot: bool,
+    /// The operator accepted that an epoch may be missing.
+    pub accepted_suspect: bool,
     /// The backup was promoted: position in each history.
     pub promoted: Option<Vec<usize>>,
     /// Histories of the primary when it was protected last, until it is not.
@@ -118,6 +120,7 @@ impl Oracle {
             cuts: Cuts::default(),
             whole: false,
             rot: false,
+            accepted_suspect: false,
             promoted: None,
             protected_tip: None,
             shape: VolumeShape { size_bytes: plan.size_bytes, geometry: plan.geometry },
@@ -189,7 +192,8 @@ impl Oracle {
             .zip(starts)
             .map(|(disk, start)| view(disk, self.shape, &start.recovered.epochs, whole))
             .collect();
-        let promise = if suspect && self.rot { &vec![0; views.len()] } else { &self.promise };
+        let waived = self.rot && (suspect || (limit.is_some() && self.accepted_suspect));
+        let promise = if waived { &vec![0; views.len()] } else { &self.promise };
         match self.which_cut(&views, whole, promise) {
             Ok(at) if suspect => Ok(Found::Suspect(whole, at)),
             Ok(at) => Ok(Found::Epoch(whole, at)),
@@ -552,7 +556,6 @@ impl World {
             self.stats.promotions += 1;
             self.take_over(promoted.epoch);
             // The old guest is dead, or as good as dead to everybody.
-            self.guest.outstanding.retain(|_, o| o.host == 1);
             self.guest_starts(1);
         }
         self.promote_reply = Some(result);
@@ -577,6 +580,7 @@ impl World {
             let base = history.at_in_era(*era_start, *position);
             history.rebase(base);
         }
+        self.guest.outstanding.retain(|_, o| o.host == 1);
         self.oracle.promoted = Some(found.iter().map(|(_, position)| *position).collect());
         self.oracle.killed = true;
     }

@@ -408,9 +408,6 @@ impl World {
         say!(self, "host {host} group <- {volume} {message:?}");
         self.oracle_sees_report(host, volume, &message);
         let drained = matches!(message, ToGroup::Drained);
-        if drained && matches!(self.hosts[host].group, Group::Primary(_)) {
-            return;
-        }
         self.drive_group(host, |group, at, fx| match group {
             Group::Primary(group) => group.volume(at, volume, message, fx),
             Group::Backup(group) => group.volume(at, volume, message, fx),
@@ -562,6 +559,7 @@ impl World {
             _ => false,
         });
         let ago = heard.then_some(1);
+        self.oracle.accepted_suspect |= accept_suspect;
         say!(self, "the operator promotes, force {force}, accept suspect {accept_suspect}");
         self.drive_group(1, |group, at, fx| {
             if let Group::Backup(group) = group {
