@@ -206,6 +206,9 @@ impl World {
         let Engine::Backup(engine) = &mut self.hosts[host].slots[volume].engine else { return };
         let Some(queue) = engine.take_drained() else { return };
         say!(self, "host {host} volume {volume} is drained");
+        if self.oracle.serves(host) {
+            self.oracle.volumes[volume].flush(self.now);
+        }
         let Group::Backup(group) = &self.hosts[host].group else { unreachable!("was a backup") };
         let lineage = group.meta().lineage.iter().map(|e| (e.id, e.first_epoch)).collect();
         let engine = self.primary_volume(host, volume, lineage);

@@ -318,14 +318,11 @@ impl World {
             return;
         }
         let cut = self.oracle.cuts.find(slot.era, epoch);
-        slot.shows = cut.and_then(|cut| cut.at[volume]).filter(|_| !engine.is_inconsistent());
+        slot.shows = cut.and_then(|cut| cut.at[volume]).filter(|_| epoch >= engine.consistent_from() && !engine.meta().inconsistent);
     }
 
     /// A volume's message reaches the group.
-    pub fn oracle_sees_report(&mut self, host: usize, volume: usize, message: &ToGroup) {
-        if host == 1 && matches!(message, ToGroup::Drained) && self.oracle.promoted.is_some() {
-            self.oracle.volumes[volume].flush(self.now);
-        }
+    pub fn oracle_sees_report(&mut self, host: usize, message: &ToGroup) {
         if host == 0 && matches!(message, ToGroup::LinkUp { .. }) && self.oracle.promoted.is_some() {
             self.violated("a promoted backup took the old primary in".to_owned());
         }

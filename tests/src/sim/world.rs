@@ -406,7 +406,7 @@ impl World {
 
     fn to_group(&mut self, host: usize, volume: usize, message: ToGroup) {
         say!(self, "host {host} group <- {volume} {message:?}");
-        self.oracle_sees_report(host, volume, &message);
+        self.oracle_sees_report(host, &message);
         let drained = matches!(message, ToGroup::Drained);
         self.drive_group(host, |group, at, fx| match group {
             Group::Primary(group) => group.volume(at, volume, message, fx),
