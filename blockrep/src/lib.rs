@@ -11,5 +11,6 @@ pub mod frontend;
 pub mod group;
 pub mod io;
 pub mod journal;
+pub mod mutants;
 pub mod overlay;
 pub mod reactor;

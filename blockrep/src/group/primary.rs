@@ -345,6 +345,9 @@ impl PrimaryGroup {
                 let synced = (!sync_needed).then_some(Epoch::NONE);
                 self.members[index].link = Link::Up { synced };
                 self.members[index].committed = Epoch::NONE;
+                // Epochs cut before are committed only with one that this session seals: waiting
+                // for them before that one is cut would be waiting for ever.
+                self.inflight.clear();
                 self.next_cut = self.next_cut.min(at.ns);
                 self.advance_protection(at, fx);
                 if self.wanted {
@@ -355,6 +358,7 @@ impl PrimaryGroup {
                 self.members[index].link = Link::Up {
                     synced: Some(epoch),
                 };
+                self.inflight.clear();
                 self.want_cut(at, fx);
                 self.advance_protection(at, fx);
             }
@@ -386,7 +390,15 @@ impl PrimaryGroup {
                 let reason = format!("volume {index}: {text}");
                 self.become_state(at, State::Failed, reason, fx);
             }
-            other => unreachable!("{other:?} comes from a backup"),
+            // From the backup that a volume was until its journal was drained.
+            ToGroup::Hello(_)
+            | ToGroup::SessionUp
+            | ToGroup::Sealed(_)
+            | ToGroup::Inconsistent
+            | ToGroup::Consistent(_)
+            | ToGroup::Fenced { .. }
+            | ToGroup::Serving
+            | ToGroup::Drained => {}
         }
     }
 

@@ -174,9 +174,12 @@ pub fn facts(
     // Watermarks on disk name epochs that have a seal in the journal, never empty ones, so one
     // above the last seal means that something acknowledged is missing.
     let sealed = last_sealed(scan).max(applied);
+    let acknowledged = scan.watermark.max(durable);
     Facts {
-        inconsistent: inconsistent || sealed < consistent_from,
-        below_watermark: scan.watermark.max(durable) > sealed,
+        // An epoch acknowledged since the sync says that the sync had come to its end: then what
+        // is missing is damage.
+        inconsistent: inconsistent || (sealed < consistent_from && acknowledged < consistent_from),
+        below_watermark: acknowledged > sealed,
         torn: scan.end == End::Torn,
         seal_behind: scan.seal_behind > sealed,
         own,

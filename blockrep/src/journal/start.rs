@@ -418,9 +418,10 @@ fn take_followed(
     let row = decide(facts);
     start.rows.push(row);
     start.recovered.decision = row.decision;
+    start.facts.inconsistent = row.decision == Decision::Inconsistent;
     match row.decision {
         Decision::Refuse => return Err(damaged(row, &found, meta, durable)),
-        Decision::Inconsistent => start.facts.inconsistent = true,
+        Decision::Inconsistent => {}
         Decision::Suspect => start.facts.suspect = true,
         Decision::Whole | Decision::DropTail | Decision::KeepPrefix => {}
     }

@@ -277,10 +277,11 @@ impl<M: Memory> BackupVolume<M> {
         self.decision
     }
 
-    /// The image is being compared and copied, or was when the last session ended.
+    /// What reads would give is no epoch: the image is being compared and copied, or was when the
+    /// last session ended, or the epoch from which on it is one again is not committed.
     #[must_use]
     pub fn is_inconsistent(&self) -> bool {
-        self.meta.now.inconsistent || self.durable < self.meta.now.consistent_from
+        self.meta.now.inconsistent || self.committed < self.meta.now.consistent_from
     }
 
     /// First epoch this volume can be.

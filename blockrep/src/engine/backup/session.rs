@@ -640,7 +640,7 @@ impl<M: Memory> BackupVolume<M> {
         self.session.last_sealed = epoch;
         let Some(end) = self.expect else {
             // Nothing was written in this session yet: there is nothing to wait for either.
-            if self.session.sync == Sync::None {
+            if !self.session.holds_seals() {
                 self.durable = self.durable.max(epoch);
                 self.cut_unix_ns.insert(epoch, cut_unix_ns);
                 fx.push(Effect::Group(ToGroup::Sealed(epoch)));

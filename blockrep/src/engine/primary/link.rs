@@ -257,8 +257,8 @@ impl<M: Memory> PrimaryVolume<M> {
                 self.drop_link("the peer sent what only a primary sends".to_owned(), fx);
             }
         }
-        self.pump_sync(mem, fx);
         self.retry_sends(mem, fx);
+        self.pump_sync(mem, fx);
         self.admit(now, mem, fx);
     }
 
@@ -412,11 +412,12 @@ impl<M: Memory> PrimaryVolume<M> {
         if now.saturating_sub(self.chain.heard) >= LINK_SILENCE_NS_MAX {
             let seconds = LINK_SILENCE_NS_MAX / 1_000_000_000;
             self.link_lost(format!("no sign of the backup for {seconds} s"), fx);
-        } else if now.saturating_sub(self.chain.pinged) >= PING_NS
-            && !matches!(self.link, Link::Greeting { .. })
-        {
+        } else if now.saturating_sub(self.chain.pinged) >= PING_NS {
             self.chain.pinged = now;
-            fx.push(Effect::Send(Outgoing::Frame(Frame::Ping(now))));
+            // The first thing a backup says is its answer to the hello.
+            if !matches!(self.link, Link::Greeting { .. }) {
+                fx.push(Effect::Send(Outgoing::Frame(Frame::Ping(now))));
+            }
         }
     }
 
@@ -480,6 +481,7 @@ impl<M: Memory> PrimaryVolume<M> {
         fx.push(Effect::Group(ToGroup::CutDone { epoch, wrote }));
         self.begin_stream(fx);
         self.retry_sends(mem, fx);
+        self.pump_sync(mem, fx);
     }
 
     #[allow(clippy::too_many_arguments, reason = "the fields of one seal")]

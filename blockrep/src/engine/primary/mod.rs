@@ -331,7 +331,13 @@ impl<M: Memory> PrimaryVolume<M> {
             ToVolume::Protect(protection) => self.protect(now, mem, protection, fx),
             ToVolume::Released(epoch) => self.chain.released = self.chain.released.max(epoch),
             ToVolume::DropLink(text) => self.drop_link(text, fx),
-            other => unreachable!("{other:?} is for a backup"),
+            // Meant for the backup that this volume was until its journal was drained.
+            ToVolume::Accept { .. }
+            | ToVolume::Refuse(..)
+            | ToVolume::Commit(_)
+            | ToVolume::Fence
+            | ToVolume::Unfence
+            | ToVolume::Promote { .. } => {}
         }
     }
 

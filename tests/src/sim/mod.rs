@@ -1,0 +1,56 @@
+//! The simulator: two hosts, their disks, links and clock in one process, by seed.
+//!
+//! It runs the code of the daemons, not a copy: engines, groups, journal, recovery, overlay and
+//! apply. It is their second driver. Everything random comes from the seed, so a seed that fails
+//! fails again.
+//!
+//! # What goes wrong
+//!
+//! **Hosts** die at any end of a disk operation. A *kill* leaves what was written in the disk's
+//! cache, and operations on their way happen, do not, or happen in part, sector by sector. A *power
+//! cut* does that, too, and then every sector of 512 bytes that no sync covered is kept or lost for
+//! itself, so writes are torn and reordered. A sync covers writes that had ended when it was
+//! submitted; a drive also writes parts of its cache of its own accord. Either host or both; they
+//! come back, or the backup is promoted.
+//!
+//! **Links** are streams: in order, never twice, late, cut anywhere. The end is told to both sides,
+//! or to none (half open), and nobody can connect for a while.
+//!
+//! **Disks** are slow, or every write or sync of the image, the journal or the metadata fails until
+//! the host is started again: full, or broken. What failed may have happened in part.
+//!
+//! **Rot**: while the backup is down, one bit of a record in its journal flips. Not simulated: rot
+//! of metadata slots (the other slot looks like what a torn write leaves), rot that leaves no trace
+//! (the seal of the last sealed epoch itself destroyed, which looks like a torn tail), and rot in a
+//! journal of a running daemon.
+//!
+//! **Bounds**: little memory, few extents, apply throttled, windows that are nearly all reserve.
+//!
+//! # What must hold
+//!
+//! - The backup is exactly one epoch of all its volumes: never partial, mixed or older than what was
+//!   released, flushed or, in write mode, answered. Checked after every recovery, at random
+//!   moments as if power went then, and at promotions, against the contents of every sector.
+//! - A promoted side keeps a prefix of what it wrote, not shorter than what was flushed, or
+//!   answered if it was only killed. A primary's image keeps what was flushed.
+//! - Every read gives what the guest may see, on both sides, at any time.
+//! - The loss of protection is durable before writes go on without a backup.
+//! - In peace everything is answered, journals drain, and the two sides become equal.
+
+#![allow(
+    missing_debug_implementations,
+    reason = "the parts of a run are looked at with --trace"
+)]
+
+pub mod boot;
+pub mod disk;
+pub mod guest;
+pub mod host;
+pub mod model;
+pub mod oracle;
+pub mod plan;
+pub mod story;
+pub mod wires;
+pub mod world;
+
+pub use story::run;

@@ -1,0 +1,280 @@
+//! What a seed stands for: settings and faults.
+
+use blockrep::config::{AckMode, LossPolicy};
+use blockrep::journal::ring::Geometry;
+use fastrand::Rng;
+
+/// A millisecond in nanoseconds.
+pub const MS: u64 = 1_000_000;
+/// Smallest segment the format allows.
+const SEGMENT: u64 = 4 << 20;
+
+/// Settings of a run.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Seed of everything random.
+    pub seed: u64,
+    /// Volumes of the group.
+    pub volumes: usize,
+    /// Size of each, in bytes.
+    pub size_bytes: u64,
+    /// Journal of each.
+    pub geometry: Geometry,
+    /// Bound of the overlay.
+    pub extents_max: usize,
+    /// Throttle of apply.
+    pub apply_rate: Option<u64>,
+    /// Ack mode.
+    pub ack: AckMode,
+    /// Loss policy.
+    pub loss: LossPolicy,
+    /// Time between cuts.
+    pub epoch_ns: Option<u64>,
+    /// Window kept for what front ends have in flight.
+    pub reserve_bytes: u64,
+    /// Time writes may wait for window space.
+    pub pressure_ns: u64,
+    /// Images are equal and the operator says so.
+    pub identical: bool,
+    /// Memory of a volume on the primary and on the backup.
+    pub memory_bytes: [usize; 2],
+    /// Largest write of a guest, in sectors.
+    pub write_sectors: u64,
+    /// Sectors at the start of the volume that get most writes.
+    pub hot_sectors: u64,
+    /// Requests in flight at most, per volume.
+    pub depth: usize,
+    /// Mean time between requests of a volume.
+    pub think_ns: u64,
+    /// Requests in a hundred that are reads.
+    pub reads: u8,
+    /// How long the guest and faults go on.
+    pub chaos_ns: u64,
+    /// Faults and when they happen.
+    pub faults: Vec<(u64, Fault)>,
+    /// At the end of the chaos the primary dies and the backup is promoted.
+    pub failover: Option<Failover>,
+}
+
+/// How the chaos ends.
+#[derive(Clone, Copy, Debug)]
+pub struct Failover {
+    /// The primary is alive: the operator forces it.
+    pub force: bool,
+    /// The primary's host loses power, or only its daemon dies.
+    pub power: bool,
+    /// The backup crashes, too, and is started again first.
+    pub both: Option<bool>,
+    /// A bit of the backup's journal flips while it is down.
+    pub rot: bool,
+    /// How long the promoted side runs.
+    pub serve_ns: u64,
+    /// Crashes of the promoted side: when, and whether power is lost.
+    pub crashes: [Option<(u64, bool)>; 2],
+    /// A bit of its own journal flips at the first of them.
+    pub own_rot: bool,
+}
+
+/// Something that goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// A host dies and comes back.
+    Crash {
+        /// Which one.
+        host: usize,
+        /// Power is lost; else the daemon is killed.
+        power: bool,
+        /// Back after that.
+        back_ns: u64,
+        /// Only when that many more operations of its disks have ended.
+        after_ops: u32,
+    },
+    /// A connection breaks.
+    Cut {
+        /// Of which volume.
+        volume: usize,
+        /// Neither side is told.
+        silent: bool,
+    },
+    /// Nobody can connect for a while.
+    Partition {
+        /// How long.
+        ns: u64,
+    },
+    /// A store breaks until the host is started again.
+    Break {
+        /// Which host.
+        host: usize,
+        /// Which volume.
+        volume: usize,
+        /// Image, journal, metadata.
+        file: super::host::FileKind,
+        /// Syncs fail rather than writes.
+        sync: bool,
+        /// The disk is full rather than broken.
+        full: bool,
+    },
+    /// Disks are slow for a while.
+    Slow {
+        /// Which host.
+        host: usize,
+        /// That much slower.
+        factor: u64,
+        /// How long.
+        ns: u64,
+    },
+    /// The operator promotes, without force or need.
+    Promote,
+    /// The disks of the backup are looked at as if its power went now.
+    Probe,
+    /// The operator cuts.
+    CutEpoch,
+}
+
+fn pick<T: Copy>(rng: &mut Rng, choices: &[T]) -> T {
+    choices[rng.usize(..choices.len())]
+}
+
+impl Plan {
+    /// The plan of a seed.
+    #[must_use]
+    pub fn of(seed: u64) -> Self {
+        let mut rng = Rng::with_seed(seed);
+        let rng = &mut rng;
+        let volumes = 1 + usize::from(rng.u8(..10) < 4);
+        let large = rng.u8(..10) < 2;
+        let size_bytes = if large {
+            (1 << 20) + 512 * rng.u64(1..1500)
+        } else {
+            512 * rng.u64(64..512)
+        };
+        let big_writes = rng.u8(..10) == 0;
+        let segment_count = rng.u32(4..6);
+        let manual = rng.u8(..4) == 0;
+        let chaos_ns = MS * rng.u64(20..400);
+        let mut plan = Self {
+            seed,
+            volumes,
+            size_bytes,
+            geometry: Geometry {
+                segment_bytes: SEGMENT,
+                segment_count,
+            },
+            extents_max: pick(rng, &[100_000, 100_000, 1200, 700]),
+            apply_rate: (rng.u8(..5) == 0).then(|| 1 << rng.u32(18..23)),
+            ack: pick(
+                rng,
+                &[
+                    AckMode::Local,
+                    AckMode::Flush,
+                    AckMode::Flush,
+                    AckMode::Write,
+                ],
+            ),
+            loss: pick(rng, &[LossPolicy::Pause, LossPolicy::Degrade]),
+            epoch_ns: (!manual).then(|| MS * rng.u64(1..20)),
+            reserve_bytes: pick(rng, &[1 << 20, 1 << 20, 2 << 20]),
+            pressure_ns: MS * pick(rng, &[5, 50, 500]),
+            identical: rng.u8(..3) == 0,
+            memory_bytes: [
+                pick(rng, &[32 << 20, 4 << 20]),
+                pick(rng, &[32 << 20, 5 << 20]),
+            ],
+            write_sectors: if big_writes {
+                512
+            } else {
+                pick(rng, &[4, 16, 64])
+            },
+            hot_sectors: rng.u64(16..200),
+            depth: rng.usize(1..6),
+            think_ns: rng.u64(20_000..2_000_000),
+            reads: rng.u8(5..50),
+            chaos_ns,
+            faults: Vec::new(),
+            failover: None,
+        };
+        plan.write_sectors = plan.write_sectors.min(size_bytes / 512);
+        plan.add_faults(rng);
+        plan.add_failover(rng);
+        plan
+    }
+
+    fn add_faults(&mut self, rng: &mut Rng) {
+        let calm = rng.u8(..4) == 0;
+        for _ in 0..if calm { 0 } else { rng.usize(0..6) } {
+            let at = rng.u64(..self.chaos_ns);
+            let fault = self.fault(rng);
+            self.faults.push((at, fault));
+        }
+        for _ in 0..rng.usize(0..4) {
+            self.faults.push((rng.u64(..self.chaos_ns), Fault::Probe));
+        }
+        let cuts = if self.epoch_ns.is_none() {
+            rng.usize(5..40)
+        } else {
+            rng.usize(0..3)
+        };
+        for _ in 0..cuts {
+            self.faults
+                .push((rng.u64(..self.chaos_ns), Fault::CutEpoch));
+        }
+        self.faults.sort_by_key(|(at, _)| *at);
+    }
+
+    fn fault(&self, rng: &mut Rng) -> Fault {
+        use super::host::FileKind;
+        let host = rng.usize(..2);
+        let volume = rng.usize(..self.volumes);
+        match rng.u8(..16) {
+            0..=5 => Fault::Crash {
+                host,
+                power: rng.bool(),
+                back_ns: rng.u64(..100 * MS),
+                after_ops: rng.u32(..40),
+            },
+            6..=9 => Fault::Cut {
+                volume,
+                silent: rng.u8(..4) == 0,
+            },
+            10 => Fault::Partition {
+                ns: rng.u64(..200 * MS),
+            },
+            11 => Fault::Break {
+                host,
+                volume,
+                file: pick(rng, &[FileKind::Image, FileKind::Journal, FileKind::Meta]),
+                sync: rng.bool(),
+                full: rng.bool(),
+            },
+            12..=13 => Fault::Slow {
+                host,
+                factor: rng.u64(2..60),
+                ns: rng.u64(..100 * MS),
+            },
+            14 => Fault::Promote,
+            _ => Fault::Crash {
+                host: 1,
+                power: true,
+                back_ns: rng.u64(..10 * MS),
+                after_ops: 1,
+            },
+        }
+    }
+
+    fn add_failover(&mut self, rng: &mut Rng) {
+        if rng.u8(..10) < 3 {
+            return;
+        }
+        let serve_ns = MS * rng.u64(5..200);
+        let crash = |rng: &mut Rng| (rng.u8(..3) == 0).then(|| (rng.u64(..serve_ns), rng.bool()));
+        self.failover = Some(Failover {
+            force: rng.u8(..6) == 0,
+            power: rng.bool(),
+            both: (rng.u8(..3) == 0).then(|| rng.u8(..4) != 0),
+            rot: rng.u8(..3) == 0,
+            serve_ns,
+            crashes: [crash(rng), crash(rng)],
+            own_rot: rng.u8(..3) == 0,
+        });
+    }
+}
