@@ -16,6 +16,7 @@
 
 mod chains;
 mod gather;
+mod json;
 mod layout;
 mod report;
 mod slots;

@@ -1,0 +1,99 @@
+//! A state directory as a whole, and what is printed of it.
+
+use super::*;
+
+/// Metadata knows of epochs the journal has lost without a trace.
+#[test]
+fn metadata_and_journal_are_compared() {
+    let dir = tempfile::tempdir().unwrap();
+    save_state(dir.path(), &Journal::usual(), &volume_meta(4));
+    let (result, report) = verify(dir.path());
+    assert!(result.is_ok(), "{report:#}");
+    assert_eq!(report["group"]["meta"]["name"], "vm1");
+    assert_eq!(report["volumes"][0]["meta"]["durable"], 4);
+    save_state(dir.path(), &Journal::usual(), &volume_meta(6));
+    let (result, _) = verify(dir.path());
+    let text = result.unwrap_err().to_string();
+    assert!(
+        text.contains("epoch 6 was acknowledged, the last whole one is 4"),
+        "{text}"
+    );
+    let other = VolumeMeta {
+        volume: VolumeUuid([8; 16]),
+        ..volume_meta(0)
+    };
+    save_state(dir.path(), &Journal::usual(), &other);
+    assert!(
+        verify(dir.path())
+            .0
+            .unwrap_err()
+            .to_string()
+            .contains("holds records of volume")
+    );
+}
+
+/// One torn slot is what the other is there for; two are the end of the volume.
+#[test]
+fn slots_are_told_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    save_state(dir.path(), &Journal::usual(), &volume_meta(4));
+    let path = dir.path().join("volume-0.meta");
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[100] ^= 1;
+    fs::write(&path, &bytes).unwrap();
+    let (result, report) = verify(dir.path());
+    assert!(result.is_ok(), "{report:#}");
+    assert_eq!(report["volumes"][0]["slots"][0]["state"], "damaged");
+    bytes[SLOT_BYTES + 100] ^= 1;
+    fs::write(&path, &bytes).unwrap();
+    assert!(
+        verify(dir.path())
+            .0
+            .unwrap_err()
+            .to_string()
+            .contains("neither slot")
+    );
+}
+
+/// What people read has to name place and reason.
+#[test]
+fn text_names_what_and_where() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut journal = Journal::usual();
+    save_state(dir.path(), &journal, &volume_meta(4));
+    let dump = text(dir.path(), false);
+    assert!(
+        dump.contains("record 7 seal epoch 4 writes 1 bytes 512"),
+        "{dump}"
+    );
+    assert!(dump.contains("lineage 03030303-0303-0303-0303-030303030303 from epoch 1, created"));
+    let good = text(dir.path(), true);
+    assert!(
+        good.contains("sealed epochs: 1, 3-4") && good.ends_with("clean\n"),
+        "{good}"
+    );
+    journal.flip(4, HEADER_BYTES as u64);
+    save_state(dir.path(), &journal, &volume_meta(4));
+    let bad = text(dir.path(), true);
+    let (place, _) = journal.places[4];
+    let expected = format!("segment-0001.brj at {}: session", place.offset);
+    assert!(
+        bad.contains(&expected) && bad.contains("payload 0"),
+        "{bad}"
+    );
+}
+
+/// A mistyped directory is a mistake of whoever typed it, not damage.
+#[test]
+fn a_wrong_directory_is_wrong_usage() {
+    let dir = tempfile::tempdir().unwrap();
+    let (result, _) = verify(dir.path());
+    assert!(result.unwrap_err().is_usage());
+    let (result, _) = verify(&dir.path().join("nowhere"));
+    assert!(result.unwrap_err().is_usage());
+    fs::write(dir.path().join(segment_file_name(0)), b"short").unwrap();
+    assert!(matches!(
+        verify(dir.path()).0,
+        Err(JournalError::SegmentSize { .. })
+    ));
+}
