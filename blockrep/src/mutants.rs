@@ -10,6 +10,30 @@ static PLANTED: OnceLock<&'static str> = OnceLock::new();
 /// Every bug there is, and what it does.
 pub const ALL: &[(&str, &str)] = &[
     ("start-without-sync", "recovery acts on what a kill left in caches"),
+    ("ack-before-sync", "an epoch is reported as sealed when it is written, not when it is synced"),
+    ("skip-seal-check", "an epoch without its seal counts after a crash"),
+    ("apply-past-commit", "apply takes epochs whose commit is not durable"),
+    ("merge-epochs", "records after a seal go into the epoch that was sealed"),
+    ("stale-segment-accepted", "recovery does not look at session and placement of records"),
+    ("retry-failed-sync", "a sync of the journal that failed counts as if it had not"),
+    ("overlay-lost", "recovered epochs are committed without their contents"),
+    ("tail-before-image-sync", "the tail moves when apply has written, not when it has synced"),
+    ("reuse-before-metadata", "segments are free before the metadata that says so is durable"),
+    ("write-around-journal", "after a promotion writes go straight to the image"),
+    ("no-range-locks", "overlapping writes are in flight at once"),
+    ("completions-not-held", "completions leave between PREPARE and seal"),
+    ("degrade-before-durable", "writes go on alone before the new history is durable"),
+    ("unsent-forgotten", "what a broken link did not carry is forgotten at the reconnect"),
+    ("chunk-not-locked", "a chunk is read for a sync beside writes to it"),
+    ("consistent-before-sync", "the end of a sync is durable before the image is"),
+    ("released-above-committed", "output is let go at the sealed epoch of one volume"),
+    ("flush-local-only", "a flush waits for the local disk only"),
+    ("watermark-ignored", "recovery does not hold watermarks against what is whole"),
+    ("own-prefix-dropped", "own writes behind the last own seal are dropped after a crash"),
+    ("commit-by-any", "an epoch is committed when one volume has sealed it"),
+    ("dropped-counts", "what a new session dropped still counts as sealed"),
+    ("copy-against-apply", "apply does not wait for copies of a sync in flight"),
+    ("old-copy-in-new-session", "a new session does not wait for copies of the one before"),
 ];
 
 /// Plants a bug for the rest of the process.

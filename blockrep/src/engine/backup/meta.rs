@@ -165,7 +165,10 @@ impl<M: Memory> BackupVolume<M> {
         let pinned = self.pins.keys().next().copied().unwrap_or(u64::MAX);
         let serial = self.meta.now.tail.serial.min(pinned).min(self.ring.head().serial);
         let known = self.meta.has(|t| matches!(t, Then::Free(s) if *s >= serial));
-        if serial > self.ring.keep_from() && !known {
+        if crate::mutant!("reuse-before-metadata") && serial > self.ring.keep_from() {
+            self.ring.free_before(serial);
+            self.meta.write(Then::Free(serial));
+        } else if serial > self.ring.keep_from() && !known {
             self.meta.write(Then::Free(serial));
         }
     }
