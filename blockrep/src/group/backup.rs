@@ -30,6 +30,8 @@ pub struct MemberFacts {
     pub blank: bool,
     /// First epoch the image can be: earlier ones were mixed by a sync.
     pub consistent_from: Epoch,
+    /// Highest epoch that this volume knows to be committed: every volume had sealed it.
+    pub committed: Epoch,
 }
 
 #[derive(Clone, Debug)]
@@ -149,6 +151,12 @@ impl BackupGroup {
         }
         let connected = self.members.iter().all(|m| m.up);
         if let Some(index) = self.mixed() {
+            let facts = &self.members[index].facts;
+            if !facts.inconsistent && !connected && self.sealed_by_all() < facts.committed {
+                let sealed = facts.sealed;
+                let reason = format!("volume {index} is damaged above epoch {sealed}");
+                return (State::Inconsistent, reason);
+            }
             let doing = if connected { "is being" } else { "was being" };
             let reason = format!("volume {index} {doing} compared with the primary");
             return (State::Inconsistent, reason);
@@ -181,19 +189,25 @@ impl BackupGroup {
     }
 
     fn sealed_by_all(&self) -> Epoch {
-        self.members
-            .iter()
-            .map(|m| m.facts.sealed)
-            .min()
-            .unwrap_or(Epoch::NONE)
+        let sealed = self.members.iter().map(|m| m.facts.sealed);
+        let whole = if crate::mutant!("commit-by-any") {
+            sealed.max()
+        } else {
+            sealed.min()
+        };
+        whole.unwrap_or(Epoch::NONE)
     }
 
     /// A volume that is no epoch, or none that all the others can be, too.
     fn mixed(&self) -> Option<usize> {
         let whole = self.sealed_by_all();
-        self.members
-            .iter()
-            .position(|m| m.facts.inconsistent || whole < m.facts.consistent_from)
+        let members = self.members.iter();
+        let mixed = |m: &Member| m.facts.inconsistent || whole < m.facts.consistent_from;
+        members.clone().position(mixed).or_else(|| {
+            // Damaged here, and in the image of another volume perhaps.
+            let committed = members.clone().map(|m| m.facts.committed).max()?;
+            members.clone().position(|m| m.facts.sealed < committed)
+        })
     }
 
     fn advance_commit(&mut self, fx: &mut Vec<GroupEffect>) {

@@ -362,6 +362,9 @@ impl PrimaryGroup {
                 self.want_cut(at, fx);
                 self.advance_protection(at, fx);
             }
+            ToGroup::Acked { durable, .. } if crate::mutant!("released-above-committed") => {
+                self.acked(at, index, durable, fx);
+            }
             ToGroup::Acked { committed, .. } => self.acked(at, index, committed, fx),
             ToGroup::PressureTimeout => {
                 let reason = "writes waited too long for room in the backup's journal".to_owned();
@@ -498,6 +501,9 @@ impl PrimaryGroup {
         self.writing_meta = true;
         self.lost = Some(reason.clone());
         fx.push(GroupEffect::WriteMeta(Box::new(self.meta.clone())));
+        if crate::mutant!("degrade-before-durable") {
+            self.tell(&ToVolume::Protect(Protection::Unprotected), fx);
+        }
         self.become_state(at, State::Degrading, reason, fx);
     }
 

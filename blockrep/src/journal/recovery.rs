@@ -179,7 +179,7 @@ pub fn facts(
         // An epoch acknowledged since the sync says that the sync had come to its end: then what
         // is missing is damage.
         inconsistent: inconsistent || (sealed < consistent_from && acknowledged < consistent_from),
-        below_watermark: acknowledged > sealed,
+        below_watermark: acknowledged > sealed && !crate::mutant!("watermark-ignored"),
         torn: scan.end == End::Torn,
         seal_behind: scan.seal_behind > sealed,
         own,

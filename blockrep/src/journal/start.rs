@@ -287,6 +287,7 @@ fn empty(meta: VolumeMeta, next_serial: u64, resume: Option<LineageId>) -> Volum
         suspect: false,
         blank: meta.volume.is_none(),
         consistent_from: meta.consistent_from,
+        committed: meta.committed.max(meta.applied),
     };
     let decision = if facts.inconsistent {
         Decision::Inconsistent
@@ -431,6 +432,7 @@ fn take_followed(
             .epochs
             .extend(whole(found.epochs, meta.applied));
     }
+    start.facts.committed = start.facts.committed.max(found.committed);
     note_serial(start, found.serial_max);
     Ok(())
 }
@@ -453,7 +455,11 @@ fn take_own(start: &mut VolumeStart, found: Scan) -> Result<(), Refusal> {
     if row.decision == Decision::Refuse {
         return Err(damaged(row, &found, meta, durable));
     }
-    start.recovered.epochs.extend(found.epochs);
+    let cut = crate::mutant!("own-prefix-dropped");
+    start
+        .recovered
+        .epochs
+        .extend(found.epochs.into_iter().filter(|e| e.sealed || !cut));
     note_serial(start, found.serial_max);
     Ok(())
 }
@@ -464,9 +470,10 @@ fn note_serial(start: &mut VolumeStart, serial_max: u64) {
 
 /// Epochs that are sealed and not in the image.
 fn whole(epochs: Vec<ScannedEpoch>, applied: Epoch) -> impl Iterator<Item = ScannedEpoch> {
+    let unsealed = crate::mutant!("skip-seal-check");
     epochs
         .into_iter()
-        .filter(move |e| e.sealed && e.epoch > applied)
+        .filter(move |e| (e.sealed || unsealed) && e.epoch > applied)
 }
 
 fn damaged(row: &Row, found: &Scan, meta: &VolumeMeta, durable: Epoch) -> Refusal {

@@ -188,7 +188,8 @@ impl Oracle {
         if limit.is_none() {
             let mixed = |s: &VolumeStart| s.facts.inconsistent || whole < s.facts.consistent_from;
             let blank = starts.iter().any(|s| s.facts.blank);
-            if blank || starts.iter().any(mixed) {
+            let damaged = |s: &VolumeStart| whole < s.facts.committed;
+            if blank || starts.iter().any(mixed) || starts.iter().any(damaged) {
                 if self.whole && !self.rot {
                     let facts: Vec<_> = starts
                         .iter()

@@ -125,6 +125,9 @@ impl<M: Memory> BackupVolume<M> {
             self.appends.window.pop_front();
         }
         self.own_written(fx);
+        if crate::mutant!("ack-before-sync") {
+            self.mark_durable(fx);
+        }
     }
 
     /// Syncs the journal when something written waits for it; one sync at a time.
@@ -218,6 +221,11 @@ impl<M: Memory> BackupVolume<M> {
             if pending.durable {
                 continue;
             }
+            let synced = if crate::mutant!("ack-before-sync") {
+                self.appends.written
+            } else {
+                synced
+            };
             if !pending.sealed || pending.last_append > synced {
                 break;
             }

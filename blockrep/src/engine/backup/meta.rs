@@ -200,7 +200,10 @@ impl<M: Memory> BackupVolume<M> {
         let known = self
             .meta
             .has(|t| matches!(t, Then::Free(s) if *s >= serial));
-        if serial > self.ring.keep_from() && !known {
+        if crate::mutant!("reuse-before-metadata") && serial > self.ring.keep_from() {
+            self.ring.free_before(serial);
+            self.meta.write(Then::Free(serial));
+        } else if serial > self.ring.keep_from() && !known {
             self.meta.write(Then::Free(serial));
         }
     }

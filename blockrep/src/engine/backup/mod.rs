@@ -413,7 +413,9 @@ impl<M: Memory> BackupVolume<M> {
     pub fn io_done(&mut self, now: Nanos, mem: &mut M, done: Done<M>, fx: &mut Vec<Effect<M>>) {
         let key = usize::try_from(done.id.0).expect("ids come from this slab");
         let io = self.ios.remove(key);
-        if let (Err(error), Some(what)) = (done.result, final_failure(&io)) {
+        if let (Err(error), Some(what)) = (done.result, final_failure(&io))
+            && !(crate::mutant!("retry-failed-sync") && matches!(io, Io::JournalSync))
+        {
             self.fail(format!("{what}: {error}"), fx);
             return;
         }
@@ -434,6 +436,7 @@ impl<M: Memory> BackupVolume<M> {
                 self.apply.read_done(run, part, buf, &mut self.wants);
             }
             Io::ApplyRun(run) => self.apply.run_done(run),
+            Io::ApplySync if crate::mutant!("tail-before-image-sync") => {}
             Io::ApplySync => self.apply_synced(),
             Io::Direct => self.session.direct_in_flight -= 1,
             Io::DirectSync => self.direct_synced(),
@@ -453,9 +456,14 @@ impl<M: Memory> BackupVolume<M> {
         self.advance_serve(now, mem, fx);
         self.start_journal_sync(fx);
         self.advance_commit_fact();
-        let limit = self.commit_durable;
+        let limit = if crate::mutant!("apply-past-commit") {
+            self.insert_uncommitted();
+            self.durable
+        } else {
+            self.commit_durable
+        };
         // A copy of a sync in flight may be older than what apply would write over it.
-        let hold = self.session.direct_in_flight > 0;
+        let hold = self.session.direct_in_flight > 0 && !crate::mutant!("copy-against-apply");
         self.apply
             .step(now, mem, &self.overlay, limit, hold, &mut self.wants);
         self.issue_wants(fx);
@@ -509,7 +517,11 @@ impl<M: Memory> BackupVolume<M> {
                     },
                 ),
             };
+            let early = crate::mutant!("tail-before-image-sync") && matches!(io, Io::ApplySync);
             self.io(io, op, fx);
+            if early {
+                self.apply_synced();
+            }
         }
     }
 
@@ -579,7 +591,8 @@ impl<M: Memory> BackupVolume<M> {
             .is_some_and(|p| p.epoch <= epoch && p.durable)
         {
             let pending = self.pending.pop_front().expect("looked at just now");
-            for extent in pending.extents {
+            let lost = crate::mutant!("overlay-lost") && self.mode == Mode::Waiting;
+            for extent in pending.extents.into_iter().filter(|_| !lost) {
                 self.overlay.insert(extent);
             }
             self.queue_committed(Committed {
@@ -594,6 +607,15 @@ impl<M: Memory> BackupVolume<M> {
         );
         self.committed = self.committed.max(epoch);
         self.ack(fx);
+    }
+
+    /// A planted bug.
+    fn insert_uncommitted(&mut self) {
+        for pending in self.pending.iter().filter(|p| p.durable) {
+            for extent in &pending.extents {
+                self.overlay.insert(*extent);
+            }
+        }
     }
 
     fn queue_committed(&mut self, new: Committed) {

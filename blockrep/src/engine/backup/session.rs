@@ -233,7 +233,9 @@ impl<M: Memory> BackupVolume<M> {
         self.seen = self.seen.max(self.durable).max(last);
         let committed = self.committed;
         self.pending.retain(|p| p.epoch <= committed);
-        self.durable = committed;
+        if !crate::mutant!("dropped-counts") {
+            self.durable = committed;
+        }
         let Accepted {
             lineage,
             epoch,
@@ -289,8 +291,8 @@ impl<M: Memory> BackupVolume<M> {
             && self.committed_queue.is_empty()
             && self.apply.is_idle()
             && self.appends.is_idle()
-            && self.session.direct_in_flight == 0
-            && self.session.checks == 0
+            && (self.session.direct_in_flight == 0 && self.session.checks == 0
+                || crate::mutant!("old-copy-in-new-session"))
             && self.pins.is_empty();
         if !empty {
             return;
@@ -607,6 +609,10 @@ impl<M: Memory> BackupVolume<M> {
             && self.session.direct_in_flight == 0
         {
             self.session.sync = Sync::Ending(epoch, EndStep::ImageSync);
+            if crate::mutant!("consistent-before-sync") {
+                self.direct_synced();
+                return;
+            }
             self.io(
                 Io::DirectSync,
                 Op::Sync {

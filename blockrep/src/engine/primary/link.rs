@@ -301,7 +301,8 @@ impl<M: Memory> PrimaryVolume<M> {
             return;
         }
         self.chain.first_epoch = self.epoch;
-        let sync_needed = sync_needed || self.unsent;
+        let forget = crate::mutant!("unsent-forgotten");
+        let sync_needed = (sync_needed || self.unsent) && !forget;
         if sync_needed {
             self.unsent = false;
             self.link = Link::Syncing {
@@ -518,6 +519,24 @@ impl<M: Memory> PrimaryVolume<M> {
                 bytes,
             });
             self.chain.journaled.push_back(epoch);
+            if crate::mutant!("merge-epochs") {
+                // What came after the cut goes out in front of the seal.
+                for builder in std::mem::take(&mut self.chain.after_seal) {
+                    self.chain.jobs.push_back(Job::Record {
+                        builder,
+                        epoch,
+                        seal: None,
+                    });
+                }
+                let open = std::mem::take(&mut self.chain.open);
+                if !open.is_empty() {
+                    self.chain.jobs.push_back(Job::Record {
+                        builder: open,
+                        epoch,
+                        seal: None,
+                    });
+                }
+            }
             self.chain.jobs.push_back(Job::Record {
                 builder,
                 epoch,

@@ -243,6 +243,7 @@ impl<M: Memory> PrimaryVolume<M> {
         let sync = self.want_sync(fx);
         let remote = matches!(self.settings.ack, AckMode::Flush | AckMode::Write);
         // Writes completed so far are in the epoch of the last write or an earlier one.
+        let remote = remote && !crate::mutant!("flush-local-only");
         let epoch = if remote { self.wrote_last } else { Epoch::NONE };
         self.wait(
             Waiting {
@@ -331,7 +332,7 @@ impl<M: Memory> PrimaryVolume<M> {
             result: Ok(()),
             buf: None,
         };
-        if self.prepared {
+        if self.prepared && !crate::mutant!("completions-not-held") {
             self.held.push(reply);
         } else {
             fx.push(Effect::Reply(reply));

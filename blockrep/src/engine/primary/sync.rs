@@ -134,7 +134,12 @@ impl<M: Memory> PrimaryVolume<M> {
         };
         sync.reading = Some(step);
         let (start, end) = self.chunk_range(step.index());
-        let locked = self.ranges.acquire(start, end, key_of(step));
+        let locked = if crate::mutant!("chunk-not-locked") {
+            let nowhere = u64::MAX - step.index();
+            self.ranges.acquire(nowhere - 1, nowhere, key_of(step))
+        } else {
+            self.ranges.acquire(start, end, key_of(step))
+        };
         if locked {
             self.chunk_locked(mem, fx);
         }
