@@ -2,3 +2,5 @@
 
 pub mod bench;
 pub mod harness;
+pub mod journal;
+pub mod programs;

@@ -331,6 +331,7 @@ impl<M: Memory> PrimaryVolume<M> {
             ToVolume::Protect(protection) => self.protect(now, mem, protection, fx),
             ToVolume::Released(epoch) => self.chain.released = self.chain.released.max(epoch),
             ToVolume::DropLink(text) => self.drop_link(text, fx),
+            ToVolume::Fail(text) => self.fail(text, fx),
             other => unreachable!("{other:?} is for a backup"),
         }
     }
