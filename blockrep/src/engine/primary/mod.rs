@@ -252,6 +252,12 @@ impl<M: Memory> PrimaryVolume<M> {
         self.pressure_since
     }
 
+    /// The history written now and its first epoch.
+    #[must_use]
+    pub fn tip(&self) -> (LineageId, Epoch) {
+        *self.lineage.last().expect("a primary has a history")
+    }
+
     /// Requests that are not answered yet.
     #[must_use]
     pub fn requests_in_flight(&self) -> usize {
