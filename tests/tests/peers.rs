@@ -177,7 +177,7 @@ fn nbdinfo_reads_what_both_sides_promise() {
             assert_eq!(info["structured"], true, "{text}");
             let export = &info["exports"][0];
             assert_eq!(export["export-size"], SIZE, "{text}");
-            assert_eq!(export["block_minimum"], 512, "{text}");
+            assert_eq!(export["block_size_minimum"], 512, "{text}");
             for (key, wanted) in [
                 ("is_read_only", false),
                 ("can_flush", true),

@@ -47,7 +47,7 @@ fn both_volumes_are_promoted_at_the_same_epoch() {
     let dir = tempfile::tempdir().unwrap();
     let two = Two::new(dir.path());
     let pair = &two.pair;
-    let _backup = two.start("blockrep-backup", "b", &["--journal-size", "16MiB"]);
+    let _backup = two.start("blockrep-backup", "b", &["--journal-size", "32MiB"]);
     let mut primary = two.start("blockrep", "a", &["--epoch", "10ms", "--ack", "flush"]);
     pair.wait_state("a", "protected", LIMIT).unwrap();
 

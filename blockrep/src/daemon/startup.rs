@@ -198,11 +198,12 @@ pub fn run_backup(config: &BackupConfig) -> Result<(), StartError> {
     let layout = layout(&config.common);
     let images: Vec<&Path> = config.volumes.iter().map(|v| v.image.as_path()).collect();
     let (opened, _image_locks) = open_images(&images)?;
+    let _journal_locks = (0..images.len())
+        .map(|index| owner::lock_journal(&layout, index))
+        .collect::<Result<Vec<_>, _>>()?;
     let meta = backup_group_meta(&layout, config)?;
     let mut recovered = Vec::new();
-    let mut _journal_locks = Vec::new();
     for (index, image) in opened.iter().enumerate() {
-        _journal_locks.push(owner::lock_journal(&layout, index)?);
         recovered.push(recover(&layout, index, &meta, images[index], image)?);
     }
     let facts: Vec<MemberFacts> = recovered.iter().map(|start| start.facts).collect();

@@ -44,7 +44,7 @@ fn stopped() -> Stopped {
     pair.primary_flags = ["--epoch", "manual", "--ack", "local"]
         .map(String::from)
         .to_vec();
-    let slow = ["--throttle-apply", "4kB/s"].map(String::from);
+    let slow = ["--throttle-apply", "4KiB/s"].map(String::from);
     pair.backup_flags.extend(slow);
     let mut backup = pair.start_backup().unwrap();
     let mut primary = pair.start_primary().unwrap();

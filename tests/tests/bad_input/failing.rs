@@ -144,7 +144,9 @@ fn a_failing_backup_is_left_and_told() {
         is_for_people(&said);
         ends_with(&mut backup, code::STORAGE_FAILED);
         // Repaired, it follows again.
-        let _backup = pair.start_backup().unwrap();
+        let _backup = pair
+            .start_backup()
+            .unwrap_or_else(|error| panic!("{plan}: {error}"));
         pair.wait_state("a", "protected", LIMIT).unwrap();
     }
 }

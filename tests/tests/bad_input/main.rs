@@ -32,7 +32,7 @@ mod code {
 /// A pair with small images and journals.
 fn small(dir: &Path) -> Pair {
     let mut pair = Pair::new(dir, 8 << 20).unwrap();
-    pair.backup_flags = ["--journal-size", "16MiB"].map(String::from).to_vec();
+    pair.backup_flags = ["--journal-size", "32MiB"].map(String::from).to_vec();
     pair.primary_flags = ["--epoch", "10ms"].map(String::from).to_vec();
     pair
 }

@@ -97,16 +97,17 @@ fn unusable_images_are_refused() {
     for image in ["a.img", "b.img"] {
         fs::remove_file(pair.path(image)).unwrap();
     }
-    for (mut command, image) in [
-        (pair.primary_command().unwrap(), "a.img"),
-        (pair.backup_command().unwrap(), "b.img"),
-    ] {
+    for image in ["a.img", "b.img"] {
+        let command = || match image {
+            "a.img" => pair.primary_command().unwrap(),
+            _ => pair.backup_command().unwrap(),
+        };
         let path = pair.path(image).display().to_string();
         let words = [path.as_str(), "No such file", "truncate"];
-        refused(&mut command, code::STORE, &words);
+        refused(&mut command(), code::STORE, &words);
         fs::create_dir(pair.path(image)).unwrap();
         let words = [path.as_str(), "neither a regular file nor a block device"];
-        refused(&mut command, code::STORE, &words);
+        refused(&mut command(), code::STORE, &words);
     }
 }
 
@@ -215,7 +216,7 @@ fn second_daemons_are_refused_and_the_first_is_named() {
         .unwrap();
     let mut command = self::backup();
     command.args(["--listen", &listen, "--image", &image("c.img")]);
-    command.args(["--journal-size", "16MiB", "--journal"]);
+    command.args(["--journal-size", "32MiB", "--journal"]);
     command.arg(pair.path("b.state").join("journal"));
     with_own(&mut command, dir.path(), &["--state", "--control"]);
     refused(&mut command, code::STORE, &["journal", &pids[1]]);
@@ -224,7 +225,7 @@ fn second_daemons_are_refused_and_the_first_is_named() {
     let mut command = self::primary();
     command.args(["-n", &format!("aio:{}", image("c.img"))]);
     command.arg("--control").arg(pair.path("a.ctl"));
-    with_own(&mut command, dir.path(), &["--state"]);
+    command.arg("--state").arg(pair.path("third"));
     let words = ["a.ctl", &pids[0], "--control PATH"];
     refused(&mut command, code::ADDRESS_IN_USE, &words);
 
@@ -265,17 +266,12 @@ fn the_journal_of_another_volume_is_refused() {
         let words = ["journal-0", "is not the one of volume 0", "--journal"];
         refused(&mut command, code::STORE, &words);
     }
-    // A journal of another size, and metadata that is gone bad.
+    // The right journal with the wrong size.
     fs::rename(journal(&other), dir.path().join("x")).unwrap();
     fs::rename(journal(&pair), journal(&other)).unwrap();
+    let mut other = other;
+    other.backup_flags = ["--journal-size", "64MiB"].map(String::from).to_vec();
     let mut command = other.backup_command().unwrap();
-    command.args(["--journal-size", "16MiB"]);
-    let mut command = {
-        let mut other = other;
-        other.backup_flags = ["--journal-size", "32MiB"].map(String::from).to_vec();
-        drop(command);
-        other.backup_command().unwrap()
-    };
     refused(&mut command, code::STORE, &["segment", "--journal-size"]);
 }
 
