@@ -115,10 +115,17 @@ impl<M: Memory> fmt::Debug for Op<M> {
 
 /// Why an operation failed: an errno of the storage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}", std::io::Error::from_raw_os_error(*errno))]
+#[error("{}", errno_words(*errno))]
 pub struct IoError {
     /// As in errno(3).
     pub errno: i32,
+}
+
+/// The system's words for an errno, without its number.
+fn errno_words(errno: i32) -> String {
+    let text = std::io::Error::from_raw_os_error(errno).to_string();
+    let end = text.rfind(" (os error ").unwrap_or(text.len());
+    text[..end].to_owned()
 }
 
 /// Number an engine gives an operation; the completion carries it back.

@@ -4,3 +4,5 @@ pub mod bench;
 pub mod harness;
 pub mod sim;
 pub mod tidy;
+pub mod journal;
+pub mod programs;

@@ -115,7 +115,7 @@ pub struct CommonArgs {
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub state: Option<String>,
 
-    /// Size of each volume's journal, 16MiB to 1TiB in whole segments of 4MiB, larger ones beyond
+    /// Size of each volume's journal, 32MiB to 1TiB in whole segments of 4MiB, larger ones beyond
     /// 4GiB [default: 1GiB].
     #[arg(long, value_name = "SIZE")]
     pub journal_size: Option<String>,

@@ -61,8 +61,9 @@ pub const BACKPRESSURE_TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 
 /// Size of a volume's journal that was not given, in bytes.
 pub const JOURNAL_BYTES_DEFAULT: u64 = 1 << 30;
-/// Smallest journal, in bytes.
-pub const JOURNAL_BYTES_MIN: u64 = SEGMENT_BYTES_MIN * SEGMENT_COUNT_MIN as u64;
+/// Smallest journal, in bytes. A writer keeps the share of its front ends free; a journal that
+/// is not clearly larger has no room for the write that would let it move on.
+pub const JOURNAL_BYTES_MIN: u64 = 32 << 20;
 /// Largest journal, in bytes.
 pub const JOURNAL_BYTES_MAX: u64 = SEGMENT_BYTES_MAX * JOURNAL_SEGMENTS_MAX;
 /// Most segments a journal is cut into; beyond it they grow.
@@ -70,6 +71,7 @@ const JOURNAL_SEGMENTS_MAX: u64 = 1024;
 
 const _: () = {
     assert!(JOURNAL_SEGMENTS_MAX <= SEGMENT_COUNT_MAX as u64);
+    assert!(JOURNAL_BYTES_MIN >= SEGMENT_BYTES_MIN * SEGMENT_COUNT_MIN as u64);
     assert!(GROUP_NAME_BYTES_MAX <= meta::NAME_BYTES_MAX);
     assert!(VOLUMES_MAX <= meta::VOLUMES_MAX as usize);
 };

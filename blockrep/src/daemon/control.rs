@@ -4,7 +4,7 @@ use super::role::Group;
 use super::status::Collector;
 use super::thread::{CutWait, Mail, VolumeThread, fresh_lineage, now};
 use crate::engine::ToVolume;
-use crate::group::{PromoteError, Promoted};
+use crate::group::{PromoteError, Promoted, State};
 use crate::reactor::MailSender;
 use blkback_proto::ctl::{
     Answer, CutAnswer, ErrorCode, EventKind, PrepareAnswer, PromoteAnswer, PromoteRequest, Request,
@@ -115,7 +115,14 @@ impl VolumeThread {
     /// Answers waits that are over.
     pub(super) fn tick_control(&mut self) {
         let (committed, now) = (self.committed(), self.now);
-        let over = |wait: &mut CutWait| wait.epoch <= committed || wait.until <= now;
+        let failed = match &self.group {
+            Some(Group::Primary(group)) if group.standing().state == State::Failed => {
+                Some(group.standing().reason.clone())
+            }
+            _ => None,
+        };
+        let over =
+            |wait: &mut CutWait| wait.epoch <= committed || wait.until <= now || failed.is_some();
         for wait in self.cut_waits.extract_if(.., over) {
             if wait.epoch <= committed {
                 let answer = CutAnswer {
@@ -123,6 +130,9 @@ impl VolumeThread {
                     committed: true,
                 };
                 wait.reply.ok(Answer::Cut(answer));
+            } else if let Some(reason) = &failed {
+                let text = format!("epoch {} will not be committed: {reason}", wait.epoch);
+                wait.reply.error(ErrorCode::IoError, text);
             } else {
                 let text = format!(
                     "epoch {} was cut and is not committed yet: see `blockrepctl status`",

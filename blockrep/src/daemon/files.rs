@@ -243,7 +243,11 @@ impl JournalReader {
         let mut files = Vec::new();
         for file in 0..layout.geometry.segment_count {
             let path = layout.segment(index, file);
-            let open = File::open(&path).map_err(|error| at(&path, "open", &error))?;
+            let open = File::open(&path).map_err(|error| {
+                let hint = "give the --journal and --journal-size it was made with";
+                let text = at(&path, "open", &error).text;
+                FileError::store(format!("{text}: {hint}"))
+            })?;
             let length = open
                 .metadata()
                 .map_err(|error| at(&path, "examine", &error))?

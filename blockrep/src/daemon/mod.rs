@@ -36,6 +36,19 @@ pub const POOL_BYTES: usize = 64 << 20;
 pub const ENGINE_RESERVE_BYTES: usize = 16 << 20;
 /// Most bytes the front ends of a volume can have in flight: kept free in the backup's window.
 pub const FRONT_BYTES_MAX: u64 = 8 << 20;
+/// Front ends keep their share of the window free, and one segment is for a promotion: with
+/// everything applied, and the tail still in the segment before the head, there must be room for
+/// writes, or nothing would ever move again.
+const _: () = {
+    let smallest = crate::journal::ring::Geometry {
+        segment_bytes: crate::config::journal_segment_bytes(crate::config::JOURNAL_BYTES_MIN),
+        segment_count: (crate::config::JOURNAL_BYTES_MIN
+            / crate::config::journal_segment_bytes(crate::config::JOURNAL_BYTES_MIN))
+            as u32,
+    };
+    let left = (smallest.segment_count - 3) as u64 * smallest.usable_bytes();
+    assert!(left >= FRONT_BYTES_MAX + 2 * smallest.usable_bytes());
+};
 /// Extents an engine keeps in memory at most.
 pub const EXTENTS_MAX: usize = 1 << 18;
 /// Memory one extent takes at most, in bytes: a node of the map, and a copy while it is applied.

@@ -1,14 +1,18 @@
 //! Link connections of an I/O thread: dialling, accepting, sending, receiving.
 
+use super::files::words;
 use super::link::{Arrived, LinkConn};
 use super::memory::PoolMemory;
 use super::role::{Engine, Group};
 use super::thread::{Mail, Token, VolumeThread};
 use crate::engine::Nanos;
+use crate::group::backup::promoted_text;
 use crate::reactor::{Completion, Op as ROp, SockId};
+use blkback_proto::ctl::EventKind;
 use blkback_proto::diskspec::Endpoint;
 use blkback_proto::ids::SessionId;
 use blkback_proto::link::{Frame, RefuseCode};
+use blockrep_host::ctl::NewEvent;
 use blockrep_host::ids;
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -22,6 +26,8 @@ const REDIAL_NS: Nanos = 500_000_000;
 const REDIAL_REFUSED_NS: Nanos = 5_000_000_000;
 /// How long a stranger may take to say hello, and a closing link to send its last words.
 const GREETING_NS_MAX: Nanos = 5_000_000_000;
+/// How often the same refusal is told of.
+const TELL_REFUSED_NS: Nanos = 60_000_000_000;
 /// Strangers that may be connected at once.
 const STRANGERS_MAX: usize = 8;
 
@@ -44,6 +50,8 @@ pub(super) struct Net {
     next_dial: Nanos,
     accepting: bool,
     pub(super) said_bye: bool,
+    /// The refusal told of last, and when.
+    refused: (String, Nanos),
     /// Why there is no connection, in words.
     pub(super) trouble: String,
     /// Records may be received again at this time.
@@ -68,6 +76,7 @@ impl Net {
             next_dial: 0,
             accepting: false,
             said_bye: false,
+            refused: (String::new(), 0),
             trouble: String::new(),
             throttled_until: 0,
             heard: 0,
@@ -386,14 +395,20 @@ impl VolumeThread {
             self.reactor.remove_socket(link.sock);
             return;
         };
-        let Engine::Backup(engine) = &mut self.engine else {
-            let text = "this volume is served by a primary here".to_owned();
-            let frame = Frame::Refuse {
-                code: RefuseCode::Lineage,
-                text,
-            };
-            self.last_words(id, link, session, &frame);
-            return;
+        let engine = match &mut self.engine {
+            Engine::Backup(engine) => engine,
+            Engine::Primary(engine) => {
+                // Promoted, and its journal drained.
+                let (own, first_epoch) = engine.tip();
+                let theirs = hello.lineage.last().map(|(id, _)| *id).unwrap_or_default();
+                let text = promoted_text(first_epoch.previous(), own, theirs);
+                let frame = Frame::Refuse {
+                    code: RefuseCode::Lineage,
+                    text,
+                };
+                self.last_words(id, link, session, &frame);
+                return;
+            }
         };
         if engine.has_session() || self.net.link.is_some() || self.stopping.is_some() {
             let (code, why) = if self.stopping.is_some() {
@@ -420,9 +435,22 @@ impl VolumeThread {
         self.run_effects();
     }
 
+    /// An event for a refusal; a primary that keeps trying is told of once a minute.
+    fn tell_refused(&mut self, peer: &str, text: &str) {
+        let (last, at) = &self.net.refused;
+        if last == text && self.now < at + TELL_REFUSED_NS {
+            return;
+        }
+        self.net.refused = (text.to_owned(), self.now);
+        let what = format!("a primary at {peer} was refused: {text}");
+        let group = self.about.group_name.clone();
+        let next = "see the reason; the primary keeps trying";
+        self.publish(NewEvent::new(group, EventKind::PeerRefused, what, next));
+    }
+
     fn last_words(&mut self, id: u64, mut link: LinkConn, session: SessionId, frame: &Frame) {
         if let Frame::Refuse { text, .. } = frame {
-            tracing::warn!("refused {}: {text}", link.peer);
+            self.tell_refused(&link.peer, text);
         }
         link.push_frame(session, frame);
         link.closing = true;
@@ -470,7 +498,7 @@ fn connect(remote: &Endpoint) -> Result<(OwnedFd, String), String> {
     let target = format!("backup {remote}");
     let addresses = (remote.host.to_string(), remote.port)
         .to_socket_addrs()
-        .map_err(|error| format!("{target}: the name is not known: {error}"))?;
+        .map_err(|error| format!("{target}: the name is not known: {}", words(&error)))?;
     let mut last = format!("{target}: the name has no address");
     for address in addresses {
         match TcpStream::connect_timeout(&address, DIAL_TIMEOUT) {
@@ -478,7 +506,7 @@ fn connect(remote: &Endpoint) -> Result<(OwnedFd, String), String> {
                 let _ = stream.set_nodelay(true);
                 return Ok((stream.into(), address.to_string()));
             }
-            Err(error) => last = format!("{target} does not answer: {error}"),
+            Err(error) => last = format!("{target} does not answer: {}", words(&error)),
         }
     }
     Err(last)

@@ -198,11 +198,12 @@ pub fn run_backup(config: &BackupConfig) -> Result<(), StartError> {
     let layout = layout(&config.common);
     let images: Vec<&Path> = config.volumes.iter().map(|v| v.image.as_path()).collect();
     let (opened, _image_locks) = open_images(&images)?;
+    let _journal_locks = (0..images.len())
+        .map(|index| owner::lock_journal(&layout, index))
+        .collect::<Result<Vec<_>, _>>()?;
     let meta = backup_group_meta(&layout, config)?;
     let mut recovered = Vec::new();
-    let mut _journal_locks = Vec::new();
     for (index, image) in opened.iter().enumerate() {
-        _journal_locks.push(owner::lock_journal(&layout, index)?);
         recovered.push(recover(&layout, index, &meta, images[index], image)?);
     }
     let facts: Vec<MemberFacts> = recovered.iter().map(|start| start.facts).collect();
@@ -320,7 +321,7 @@ fn open_images(images: &[&Path]) -> Result<(Vec<OpenedFile>, Vec<FileLock>), Sta
     let mut opened = Vec::new();
     let mut locks = Vec::new();
     for path in images {
-        let image = open_store(path)?;
+        let image = open_store(path).map_err(with_image_hint)?;
         if image.size_bytes == 0 || image.size_bytes % UNIT_BYTES != 0 {
             return Err(StartError::new(
                 ExitCode::Store,
@@ -346,11 +347,20 @@ fn open_images(images: &[&Path]) -> Result<(Vec<OpenedFile>, Vec<FileLock>), Sta
 
 fn open_store(path: &Path) -> Result<OpenedFile, StartError> {
     open_image(path, Access::ReadWrite).map_err(|error| {
-        let why = std::error::Error::source(&error)
-            .map_or_else(String::new, |source| format!(": {source}"));
-        let text = format!("{error}{why}").replace(" (os error ", " (errno ");
-        StartError::new(ExitCode::Store, text)
+        let source = std::error::Error::source(&error);
+        let why = source
+            .and_then(|source| source.downcast_ref::<std::io::Error>())
+            .map_or_else(String::new, |source| format!(": {}", words(source)));
+        StartError::new(ExitCode::Store, format!("{error}{why}"))
     })
+}
+
+fn with_image_hint(error: StartError) -> StartError {
+    let text = format!(
+        "{}: give the image of the disk (truncate -s SIZE PATH makes an empty one)",
+        error.text
+    );
+    StartError::new(error.code, text)
 }
 
 /// Metadata goes through the page cache: it is small, rare, and synced after every write.

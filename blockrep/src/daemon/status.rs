@@ -243,7 +243,7 @@ impl VolumeThread {
             name: self.exports[self.about.index].name().to_owned(),
             image: self.about.image_path.clone(),
             size_bytes: self.about.size_bytes,
-            uuid: self.about.volume_uuid.clone(),
+            uuid: self.volume_uuid(),
             stated: Stated {
                 state,
                 reason,
@@ -295,6 +295,16 @@ impl VolumeThread {
         }
         if self.since.link.0 != Some(link) {
             self.since.link = (Some(link), clock::unix_ms());
+        }
+    }
+
+    /// A backup learns which volume it holds from its first primary.
+    pub(super) fn volume_uuid(&self) -> Option<String> {
+        match &self.engine {
+            Engine::Backup(engine) if !engine.meta().volume.is_none() => {
+                Some(engine.meta().volume.to_string())
+            }
+            _ => self.about.volume_uuid.clone(),
         }
     }
 

@@ -532,6 +532,7 @@ impl VolumeThread {
         // Followers know the group only by their own metadata; it is enough for a volume alone.
         let meta = meta.unwrap_or_else(|| super::startup::lone_group(backup.meta()));
         let settings = self.about.settings.clone();
+        self.about.volume_uuid = self.volume_uuid();
         if self
             .engine
             .become_plain(&mut self.mem, &settings, &meta, &mut self.fx)

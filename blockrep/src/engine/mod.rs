@@ -115,6 +115,8 @@ pub enum ToVolume {
     Released(Epoch),
     /// Both: end the session, for this reason.
     DropLink(String),
+    /// Primary: the group cannot go on; every request is answered with an error from now on.
+    Fail(String),
     /// Backup: answer this hello with a welcome; the history it brings is durable.
     Accept {
         /// Which hello.

@@ -13,9 +13,18 @@
 
 use super::{GroupEffect, Now, PromoteError, Promoted, Standing, State};
 use crate::engine::{Nanos, ToGroup, ToVolume};
-use blkback_proto::ids::Epoch;
+use blkback_proto::ids::{Epoch, LineageId};
 use blkback_proto::link::{Hello, RefuseCode};
 use blkback_proto::meta::{GroupMeta, LineageEntry, LineageWhy, Role};
+
+/// Why a promoted side takes no primary: both histories by name.
+#[must_use]
+pub fn promoted_text(epoch: Epoch, own: LineageId, theirs: LineageId) -> String {
+    format!(
+        "this side was promoted at epoch {epoch} and writes lineage {own}; the primary that \
+         connects writes lineage {theirs}: stop it, its guest must not run"
+    )
+}
 
 /// What recovery found of one volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -377,11 +386,7 @@ impl BackupGroup {
         };
         if self.meta.role == Role::Primary || self.promoting.is_some() {
             let own = self.meta.tip().map(|t| t.id).unwrap_or_default();
-            let text = format!(
-                "this side was promoted at epoch {} and writes lineage {own}; the primary that \
-                 connects writes lineage {tip}: stop it, its guest must not run",
-                self.meta.promoted
-            );
+            let text = promoted_text(self.meta.promoted, own, *tip);
             return Err((RefuseCode::Lineage, text));
         }
         if !self.meta.group.is_none() && self.meta.group != hello.group {

@@ -516,7 +516,10 @@ impl PrimaryGroup {
     ) {
         self.writing_meta = false;
         if let Err(error) = result {
-            self.become_state(at, State::Failed, format!("group metadata: {error}"), fx);
+            let reason = format!("group metadata: {error}");
+            self.become_state(at, State::Failed, reason.clone(), fx);
+            // Writes wait for a loss of protection that can never be durable: they get an error.
+            self.tell(&ToVolume::Fail(reason), fx);
             return;
         }
         if self.standing.state == State::Degrading {

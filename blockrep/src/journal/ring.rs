@@ -25,7 +25,7 @@ impl Geometry {
 
     /// Bytes of records that surely fit into a segment, whatever their sizes.
     #[must_use]
-    pub fn usable_bytes(&self) -> u64 {
+    pub const fn usable_bytes(&self) -> u64 {
         self.segment_bytes - SEGMENT_HEADER_BYTES as u64 - RECORD_BYTES_MAX
     }
 

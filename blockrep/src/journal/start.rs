@@ -419,12 +419,12 @@ fn take_followed(
     let row = decide(facts);
     start.rows.push(row);
     start.recovered.decision = row.decision;
+    // What is applied may be short of the end of a sync that the journal reaches.
     start.facts.inconsistent = row.decision == Decision::Inconsistent;
     match row.decision {
         Decision::Refuse => return Err(damaged(row, &found, meta, durable)),
-        Decision::Inconsistent => {}
         Decision::Suspect => start.facts.suspect = true,
-        Decision::Whole | Decision::DropTail | Decision::KeepPrefix => {}
+        Decision::Inconsistent | Decision::Whole | Decision::DropTail | Decision::KeepPrefix => {}
     }
     if row.decision != Decision::Inconsistent {
         start

@@ -154,6 +154,8 @@ pub struct Pair {
     pub port: u16,
     /// Size of every image in bytes.
     pub size_bytes: u64,
+    /// Ports of TCP NBD listeners of `a` and `b`; none: Unix sockets.
+    pub nbd_ports: Option<[u16; 2]>,
     /// Flags of the primary besides the usual ones.
     pub primary_flags: Vec<String>,
     /// Flags of the backup besides the usual ones.
@@ -174,6 +176,7 @@ impl Pair {
             dir: dir.to_owned(),
             port: free_port()?,
             size_bytes,
+            nbd_ports: None,
             primary_flags: Vec::new(),
             backup_flags: vec!["--journal-size".into(), "64MiB".into()],
         })
@@ -188,14 +191,17 @@ impl Pair {
     /// The NBD address of `a` or `b` as the tools take it.
     #[must_use]
     pub fn nbd(&self, host: &str) -> String {
-        format!("unix:{}", self.path(&format!("{host}.nbd")).display())
+        match self.nbd_ports {
+            Some([a, b]) => format!("tcp:127.0.0.1:{}", if host == "a" { a } else { b }),
+            None => format!("unix:{}", self.path(&format!("{host}.nbd")).display()),
+        }
     }
 
-    /// Starts the backup and waits until it answers.
+    /// The command line of the backup.
     ///
     /// # Errors
-    /// It does not come up: what it said.
-    pub fn start_backup(&self) -> Result<Process> {
+    /// It was not built.
+    pub fn backup_command(&self) -> Result<Command> {
         let mut command = Command::new(binary("blockrep-backup")?);
         command
             .args([
@@ -212,16 +218,14 @@ impl Pair {
             .arg(self.path("b.ctl"))
             .args(["--nbd", &self.nbd("b")])
             .args(&self.backup_flags);
-        let mut process = Process::start("backup", &mut command, &self.path("b.log"))?;
-        self.wait_up("b", &mut process)?;
-        Ok(process)
+        Ok(command)
     }
 
-    /// Starts the primary and waits until it answers.
+    /// The command line of the primary.
     ///
     /// # Errors
-    /// It does not come up: what it said.
-    pub fn start_primary(&self) -> Result<Process> {
+    /// It was not built.
+    pub fn primary_command(&self) -> Result<Command> {
         let spec = format!(
             "remus:127.0.0.1:{}|aio:{}",
             self.port,
@@ -236,8 +240,34 @@ impl Pair {
             .arg(self.path("a.ctl"))
             .args(["--nbd", &self.nbd("a")])
             .args(&self.primary_flags);
-        let mut process = Process::start("primary", &mut command, &self.path("a.log"))?;
-        self.wait_up("a", &mut process)?;
+        Ok(command)
+    }
+
+    /// Starts the backup and waits until it answers.
+    ///
+    /// # Errors
+    /// It does not come up: what it said.
+    pub fn start_backup(&self) -> Result<Process> {
+        self.launch("b", &mut self.backup_command()?)
+    }
+
+    /// Starts the primary and waits until it answers.
+    ///
+    /// # Errors
+    /// It does not come up: what it said.
+    pub fn start_primary(&self) -> Result<Process> {
+        self.launch("a", &mut self.primary_command()?)
+    }
+
+    /// Starts the daemon of host `a` or `b` by a command line that uses its control socket, and
+    /// waits until it answers.
+    ///
+    /// # Errors
+    /// It does not come up: what it said.
+    pub fn launch(&self, host: &str, command: &mut Command) -> Result<Process> {
+        let name = if host == "a" { "primary" } else { "backup" };
+        let mut process = Process::start(name, command, &self.path(&format!("{host}.log")))?;
+        self.wait_up(host, &mut process)?;
         Ok(process)
     }
 

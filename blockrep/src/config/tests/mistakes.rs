@@ -45,7 +45,7 @@ fn mistakes_of_a_primary() {
         ),
         (
             &[DISK, "journal-size=1M"],
-            "--journal-size: 1MiB is out of range; give 16MiB to 1TiB",
+            "--journal-size: 1MiB is out of range; give 32MiB to 1TiB",
         ),
         (
             &[DISK, "journal-size=18M"],

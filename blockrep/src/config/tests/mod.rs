@@ -109,7 +109,7 @@ fn segments_stay_within_the_format() {
         assert_eq!(journal_segment_bytes(journal), segment, "{journal}");
     }
     assert!(JOURNAL_BYTES_DEFAULT.is_multiple_of(journal_segment_bytes(JOURNAL_BYTES_DEFAULT)));
-    assert_eq!(JOURNAL_BYTES_MIN, 16 << 20);
+    assert_eq!(JOURNAL_BYTES_MIN, 32 << 20);
 }
 
 fn any_path() -> impl Strategy<Value = String> {

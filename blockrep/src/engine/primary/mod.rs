@@ -252,6 +252,12 @@ impl<M: Memory> PrimaryVolume<M> {
         self.pressure_since
     }
 
+    /// The history written now and its first epoch.
+    #[must_use]
+    pub fn tip(&self) -> (LineageId, Epoch) {
+        *self.lineage.last().expect("a primary has a history")
+    }
+
     /// Requests that are not answered yet.
     #[must_use]
     pub fn requests_in_flight(&self) -> usize {
@@ -331,6 +337,7 @@ impl<M: Memory> PrimaryVolume<M> {
             ToVolume::Protect(protection) => self.protect(now, mem, protection, fx),
             ToVolume::Released(epoch) => self.chain.released = self.chain.released.max(epoch),
             ToVolume::DropLink(text) => self.drop_link(text, fx),
+            ToVolume::Fail(text) => self.fail(text, fx),
             // Meant for the backup that this volume was until its journal was drained.
             ToVolume::Accept { .. }
             | ToVolume::Refuse(..)

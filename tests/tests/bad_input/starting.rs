@@ -1,0 +1,322 @@
+//! Mistakes that keep a daemon from starting: one line, one exit code, nothing touched.
+
+use super::{FAULTS, code, ends_with, refused, small};
+use blockrep_tests::harness::{binary, free_port};
+use std::fs::{self, File};
+use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::Command;
+
+fn primary() -> Command {
+    Command::new(binary("blockrep").unwrap())
+}
+
+fn backup() -> Command {
+    Command::new(binary("blockrep-backup").unwrap())
+}
+
+/// A typing mistake in a disk's name, met at three in the morning.
+#[test]
+fn wrong_words_are_named() {
+    for (command, words) in [
+        (
+            primary().args(["-n", "remus:host:99999|aio:/x.img"]),
+            &["99999", "65535"][..],
+        ),
+        (
+            primary().args(["-n", "remsu:host:1|aio:/x.img"]),
+            &["remsu"],
+        ),
+        (primary().args(["-n", "aio:x.img"]), &["x.img", "/"]),
+        (&mut primary(), &["-n"]),
+        (
+            primary().args(["-n", "aio:/x", "--epoch", "1h"]),
+            &["1h", "10s"],
+        ),
+        (
+            primary().args(["-n", "aio:/x", "--epcoh", "1s"]),
+            &["--epcoh", "--epoch"],
+        ),
+        (
+            backup().args(["--listen", "10.0.0.1:9000", "--image", "/x"]),
+            &["--insecure-plaintext"],
+        ),
+        (backup().args(["--listen", "127.0.0.1:9000"]), &["--image"]),
+    ] {
+        refused(command, code::USAGE, words);
+    }
+}
+
+/// A key that nobody reads: the setting an operator relies on is not in force.
+#[test]
+fn an_unknown_key_of_the_file_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("c.toml");
+    fs::write(&file, "on-backup-los = \"pause\"\n").unwrap();
+    let mut command = primary();
+    command.args(["-n", "aio:/x"]).arg("--config").arg(&file);
+    refused(&mut command, code::USAGE, &["on-backup-los", "c.toml"]);
+    command = primary();
+    command.args(["-n", "aio:/x", "--config", "/nowhere/c.toml"]);
+    refused(
+        &mut command,
+        code::USAGE,
+        &["/nowhere/c.toml", "no such file"],
+    );
+}
+
+/// A test hook that is mistyped would test nothing.
+#[test]
+fn a_wrong_fault_plan_is_refused() {
+    let mut command = primary();
+    command
+        .args(["-n", "aio:/x"])
+        .env(FAULTS, "disk=sync:1=EIO");
+    refused(&mut command, code::USAGE, &[FAULTS, "disk", "image"]);
+}
+
+/// Images that are not there, or cannot be a disk.
+#[test]
+fn unusable_images_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let pair = small(dir.path());
+    for (image, size) in [("a.img", 0), ("a.img", 1000), ("b.img", 0), ("b.img", 513)] {
+        let file = File::create(pair.path(image)).unwrap();
+        file.set_len(size).unwrap();
+        let mut command = if image == "a.img" {
+            pair.primary_command().unwrap()
+        } else {
+            pair.backup_command().unwrap()
+        };
+        let bytes = format!("{size} bytes");
+        let path = pair.path(image).display().to_string();
+        let words = [path.as_str(), &bytes, "multiple of 512", "truncate"];
+        refused(&mut command, code::STORE, &words);
+    }
+    for image in ["a.img", "b.img"] {
+        fs::remove_file(pair.path(image)).unwrap();
+    }
+    for image in ["a.img", "b.img"] {
+        let command = || match image {
+            "a.img" => pair.primary_command().unwrap(),
+            _ => pair.backup_command().unwrap(),
+        };
+        let path = pair.path(image).display().to_string();
+        let words = [path.as_str(), "No such file", "truncate"];
+        refused(&mut command(), code::STORE, &words);
+        fs::create_dir(pair.path(image)).unwrap();
+        let words = [path.as_str(), "neither a regular file nor a block device"];
+        refused(&mut command(), code::STORE, &words);
+    }
+}
+
+/// Somebody grew one image: the volume's other copy, and its journal, are of the old size.
+#[test]
+fn an_image_that_changed_its_size_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let pair = small(dir.path());
+    ends_with(&mut pair.start_backup().unwrap(), code::OK);
+    ends_with(&mut pair.start_primary().unwrap(), code::OK);
+    for (image, mut command) in [
+        ("a.img", pair.primary_command().unwrap()),
+        ("b.img", pair.backup_command().unwrap()),
+    ] {
+        let file = File::options().write(true).open(pair.path(image)).unwrap();
+        file.set_len(9 << 20).unwrap();
+        let words = ["9437184", "8388608", "give the right image"];
+        refused(&mut command, code::STORE, &words);
+        file.set_len(8 << 20).unwrap();
+    }
+    // Nothing was touched: both go on as they were.
+    ends_with(&mut pair.start_backup().unwrap(), code::OK);
+    ends_with(&mut pair.start_primary().unwrap(), code::OK);
+}
+
+/// Addresses that somebody else has.
+#[test]
+fn addresses_in_use_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut pair = small(dir.path());
+    let taken = TcpListener::bind(("127.0.0.1", pair.port)).unwrap();
+    let port = pair.port.to_string();
+    let mut command = pair.backup_command().unwrap();
+    let words = [port.as_str(), "in use", "stop what uses it"];
+    refused(&mut command, code::ADDRESS_IN_USE, &words);
+    drop(taken);
+
+    let taken = UnixListener::bind(pair.path("a.nbd")).unwrap();
+    let path = pair.path("a.nbd").display().to_string();
+    let mut command = pair.primary_command().unwrap();
+    let words = [path.as_str(), "another process", "stop it"];
+    refused(&mut command, code::ADDRESS_IN_USE, &words);
+    drop(taken);
+
+    fs::remove_file(pair.path("a.nbd")).unwrap();
+    fs::write(pair.path("a.nbd"), "precious").unwrap();
+    let mut command = pair.primary_command().unwrap();
+    let words = [path.as_str(), "is no socket"];
+    refused(&mut command, code::ADDRESS_IN_USE, &words);
+    assert_eq!(fs::read(pair.path("a.nbd")).unwrap(), b"precious");
+
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    pair.nbd_ports = Some([port, free_port().unwrap()]);
+    let mut command = pair.primary_command().unwrap();
+    let port = port.to_string();
+    let words = [port.as_str(), "in use"];
+    refused(&mut command, code::ADDRESS_IN_USE, &words);
+}
+
+fn with_own(command: &mut Command, dir: &Path, flags: &[&str]) {
+    for flag in flags {
+        let path = dir.join(format!("other{flag}"));
+        let path = path.display().to_string();
+        let value = if *flag == "--nbd" {
+            format!("unix:{path}")
+        } else {
+            path
+        };
+        command.args([*flag, &value]);
+    }
+}
+
+/// The second daemon on an image, a state directory, a journal or a socket: which one is there.
+#[test]
+fn second_daemons_are_refused_and_the_first_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let pair = small(dir.path());
+    let other_port = free_port().unwrap();
+    let mut primary = pair.start_primary().unwrap();
+    let mut backup = pair.start_backup().unwrap();
+    let pids = [&primary, &backup].map(|p| format!("process {}", p.pid()));
+
+    // The same command line once more.
+    let mut command = pair.primary_command().unwrap();
+    refused(&mut command, code::STORE, &["a.state", &pids[0], "stop it"]);
+    let mut command = pair.backup_command().unwrap();
+    refused(&mut command, code::STORE, &["b.state", &pids[1], "stop it"]);
+
+    // The image alone.
+    let image = |name: &str| pair.path(name).display().to_string();
+    let mut command = self::primary();
+    command.args(["-n", &format!("aio:{}", image("a.img"))]);
+    with_own(&mut command, dir.path(), &["--state", "--control"]);
+    refused(&mut command, code::STORE, &["a.img", &pids[0]]);
+    let listen = format!("127.0.0.1:{other_port}");
+    let mut command = self::backup();
+    command.args(["--listen", &listen, "--image", &image("b.img")]);
+    with_own(&mut command, dir.path(), &["--state", "--control"]);
+    refused(&mut command, code::STORE, &["b.img", &pids[1]]);
+
+    // The journal alone.
+    File::create(pair.path("c.img"))
+        .unwrap()
+        .set_len(8 << 20)
+        .unwrap();
+    let mut command = self::backup();
+    command.args(["--listen", &listen, "--image", &image("c.img")]);
+    command.args(["--journal-size", "32MiB", "--journal"]);
+    command.arg(pair.path("b.state").join("journal"));
+    with_own(&mut command, dir.path(), &["--state", "--control"]);
+    refused(&mut command, code::STORE, &["journal", &pids[1]]);
+
+    // The control socket alone.
+    let mut command = self::primary();
+    command.args(["-n", &format!("aio:{}", image("c.img"))]);
+    command.arg("--control").arg(pair.path("a.ctl"));
+    command.arg("--state").arg(pair.path("third"));
+    let words = ["a.ctl", &pids[0], "--control PATH"];
+    refused(&mut command, code::ADDRESS_IN_USE, &words);
+
+    ends_with(&mut primary, code::OK);
+    ends_with(&mut backup, code::OK);
+}
+
+/// State directories mixed up between hosts: an epoch counter or a journal would be overwritten.
+#[test]
+fn state_of_the_other_role_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let pair = small(dir.path());
+    ends_with(&mut pair.start_primary().unwrap(), code::OK);
+    ends_with(&mut pair.start_backup().unwrap(), code::OK);
+    fs::rename(pair.path("a.state"), pair.path("x")).unwrap();
+    fs::rename(pair.path("b.state"), pair.path("a.state")).unwrap();
+    fs::rename(pair.path("x"), pair.path("b.state")).unwrap();
+    let words = ["a.state", "belongs to a backup", "start blockrep-backup"];
+    refused(&mut pair.primary_command().unwrap(), code::STORE, &words);
+    let words = ["b.state", "belongs to a primary", "start blockrep on it"];
+    refused(&mut pair.backup_command().unwrap(), code::STORE, &words);
+}
+
+/// Two backups whose journals were swapped: one would look empty, and acknowledged epochs be gone.
+#[test]
+fn the_journal_of_another_volume_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let pair = small(dir.path());
+    let other = small(&dir.path().join("other"));
+    ends_with(&mut pair.start_backup().unwrap(), code::OK);
+    ends_with(&mut other.start_backup().unwrap(), code::OK);
+    let journal = |p: &blockrep_tests::harness::Pair| p.path("b.state").join("journal");
+    fs::rename(journal(&pair), dir.path().join("x")).unwrap();
+    fs::rename(journal(&other), journal(&pair)).unwrap();
+    fs::rename(dir.path().join("x"), journal(&other)).unwrap();
+    for pair in [&pair, &other] {
+        let mut command = pair.backup_command().unwrap();
+        let words = ["journal-0", "is not the one of volume 0", "--journal"];
+        refused(&mut command, code::STORE, &words);
+    }
+    // The right journal with the wrong size.
+    fs::rename(journal(&other), dir.path().join("x")).unwrap();
+    fs::rename(journal(&pair), journal(&other)).unwrap();
+    let mut other = other;
+    other.backup_flags = ["--journal-size", "64MiB"].map(String::from).to_vec();
+    let mut command = other.backup_command().unwrap();
+    refused(&mut command, code::STORE, &["segment", "--journal-size"]);
+}
+
+/// Metadata rotted in both places: starting anew over it would forget who wrote what.
+#[test]
+fn damaged_metadata_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let pair = small(dir.path());
+    ends_with(&mut pair.start_primary().unwrap(), code::OK);
+    ends_with(&mut pair.start_backup().unwrap(), code::OK);
+    for (host, file) in [
+        ("a", "group.meta"),
+        ("b", "group.meta"),
+        ("b", "volume-0.meta"),
+    ] {
+        let path = pair.path(&format!("{host}.state")).join(file);
+        let good = fs::read(&path).unwrap();
+        fs::write(&path, vec![0x5a; good.len()]).unwrap();
+        let mut command = if host == "a" {
+            pair.primary_command().unwrap()
+        } else {
+            pair.backup_command().unwrap()
+        };
+        refused(&mut command, code::STORE, &["damaged", "begin a"]);
+        fs::write(&path, good).unwrap();
+    }
+    ends_with(&mut pair.start_backup().unwrap(), code::OK);
+}
+
+/// The disk of the journal is too small: said at the start, not in the middle of the night.
+#[test]
+fn no_space_for_the_journal_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let pair = small(dir.path());
+    let Some(mut command) = super::failing::on_small_disk(&pair, "b.state", "8m") else {
+        return;
+    };
+    command.arg(binary("blockrep-backup").unwrap());
+    let inner = pair.backup_command().unwrap();
+    command.args(inner.get_args()).args(["--log", "error"]);
+    let ended = blockrep_tests::programs::run(&mut command, super::LIMIT).unwrap();
+    assert_eq!(ended.code, code::STORE, "{}", ended.text);
+    assert_eq!(ended.text.trim_end().lines().count(), 1, "{}", ended.text);
+    super::is_for_people(&ended.text);
+    for word in ["segment-", "No space left", "--journal-size"] {
+        assert!(ended.text.contains(word), "{}", ended.text);
+    }
+}
