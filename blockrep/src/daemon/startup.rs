@@ -903,6 +903,7 @@ fn sprout(
         peers,
         events,
         fx: Vec::new(),
+        fx_spare: Vec::new(),
         gfx: Vec::new(),
         local: Vec::new(),
         now: 0,

@@ -124,6 +124,8 @@ pub(super) struct VolumeThread {
     pub(super) peers: Vec<MailSender<Mail>>,
     pub(super) events: EventLog,
     pub(super) fx: Vec<Effect<PoolMemory>>,
+    /// Empty; its room is kept for the next batch of effects.
+    pub(super) fx_spare: Vec<Effect<PoolMemory>>,
     pub(super) gfx: Vec<GroupEffect>,
     pub(super) local: Vec<Mail>,
     pub(super) now: Nanos,
@@ -330,9 +332,13 @@ impl VolumeThread {
             if self.fx.is_empty() && self.gfx.is_empty() && self.local.is_empty() {
                 return;
             }
-            for effect in std::mem::take(&mut self.fx) {
+            // The two vectors take turns: no allocation per batch.
+            let spare = std::mem::take(&mut self.fx_spare);
+            let mut batch = std::mem::replace(&mut self.fx, spare);
+            for effect in batch.drain(..) {
                 self.effect(effect);
             }
+            self.fx_spare = batch;
             for effect in std::mem::take(&mut self.gfx) {
                 self.group_effect(effect);
             }
@@ -514,15 +520,9 @@ impl VolumeThread {
         false
     }
 
+    /// After a promotion, once the journal is empty: writes go straight to the image.
     fn become_plain(&mut self) {
-        let Some(group) = &self.group else {
-            return self.become_plain_with(None);
-        };
-        let meta = group.meta().clone();
-        self.become_plain_with(Some(meta));
-    }
-
-    fn become_plain_with(&mut self, meta: Option<blkback_proto::meta::GroupMeta>) {
+        // Asked after every operation of the store: the answer is nearly always no.
         let Engine::Backup(backup) = &self.engine else {
             return;
         };
@@ -530,7 +530,10 @@ impl VolumeThread {
             return;
         }
         // Followers know the group only by their own metadata; it is enough for a volume alone.
-        let meta = meta.unwrap_or_else(|| super::startup::lone_group(backup.meta()));
+        let meta = match &self.group {
+            Some(group) => group.meta().clone(),
+            None => super::startup::lone_group(backup.meta()),
+        };
         let settings = self.about.settings.clone();
         self.about.volume_uuid = self.volume_uuid();
         if self

@@ -14,6 +14,8 @@ const LINES_MAX: usize = 1000;
 #[derive(Debug)]
 pub(super) struct Qmp {
     reader: BufReader<UnixStream>,
+    /// Events that came while an answer was awaited.
+    events: Vec<String>,
 }
 
 impl Qmp {
@@ -26,6 +28,7 @@ impl Qmp {
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
         let mut qmp = Self {
             reader: BufReader::new(stream),
+            events: Vec::new(),
         };
         qmp.line()?;
         qmp.run("qmp_capabilities", json!({}))?;
@@ -47,15 +50,21 @@ impl Qmp {
             if let Some(value) = line.get_mut("return") {
                 return Ok(value.take());
             }
+            if let Some(event) = line["event"].as_str() {
+                self.events.push(event.to_owned());
+            }
         }
         bail!("{command}: QEMU talks of other things")
     }
 
-    /// Waits for an event.
+    /// Waits for an event, unless it has come already.
     ///
     /// # Errors
     /// It does not come.
     pub(super) fn wait_event(&mut self, name: &str) -> Result<()> {
+        if self.events.iter().any(|event| event == name) {
+            return Ok(());
+        }
         for _ in 0..LINES_MAX {
             if self.line()?["event"] == name {
                 return Ok(());

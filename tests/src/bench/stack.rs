@@ -110,8 +110,15 @@ impl Stack {
             .arg(self.path("back.ctl"))
             .args(["--journal-size", &format!("{journal_mib}MiB")]);
         let mut back = self.run("blockrep-backup", &mut command)?;
-        let socket = self.path("back.ctl");
-        bench.wait_socket(&mut back, &socket)?;
+        let up = bench.wait_for(START_MAX, || {
+            ensure!(
+                back.is_running(),
+                "blockrep-backup ended: {}",
+                back.text().trim()
+            );
+            Ok(self.status("back").is_ok())
+        })?;
+        ensure!(up, "blockrep-backup does not answer");
         self.back = Some(back);
         let spec = format!("remus:{listen}|aio:{}", bench.dir.join(FIRST).display());
         let flags = ["--ack", ack, "--epoch", &bench.options.epoch];
@@ -119,7 +126,10 @@ impl Stack {
         self.start_front(bench, &spec, &flags)?;
         let mut last = Value::Null;
         let up = bench.wait_for(START_MAX, || {
-            last = self.status("front")?["group"].take();
+            // Its control socket may open a little after the other one.
+            if let Ok(mut status) = self.status("front") {
+                last = status["group"].take();
+            }
             Ok(last["state"] == "protected")
         })?;
         ensure!(up, "blockrep does not become protected: {last}");
