@@ -36,7 +36,7 @@ const COMMITTED_MIN: u64 = 20;
 const CUT_WITHIN_MS: u64 = 4_000;
 /// The load is never the first to end.
 const LOAD_SECONDS: &str = "600";
-const PROTECTED_LIMIT: Duration = minutes(3);
+const PROTECTED_LIMIT: Duration = Duration::from_secs(90);
 const COMMITTED_LIMIT: Duration = minutes(3);
 const LOSS_LIMIT: Duration = minutes(2);
 const PROMOTE_LIMIT: Duration = minutes(2);
@@ -316,6 +316,8 @@ struct Primary {
     control: PathBuf,
     nbd: PathBuf,
     ctl: Command,
+    /// Its last status, for whoever looks at a failed round.
+    last_status: PathBuf,
 }
 
 impl Primary {
@@ -345,6 +347,7 @@ impl Primary {
             control,
             nbd,
             ctl,
+            last_status: place.log("status"),
         })
     }
 
@@ -354,6 +357,7 @@ impl Primary {
         if !output.status.success() {
             bail!("status: {}", String::from_utf8_lossy(&output.stderr).trim());
         }
+        std::fs::write(&self.last_status, &output.stdout)?;
         serde_json::from_slice(&output.stdout).context("answer of blockrepctl status")
     }
 
