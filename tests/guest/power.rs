@@ -17,9 +17,10 @@
 mod system;
 
 use std::ffi::{c_char, c_int, c_short, c_ulong};
+use std::io::{BufRead, BufReader};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use system::{CommandLine, Outcome, attach, load_modules, wait_for_disk};
@@ -87,8 +88,16 @@ fn run() -> Outcome<()> {
             CONTROL,
             "--insecure-plaintext",
         ])
+        // No terminal: it would draw its progress there.
+        .stderr(Stdio::piped())
         .spawn()
         .map_err(|e| format!("start /bin/blockrep-backup: {e}"))?;
+    let log = daemon.stderr.take().ok_or("the daemon has no stderr")?;
+    std::thread::spawn(move || {
+        for line in BufReader::new(log).lines().map_while(Result::ok) {
+            println!("{line}");
+        }
+    });
     wait_until_it_answers(&mut daemon)?;
     println!("POWER started");
     if line.word("role=") == Some("promote") {

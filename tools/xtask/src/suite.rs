@@ -44,6 +44,7 @@ struct Extent {
     load_rounds: u32,
     /// 0 = no guests.
     guest_rounds: u32,
+    power_rounds: u32,
     mutants: bool,
     /// Limits are multiplied by this.
     patience: u32,
@@ -54,6 +55,7 @@ const QUICK: Extent = Extent {
     crash_rounds: 5,
     load_rounds: 1,
     guest_rounds: 0,
+    power_rounds: 0,
     mutants: false,
     patience: 1,
 };
@@ -62,6 +64,7 @@ const WHOLE: Extent = Extent {
     crash_rounds: 30,
     load_rounds: 2,
     guest_rounds: 2,
+    power_rounds: 3,
     mutants: true,
     patience: 1,
 };
@@ -70,6 +73,7 @@ const ALL: Extent = Extent {
     crash_rounds: 200,
     load_rounds: 5,
     guest_rounds: 10,
+    power_rounds: 20,
     mutants: true,
     patience: 8,
 };
@@ -175,7 +179,10 @@ fn static_parts(checkout: &Checkout) -> Vec<Part> {
         Part::new(name, command, minutes)
     };
     let mut rustfmt = Command::new("rustfmt");
-    rustfmt.args(["--check", "--edition", "2024", "tests/guest/ledger.rs"]);
+    let programs = ["tests/guest/ledger.rs", "tests/guest/power.rs"];
+    rustfmt
+        .args(["--check", "--edition", "2024"])
+        .args(programs);
     rustfmt.current_dir(&checkout.root);
     let clippy = [
         "clippy",
@@ -187,7 +194,7 @@ fn static_parts(checkout: &Checkout) -> Vec<Part> {
     ];
     vec![
         cargo("format", 2, &["fmt", "--all", "--check"]),
-        Part::new("format of the guest's program", rustfmt, 1),
+        Part::new("format of the guests' programs", rustfmt, 1),
         cargo("clippy", 15, &clippy),
     ]
 }
@@ -247,6 +254,7 @@ fn guest_parts(checkout: &Checkout, extent: Extent, daemons: &Option<String>) ->
     let tools = missing_tool("qemu-system-x86_64").or_else(|| missing_tool("qemu-nbd"));
     let both = daemons.clone().or_else(|| tools.clone());
     let rounds = extent.guest_rounds.to_string();
+    let cuts = extent.power_rounds.to_string();
     let part = |name: &str, code: i32, skip: &Option<String>, words: &[&str]| {
         xtask(checkout, name, 15, code, skip, |command| {
             command.args(words).arg("--no-install");
@@ -280,6 +288,13 @@ fn guest_parts(checkout: &Checkout, extent: Extent, daemons: &Option<String>) ->
             1,
             &both,
             &["demo", "--plant", "older-epoch"],
+        ),
+        part("power cuts", 0, &both, &["power", "--rounds", &cuts]),
+        part(
+            "power cuts find a missing sync",
+            1,
+            &both,
+            &["power", "--plant", "no-sync", "--rounds", "6"],
         ),
     ]
 }

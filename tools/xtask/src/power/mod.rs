@@ -187,7 +187,10 @@ impl Stage<'_> {
             ui::note(format!("  the logs of round {number} are kept in {kept}"));
         }
         std::fs::remove_dir_all(&dir).with_context(|| format!("remove {}", dir.display()))?;
-        row.with_context(|| format!("round {number}"))
+        row.map_err(|error| match error.is::<stop::Interrupted>() {
+            true => error,
+            false => error.context(format!("round {number}")),
+        })
     }
 
     fn print(&self, rows: &[Row]) -> Verdict {
