@@ -32,7 +32,7 @@ use crate::reactor::{
 use blkback_proto::diskspec::Endpoint;
 use blkback_proto::ids::{Epoch, GroupUuid, LineageId, UNIT_BYTES, VolumeUuid};
 use blkback_proto::meta::{GroupMeta, LineageEntry, LineageWhy, Role, VolumeMeta};
-use blockrep_host::ctl::{EventLog, NewEvent, Server, ServerConfig};
+use blockrep_host::ctl::{EVENT_LOG_BYTES_MAX, EventLog, NewEvent, Server, ServerConfig};
 use blockrep_host::{clock, ids, lock::FileLock, logging, notify, signals::Shutdown};
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::fd::OwnedFd;
@@ -141,7 +141,7 @@ pub fn run_primary(config: &PrimaryConfig) -> Result<(), StartError> {
             .map_or("no backup was given".to_owned(), |remote| {
                 format!("backup {remote} has not been reached since the start")
             });
-        let memory = vec![("buffers".to_owned(), pool_bytes_max()), code_memory()];
+        let memory = memory_bounds(index, 0);
         seeds.push(Seed {
             about: about(
                 &config.common,
@@ -221,11 +221,7 @@ pub fn run_backup(config: &BackupConfig) -> Result<(), StartError> {
         for file in 0..layout.geometry.segment_count {
             segments.push(open_store(&layout.segment(index, file))?);
         }
-        let memory = vec![
-            ("buffers".to_owned(), pool_bytes_max()),
-            ("extents".to_owned(), EXTENTS_MAX as u64 * EXTENT_BYTES),
-            code_memory(),
-        ];
+        let memory = memory_bounds(index, EXTENTS_MAX as u64 * EXTENT_BYTES);
         let known = recovered.recovered.meta.volume;
         let uuid = (!known.is_none()).then(|| known.to_string());
         seeds.push(Seed {
@@ -696,14 +692,27 @@ fn link_listener(listen: &ListenAddr, insecure: bool) -> Result<OwnedFd, StartEr
     tcp_listener(address, "link address ")
 }
 
-fn pool_bytes_max() -> u64 {
+/// What the thread of a volume takes at most, and with the first volume what the daemon takes
+/// besides: names and bytes.
+fn memory_bounds(index: usize, extents_bytes: u64) -> Vec<(String, u64)> {
     // The arena, bounce buffers, and zeros of the reactor.
-    POOL_BYTES as u64 + (8 << 20)
-}
-
-/// Program, stacks, and small change.
-fn code_memory() -> (String, u64) {
-    ("program and tables".to_owned(), 32 << 20)
+    let buffers = POOL_BYTES as u64 + (8 << 20);
+    let mailbox = MAILBOX_MAX * size_of::<Mail>();
+    let mut bounds = vec![
+        (format!("volume {index}: buffers"), buffers),
+        (format!("volume {index}: mailbox"), mailbox as u64),
+    ];
+    if extents_bytes > 0 {
+        bounds.push((format!("volume {index}: extents"), extents_bytes));
+    }
+    if index == 0 {
+        let limits = blockrep_host::ctl::Limits::default();
+        bounds.push(("events".to_owned(), EVENT_LOG_BYTES_MAX as u64));
+        bounds.push(("answers to clients".to_owned(), limits.memory_bytes_max()));
+        // Program, stacks, and small change.
+        bounds.push(("program and tables".to_owned(), 32 << 20));
+    }
+    bounds
 }
 
 fn about(
