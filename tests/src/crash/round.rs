@@ -383,7 +383,7 @@ pub(super) fn writes(status: &Value) -> u64 {
         .unwrap_or(0)
 }
 
-pub(super) fn committed(status: &Value) -> u64 {
+fn committed(status: &Value) -> u64 {
     status["epochs"]["committed"].as_u64().unwrap_or(0)
 }
 
