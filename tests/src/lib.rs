@@ -1,8 +1,10 @@
 //! Harness and simulator for tests over the whole of blockrep.
 
 pub mod bench;
+pub mod crash;
 pub mod harness;
-pub mod sim;
-pub mod tidy;
 pub mod journal;
 pub mod programs;
+pub mod sim;
+pub mod soak;
+pub mod tidy;

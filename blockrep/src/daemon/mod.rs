@@ -15,6 +15,7 @@ mod control;
 mod faults;
 mod files;
 mod link;
+mod listen;
 mod memory;
 mod nbd;
 mod nbd_loop;

@@ -3,8 +3,8 @@
 use super::FRONT_BYTES_MAX;
 use super::memory::{PoolBuf, PoolBufMut};
 use super::nbd::{
-    Handover, INPUT_BYTES, InFlight, NbdConn, PAYLOAD_BYTES_MAX, Part, Payload, REQUESTS_MAX,
-    piece_bytes,
+    Handover, INPUT_BYTES, InFlight, NbdConn, PAYLOAD_BYTES_MAX, PIECE_BYTES, Part, Payload,
+    RANGE_PIECE_BYTES, REQUESTS_MAX, piece_bytes,
 };
 use super::thread::{Mail, Token, VolumeThread};
 use crate::engine::{Nanos, builder};
@@ -16,6 +16,12 @@ use std::os::fd::OwnedFd;
 
 /// Clients of one thread.
 const CLIENTS_MAX: usize = 64;
+/// Pieces of requests that may be with the engine: no request is cut into more than four.
+pub(super) const PARTS_MAX: usize = CLIENTS_MAX * REQUESTS_MAX * 4;
+const _: () = {
+    assert!(PAYLOAD_BYTES_MAX as u64 <= 4 * PIECE_BYTES);
+    assert!(u32::MAX as u64 <= 4 * RANGE_PIECE_BYTES);
+};
 /// How long a client may take to choose an export.
 const NEGOTIATION_NS_MAX: Nanos = 10_000_000_000;
 

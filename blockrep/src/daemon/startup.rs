@@ -3,6 +3,7 @@
 use super::control::Router;
 use super::faults::{Faults, plant};
 use super::files::{self, FileError, JournalReader, Layout, words};
+use super::listen::{link_listener, nbd_listener};
 use super::memory::PoolMemory;
 use super::net::Net;
 use super::owner;
@@ -11,9 +12,7 @@ use super::thread::{About, Files, Mail, VolumeThread, fresh_lineage};
 use super::watch::Watch;
 use super::{ENGINE_RESERVE_BYTES, EXTENT_BYTES, EXTENTS_MAX, FRONT_BYTES_MAX, POOL_BYTES};
 use crate::cli::ExitCode;
-use crate::config::{
-    self, BackupConfig, Common, EpochMode, ListenAddr, NbdListen, OutputClass, PrimaryConfig,
-};
+use crate::config::{self, BackupConfig, Common, EpochMode, NbdListen, OutputClass, PrimaryConfig};
 use crate::engine::Identity;
 use crate::engine::backup::{BackupSettings, BackupVolume, Recovered};
 use crate::engine::primary::{PrimarySettings, PrimaryVolume};
@@ -32,11 +31,9 @@ use crate::reactor::{
 use blkback_proto::diskspec::Endpoint;
 use blkback_proto::ids::{Epoch, GroupUuid, LineageId, UNIT_BYTES, VolumeUuid};
 use blkback_proto::meta::{GroupMeta, LineageEntry, LineageWhy, Role, VolumeMeta};
-use blockrep_host::ctl::{EventLog, NewEvent, Server, ServerConfig};
+use blockrep_host::ctl::{EVENT_LOG_BYTES_MAX, EventLog, NewEvent, Server, ServerConfig};
 use blockrep_host::{clock, ids, lock::FileLock, logging, notify, signals::Shutdown};
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -56,7 +53,7 @@ pub struct StartError {
 }
 
 impl StartError {
-    fn new(code: ExitCode, text: impl Into<String>) -> Self {
+    pub(super) fn new(code: ExitCode, text: impl Into<String>) -> Self {
         Self {
             text: text.into(),
             code,
@@ -141,7 +138,7 @@ pub fn run_primary(config: &PrimaryConfig) -> Result<(), StartError> {
             .map_or("no backup was given".to_owned(), |remote| {
                 format!("backup {remote} has not been reached since the start")
             });
-        let memory = vec![("buffers".to_owned(), pool_bytes_max()), code_memory()];
+        let memory = memory_bounds(index, 0);
         seeds.push(Seed {
             about: about(
                 &config.common,
@@ -222,11 +219,7 @@ pub fn run_backup(config: &BackupConfig) -> Result<(), StartError> {
         for file in 0..layout.geometry.segment_count {
             segments.push(open_store(&layout.segment(index, file))?);
         }
-        let memory = vec![
-            ("buffers".to_owned(), pool_bytes_max()),
-            ("extents".to_owned(), EXTENTS_MAX as u64 * EXTENT_BYTES),
-            code_memory(),
-        ];
+        let memory = memory_bounds(index, EXTENTS_MAX as u64 * EXTENT_BYTES);
         let known = recovered.recovered.meta.volume;
         let uuid = (!known.is_none()).then(|| known.to_string());
         seeds.push(Seed {
@@ -614,106 +607,27 @@ fn exports(images: &[&Path], opened: &[OpenedFile]) -> Result<Vec<ExportInfo>, S
     Ok(exports)
 }
 
-fn in_use(what: &str, error: &std::io::Error) -> StartError {
-    let code = if error.kind() == std::io::ErrorKind::AddrInUse {
-        ExitCode::AddressInUse
-    } else {
-        ExitCode::Other
-    };
-    let hint = if code == ExitCode::AddressInUse {
-        ": stop what uses it, or give another"
-    } else {
-        ""
-    };
-    StartError::new(
-        code,
-        format!("cannot listen on {what}: {}{hint}", words(error)),
-    )
-}
-
-fn nbd_listener(listen: Option<&NbdListen>) -> Result<Option<OwnedFd>, StartError> {
-    Ok(match listen {
-        None => None,
-        Some(NbdListen::Unix(path)) => {
-            replace_dead_socket(path)?;
-            let what = format!("unix:{}", path.display());
-            Some(
-                UnixListener::bind(path)
-                    .map_err(|error| in_use(&what, &error))?
-                    .into(),
-            )
-        }
-        Some(NbdListen::Tcp(address)) => Some(tcp_listener(*address, "NBD address tcp:")?),
-    })
-}
-
-/// Removes a socket file that nobody listens on any more.
-fn replace_dead_socket(path: &Path) -> Result<(), StartError> {
-    use std::os::unix::fs::FileTypeExt;
-    use std::os::unix::net::UnixStream;
-    let Ok(known) = std::fs::symlink_metadata(path) else {
-        return Ok(());
-    };
-    if !known.file_type().is_socket() {
-        let text = format!(
-            "{} exists and is no socket: give another path",
-            path.display()
-        );
-        return Err(StartError::new(ExitCode::AddressInUse, text));
-    }
-    if UnixStream::connect(path).is_ok() {
-        let text = format!(
-            "cannot listen on unix:{}: another process does: stop it, or give another path",
-            path.display()
-        );
-        return Err(StartError::new(ExitCode::AddressInUse, text));
-    }
-    std::fs::remove_file(path).map_err(|error| in_use(&path.display().to_string(), &error))
-}
-
-fn tcp_listener(address: SocketAddr, what: &str) -> Result<OwnedFd, StartError> {
-    let listener =
-        TcpListener::bind(address).map_err(|error| in_use(&format!("{what}{address}"), &error))?;
-    if let Ok(bound) = listener.local_addr() {
-        tracing::info!("listening on {what}{bound}");
-    }
-    Ok(listener.into())
-}
-
-fn link_listener(listen: &ListenAddr, insecure: bool) -> Result<OwnedFd, StartError> {
-    let address = match listen {
-        ListenAddr::Addr(address) => *address,
-        ListenAddr::Name(name) => {
-            let found = (name.host.to_string(), name.port)
-                .to_socket_addrs()
-                .map_err(|error| in_use(&name.to_string(), &error))?
-                .next();
-            let address = found.ok_or_else(|| {
-                StartError::new(ExitCode::Usage, format!("{name} has no address"))
-            })?;
-            if !address.ip().is_loopback() && !insecure {
-                return Err(StartError::new(
-                    ExitCode::Usage,
-                    format!(
-                        "{name} is {address}, which is beyond this host: say --insecure-plaintext, \
-                         or listen on 127.0.0.1"
-                    ),
-                ));
-            }
-            address
-        }
-    };
-    tcp_listener(address, "link address ")
-}
-
-fn pool_bytes_max() -> u64 {
+/// What the thread of a volume takes at most, and with the first volume what the daemon takes
+/// besides: names and bytes.
+fn memory_bounds(index: usize, extents_bytes: u64) -> Vec<(String, u64)> {
     // The arena, bounce buffers, and zeros of the reactor.
-    POOL_BYTES as u64 + (8 << 20)
-}
-
-/// Program, stacks, and small change.
-fn code_memory() -> (String, u64) {
-    ("program and tables".to_owned(), 32 << 20)
+    let buffers = POOL_BYTES as u64 + (8 << 20);
+    let mailbox = MAILBOX_MAX * size_of::<Mail>();
+    let mut bounds = vec![
+        (format!("volume {index}: buffers"), buffers),
+        (format!("volume {index}: mailbox"), mailbox as u64),
+    ];
+    if extents_bytes > 0 {
+        bounds.push((format!("volume {index}: extents"), extents_bytes));
+    }
+    if index == 0 {
+        let limits = blockrep_host::ctl::Limits::default();
+        bounds.push(("events".to_owned(), EVENT_LOG_BYTES_MAX as u64));
+        bounds.push(("answers to clients".to_owned(), limits.memory_bytes_max()));
+        // Program, stacks, and small change.
+        bounds.push(("program and tables".to_owned(), 32 << 20));
+    }
+    bounds
 }
 
 fn about(

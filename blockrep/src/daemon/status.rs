@@ -1,5 +1,6 @@
 //! Status: every thread reports its volume, the last one to report answers.
 
+use super::nbd_loop::PARTS_MAX;
 use super::role::{Engine, Group};
 use super::thread::VolumeThread;
 use crate::engine::Nanos;
@@ -379,9 +380,8 @@ impl VolumeThread {
     }
 
     fn memory_parts(&self) -> Vec<MemoryPart> {
-        let volume = self.about.index;
         let part = |(name, bytes_max): &(String, u64)| MemoryPart {
-            name: format!("volume {volume}: {name}"),
+            name: name.clone(),
             bytes_max: *bytes_max,
         };
         self.about.memory_bytes_max.iter().map(part).collect()
@@ -391,13 +391,23 @@ impl VolumeThread {
         let stats = self.mem.0.stats();
         let page = crate::reactor::PAGE_BYTES as u64;
         let volume = self.about.index;
-        vec![QueueBound {
+        let mut queues = vec![QueueBound {
             name: format!("volume {volume}: buffers"),
             unit: "bytes".to_owned(),
             used: u64::from(stats.pages_used) * page,
             limit: u64::from(stats.pages_total) * page,
             at_limit: "clients and link are not read until buffers are free".to_owned(),
-        }]
+        }];
+        if let Engine::Primary(engine) = &self.engine {
+            queues.push(QueueBound {
+                name: format!("volume {volume}: writes waiting for room in the backup's journal"),
+                unit: "requests".to_owned(),
+                used: engine.waiting_for_window() as u64,
+                limit: PARTS_MAX as u64,
+                at_limit: "clients are not read until requests end".to_owned(),
+            });
+        }
+        queues
     }
 
     fn group_report(&mut self) -> Option<GroupReport> {

@@ -258,6 +258,16 @@ impl<M: Memory> PrimaryVolume<M> {
         *self.lineage.last().expect("a primary has a history")
     }
 
+    /// Writes that wait for room in the backup's journal.
+    #[must_use]
+    pub fn waiting_for_window(&self) -> usize {
+        if self.pressure_since.is_some() {
+            self.admission.len()
+        } else {
+            0
+        }
+    }
+
     /// Requests that are not answered yet.
     #[must_use]
     pub fn requests_in_flight(&self) -> usize {

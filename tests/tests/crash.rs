@@ -1,0 +1,28 @@
+//! A few rounds of the crash runner; `cargo xtask crash` runs many.
+
+use blockrep_tests::crash::{Phase, Plan, run_round};
+
+/// Daemons that lose what they promised when they are killed are of no use: the phases that take
+/// the least time, once each.
+#[test]
+fn a_round_of_each_quick_phase() {
+    let phases = [
+        Phase::KillPrimary,
+        Phase::KillBackup,
+        Phase::KillBoth,
+        Phase::KillDrain,
+        Phase::KillPromotion,
+        Phase::Terminate,
+    ];
+    for (seed, phase) in (1..).zip(phases) {
+        let dir = tempfile::tempdir().unwrap();
+        let plan = Plan::draw(seed, Some(phase));
+        if let Err(error) = run_round(&plan, &dir.path().join("round")) {
+            let kept = dir.keep();
+            panic!(
+                "{phase}, seed {seed}: {error:#}; all of it: {}",
+                kept.display()
+            );
+        }
+    }
+}
