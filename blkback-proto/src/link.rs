@@ -22,7 +22,7 @@
 
 use crate::ids::{Epoch, GroupUuid, LineageId, SessionId, VolumeUuid};
 use crate::meta::{LINEAGE_MAX, NAME_BYTES_MAX};
-use crate::record::PREFIX_BYTES;
+use crate::record::{EPOCH_MAX, PREFIX_BYTES};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -418,7 +418,28 @@ impl Frame {
         let session = SessionId(raw.session.get());
         let words = raw.words.map(U64::get);
         let frame = Self::from_parts(raw.kind.get(), session, words, body)?;
+        frame.check_epochs()?;
         Ok((frame, session))
+    }
+
+    /// Epoch numbers are counted on from: absurd ones are refused.
+    fn check_epochs(&self) -> Result<(), LinkError> {
+        let highest = match self {
+            Self::Hello(hello) => hello
+                .lineage
+                .iter()
+                .map(|(_, first)| *first)
+                .chain([hello.epoch])
+                .max(),
+            Self::Welcome(welcome) => Some(welcome.committed),
+            Self::Ack { durable, .. } => Some(*durable),
+            Self::SyncEnd { epoch } | Self::EmptySeal { epoch, .. } => Some(*epoch),
+            _ => None,
+        };
+        match highest {
+            Some(epoch) if epoch > EPOCH_MAX => Err(LinkError::Field("epoch")),
+            _ => Ok(()),
+        }
     }
 
     fn from_parts(

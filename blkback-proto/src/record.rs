@@ -31,6 +31,9 @@ pub const RANGE_BYTES_MAX: u64 = 1 << 30;
 /// Journal space one descriptor is charged at least, in bytes: it bounds memory per descriptor.
 pub const DESCRIPTOR_CHARGE_BYTES: u64 = 4096;
 
+/// Highest epoch that is believed: numbers above it are nobody's.
+pub const EPOCH_MAX: Epoch = Epoch(1 << 62);
+
 /// Flag of a record: the first of a chain; `prev_crc` is zero and `record_seq` is 1.
 pub const FLAG_CHAIN_START: u32 = 1;
 /// Flag of a resync record: goes straight to the image, takes no part in the chain.
@@ -513,7 +516,11 @@ impl Header {
         if seal && self.base_epoch >= self.epoch {
             return Err(RecordError::Bounds("base_epoch"));
         }
-        if self.released > self.committed || self.committed > self.epoch {
+        if self.epoch > EPOCH_MAX
+            || self.released > self.committed
+            || self.committed > self.epoch
+            || self.durable > self.epoch
+        {
             return Err(RecordError::Bounds("watermarks"));
         }
         Ok(())

@@ -97,6 +97,9 @@ pub(super) fn read_slots(path: &Path) -> Result<Option<[Vec<u8>; 2]>, FileError>
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(at(path, "open", &error)),
     };
+    // What a killed daemon wrote may be in a cache only: it must not be believed before it is
+    // durable.
+    file.sync_all().map_err(|error| at(path, "sync", &error))?;
     let mut slots = [vec![0; SLOT_BYTES], vec![0; SLOT_BYTES]];
     for (index, slot) in slots.iter_mut().enumerate() {
         let offset = slot_offset(index as u64);

@@ -502,6 +502,16 @@ fn recover(
         size_bytes: image.size_bytes,
         geometry: layout.geometry,
     };
+    if !file.exists() && !group.group.is_none() {
+        return Err(StartError::new(
+            ExitCode::Store,
+            format!(
+                "{} is missing beside {}: restore it, or begin anew with an empty --state",
+                file.display(),
+                layout.group_meta().display()
+            ),
+        ));
+    }
     if !file.exists() {
         make_journal(layout, index)?;
         owner::mark(layout, index, random_id()?)?;
@@ -841,6 +851,7 @@ fn sprout(
         since: Default::default(),
         stopping: None,
         meta_writing: false,
+        meta_copy: None,
     };
     thread.accept_clients();
     Ok(thread)

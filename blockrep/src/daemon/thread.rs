@@ -13,7 +13,7 @@ use crate::frontend::nbd::ExportInfo;
 use crate::group::{GroupEffect, Now};
 use crate::io::{Done, IoError, IoId, Op, Reply, Target};
 use crate::reactor::{
-    Completion, FileId, MailSender, Mailbox, Op as ROp, OpError, Pool, Reactor, SockId,
+    Buf, Completion, FileId, MailSender, Mailbox, Op as ROp, OpError, Pool, Reactor, SockId,
 };
 use blkback_proto::ctl::{self, EventKind};
 use blkback_proto::ids::{Epoch, LineageId, SessionId};
@@ -153,6 +153,8 @@ pub(super) struct VolumeThread {
     pub(super) since: super::status::Since,
     pub(super) stopping: Option<Nanos>,
     pub(super) meta_writing: bool,
+    /// Metadata of the group that goes to the other slot as well, and where.
+    pub(super) meta_copy: Option<(u64, Buf)>,
 }
 
 impl VolumeThread {
@@ -386,11 +388,11 @@ impl VolumeThread {
                     .expect("one write of the metadata at a time");
                 meta.encode(&mut bytes);
                 let offset = slot_offset(meta.generation);
-                let op = ROp::Write {
-                    file,
-                    offset,
-                    buf: bytes.freeze(),
-                };
+                let buf = bytes.freeze();
+                // The slot before says something that is no longer true: rot must not bring it
+                // back, so the other slot gets the same afterwards.
+                self.meta_copy = Some((slot_offset(meta.generation + 1), buf.clone()));
+                let op = ROp::Write { file, offset, buf };
                 self.meta_writing = true;
                 self.reactor.submit(Token::GroupMetaWrite.with(0), op);
             }
@@ -558,6 +560,14 @@ impl VolumeThread {
     }
 
     fn group_meta_synced(&mut self, result: Result<u32, OpError>) {
+        if let Some((offset, buf)) = self.meta_copy.take()
+            && result.is_ok()
+            && let Some(file) = self.files.group_meta
+        {
+            let op = ROp::Write { file, offset, buf };
+            self.reactor.submit(Token::GroupMetaWrite.with(0), op);
+            return;
+        }
         self.meta_writing = false;
         let Some(group) = &mut self.group else { return };
         let mut fresh = fresh_lineage;

@@ -208,6 +208,7 @@ impl<M: Memory> BackupVolume<M> {
         }
         self.mark_durable(fx);
         self.own_synced(fx);
+        self.tail_synced();
     }
 
     /// Tells the group of every epoch that is sealed and synced by now.

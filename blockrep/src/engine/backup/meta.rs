@@ -93,7 +93,13 @@ impl<M: Memory> BackupVolume<M> {
         meta.durable = meta.durable.max(committed);
         meta.encode(bytes.as_mut());
         let offset = slot_offset(meta.generation);
-        let bufs = vec![mem.freeze(bytes)];
+        let bytes = mem.freeze(bytes);
+        let routine = |then: &Then| matches!(then, Then::Free(_) | Then::Committed(_));
+        if !self.meta.running.iter().flatten().all(routine) {
+            // The slot before says something that is no longer true: rot must not bring it back.
+            self.meta_copy = Some(bytes.clone());
+        }
+        let bufs = vec![bytes];
         self.io(
             Io::MetaWrite,
             Op::Write {
@@ -116,6 +122,17 @@ impl<M: Memory> BackupVolume<M> {
     }
 
     pub(super) fn meta_synced(&mut self, fx: &mut Vec<Effect<M>>) {
+        if let Some(copy) = self.meta_copy.take() {
+            let offset = slot_offset(self.meta.now.generation + 1);
+            let (target, bufs) = (Target::VolumeMeta, vec![copy]);
+            let op = Op::Write {
+                target,
+                offset,
+                bufs,
+            };
+            self.io(Io::MetaWrite, op, fx);
+            return;
+        }
         let thens = self.meta.running.take().expect("a write was in flight");
         for then in thens {
             match then {
@@ -167,6 +184,25 @@ impl<M: Memory> BackupVolume<M> {
     /// A pass of apply ended: the tail moves, and segments become free once that is durable.
     pub(super) fn apply_synced(&mut self) {
         self.apply.synced(&mut self.overlay);
+        // Own writes that are not synced yet may have covered an epoch's contents, which were
+        // therefore not applied: until a sync reaches them, the journal is all there is of both.
+        if let Some(append) = self.serve.last_unsynced() {
+            self.tail_waits = append;
+            self.appends.want_sync(append);
+            return;
+        }
+        self.move_tail();
+    }
+
+    /// The journal was synced: a tail that waited for it may move.
+    pub(super) fn tail_synced(&mut self) {
+        if self.tail_waits != 0 && self.tail_waits <= self.appends.synced {
+            self.tail_waits = 0;
+            self.move_tail();
+        }
+    }
+
+    fn move_tail(&mut self) {
         let applied = self.apply.applied();
         while let Some(first) = self.committed_queue.front().copied() {
             if first.epoch > applied {

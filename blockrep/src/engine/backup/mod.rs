@@ -178,6 +178,10 @@ pub struct BackupVolume<M: Memory> {
     serve: serve::Serve<M>,
     fence_told: bool,
     stopped: bool,
+    /// Metadata that goes to the other slot as well.
+    meta_copy: Option<M::Buf>,
+    /// The tail waits for a sync that reaches this append; 0: it does not.
+    tail_waits: u64,
     counters: Counters,
 }
 
@@ -245,6 +249,8 @@ impl<M: Memory> BackupVolume<M> {
             serve: serve::Serve::new(mem),
             fence_told: false,
             stopped: false,
+            meta_copy: None,
+            tail_waits: 0,
             counters: Counters::default(),
             meta: meta::MetaState::new(meta),
             settings,

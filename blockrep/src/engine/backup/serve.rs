@@ -84,6 +84,12 @@ impl<M: Memory> Serve<M> {
         (mode == Mode::Serving && self.unsealed).then_some(self.sealed_at + SEAL_NS)
     }
 
+    /// Last own append that can be read and is not known to be synced.
+    pub(super) fn last_unsynced(&self) -> Option<u64> {
+        let written = self.own.iter().rev().find(|own| own.written);
+        written.map(|own| own.number)
+    }
+
     pub(super) fn take_all_requests(&mut self) -> Vec<RequestId> {
         let queued = self.queue.drain(..).map(|(id, _)| id);
         let own = self

@@ -4,6 +4,7 @@ use super::meta::Then;
 use super::{BackupVolume, Io, Mode, Pending};
 use crate::engine::{Effect, Identity, Nanos, Outgoing, ToGroup};
 use crate::io::{Done, Memory, Op, Target};
+use crate::journal::recovery::Decision;
 use crate::journal::ring::Ring;
 use crate::journal::scan::extents_of;
 use blkback_proto::ids::{Epoch, LineageId, Place, SessionId};
@@ -315,7 +316,9 @@ impl<M: Memory> BackupVolume<M> {
         meta.journal_empty = false;
         meta.clean = false;
         // A blank image that has to be compared is no epoch before that has begun, either.
-        meta.inconsistent |= self.identity.is_none() && sync;
+        // Nor does a session wash off that an acknowledged epoch may be missing.
+        let doubtful = self.identity.is_none() || self.decision == Decision::Suspect;
+        meta.inconsistent |= doubtful && sync;
         self.identity = Some(Identity {
             group: hello.group,
             volume: hello.volume,
@@ -726,6 +729,9 @@ impl<M: Memory> BackupVolume<M> {
             || Some(header.lineage) != self.session.lineage
         {
             return Err("a record of another session, volume or history".to_owned());
+        }
+        if header.durable > self.durable || header.committed > self.committed {
+            return Err("a record that knows of epochs this side never sealed".to_owned());
         }
         if header.flags & FLAG_DIRECT != 0 {
             if self.session.sync == Sync::Comparing {
