@@ -31,7 +31,6 @@ pub const ALL: &[(&str, &str)] = &[
     ("watermark-ignored", "recovery does not hold watermarks against what is whole"),
     ("own-prefix-dropped", "own writes behind the last own seal are dropped after a crash"),
     ("commit-by-any", "an epoch is committed when one volume has sealed it"),
-    ("dropped-counts", "what a new session dropped still counts as sealed"),
     ("copy-against-apply", "apply does not wait for copies of a sync in flight"),
     ("old-copy-in-new-session", "a new session does not wait for copies of the one before"),
 ];
