@@ -56,6 +56,11 @@ impl World {
             self.serve_promoted(failover);
             return;
         }
+        if !self.hosts[1].up {
+            // Refused: only the primary is left.
+            self.after(0, Event::Start { host: 0 });
+            return;
+        }
         self.promote(failover.force, false);
         let mut until = self.now + 10_000 * MS;
         self.run(until, |w| w.promote_reply.is_some());
