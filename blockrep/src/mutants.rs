@@ -92,10 +92,6 @@ pub const ALL: &[(&str, &str)] = &[
         "an epoch is committed when one volume has sealed it",
     ),
     (
-        "dropped-counts",
-        "what a new session dropped still counts as sealed",
-    ),
-    (
         "copy-against-apply",
         "apply does not wait for copies of a sync in flight",
     ),

@@ -157,7 +157,7 @@ impl World {
                     self.stats.promotions += 1;
                     self.take_over(epoch);
                 }
-                Ok(Found::Epoch(_, at)) => shows = Some(at),
+                Ok(Found::Epoch(epoch, at)) => shows = Some((epoch, at)),
                 Ok(found) => say!(self, "the backup is {found:?}"),
             }
         }
@@ -181,9 +181,10 @@ impl World {
             }
         }
         self.run_backup(group, starts, promoted_there);
-        if let Some(at) = shows {
+        if let Some((epoch, at)) = shows {
             for (slot, at) in self.hosts[1].slots.iter_mut().zip(at) {
                 slot.shows = Some(at);
+                slot.started_at = epoch;
             }
         }
     }

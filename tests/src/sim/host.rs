@@ -79,6 +79,8 @@ pub struct Slot {
     pub shows: Option<(usize, usize)>,
     /// Backup: start of the primary that connected last.
     pub era: u32,
+    /// Backup: epoch that was whole when it was started.
+    pub started_at: blkback_proto::ids::Epoch,
 }
 
 impl Slot {
@@ -96,6 +98,7 @@ impl Slot {
             protection: Protection::Blocked,
             shows: None,
             era: 0,
+            started_at: blkback_proto::ids::Epoch::NONE,
         }
     }
 }

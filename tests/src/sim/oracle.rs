@@ -342,6 +342,10 @@ impl World {
             return;
         };
         if slot.era == 0 || self.oracle.promoted.is_some() {
+            // After a start: what was found then, if that is what is committed now.
+            if epoch != slot.started_at {
+                slot.shows = None;
+            }
             return;
         }
         let cut = self.oracle.cuts.find(slot.era, epoch);
@@ -417,6 +421,7 @@ impl World {
     fn promise(&mut self, at: &[usize], what: &str) {
         for (volume, at) in at.iter().enumerate() {
             if let Some(promoted) = &self.oracle.promoted
+                && !(self.oracle.rot && self.oracle.accepted_suspect)
                 && *at > promoted[volume]
             {
                 let text = format!("volume {volume}: {what} {at} writes after a promotion at less");

@@ -20,6 +20,8 @@ pub struct Plan {
     pub size_bytes: u64,
     /// Journal of each.
     pub geometry: Geometry,
+    /// Syncs of images are that much slower.
+    pub image_sync: u64,
     /// Bound of the overlay.
     pub extents_max: usize,
     /// Throttle of apply.
@@ -160,6 +162,7 @@ impl Plan {
                 segment_bytes: SEGMENT,
                 segment_count,
             },
+            image_sync: pick(rng, &[1, 1, 12]),
             extents_max: pick(rng, &[100_000, 100_000, 1200, 700]),
             apply_rate: (rng.u8(..5) == 0).then(|| 1 << rng.u32(18..23)),
             ack: pick(
@@ -193,10 +196,41 @@ impl Plan {
             faults: Vec::new(),
             failover: None,
         };
-        plan.write_sectors = plan.write_sectors.min(size_bytes / 512);
+        plan.flavour(rng);
+        plan.write_sectors = plan.write_sectors.min(plan.size_bytes / 512);
         plan.add_faults(rng);
         plan.add_failover(rng);
         plan
+    }
+
+    /// Some runs are made to reach what others seldom do.
+    fn flavour(&mut self, rng: &mut Rng) {
+        match rng.u8(..20) {
+            // A backlog that is there at a promotion: the promoted side writes through its journal.
+            0..=3 => {
+                self.size_bytes = self.size_bytes.max(512 * 400);
+                self.apply_rate = Some(1 << rng.u32(14..21));
+                self.write_sectors = 2;
+                self.hot_sectors = 1 << 20;
+                self.think_ns = rng.u64(20_000..60_000);
+                self.depth = 6;
+                self.reads = 5;
+                self.chaos_ns = MS * rng.u64(30..60);
+                self.extents_max = 100_000;
+            }
+            // So much that segments are used again.
+            4 => {
+                self.size_bytes = 512 * 1024;
+                self.write_sectors = 512;
+                self.think_ns = rng.u64(60_000..200_000);
+                self.depth = 6;
+                self.reads = 5;
+                self.chaos_ns = MS * rng.u64(20..50);
+                self.apply_rate = None;
+                self.memory_bytes = [32 << 20, 32 << 20];
+            }
+            _ => {}
+        }
     }
 
     fn add_faults(&mut self, rng: &mut Rng) {
@@ -266,7 +300,7 @@ impl Plan {
             return;
         }
         let serve_ns = MS * rng.u64(5..200);
-        let crash = |rng: &mut Rng| (rng.u8(..3) == 0).then(|| (rng.u64(..serve_ns), rng.bool()));
+        let crash = |rng: &mut Rng| (rng.u8(..2) == 0).then(|| (rng.u64(..serve_ns), rng.bool()));
         self.failover = Some(Failover {
             force: rng.u8(..6) == 0,
             power: rng.bool(),

@@ -1,7 +1,7 @@
 //! The story of a run: chaos, perhaps a failover, and at last peace, in which everything has to
 //! come to an end.
 
-use super::host::{Engine, Group, Host};
+use super::host::{Engine, Group, Host, Slot};
 use super::plan::{Failover, MS, Plan};
 use super::world::{Event, Stats, World, say};
 use blkback_proto::record::{HEADER_BYTES, Header, RecordKind, placement};
@@ -56,6 +56,11 @@ impl World {
             self.serve_promoted(failover);
             return;
         }
+        if !self.hosts[1].up {
+            // Refused: only the primary is left.
+            self.after(0, Event::Start { host: 0 });
+            return;
+        }
         self.promote(failover.force, false);
         let mut until = self.now + 10_000 * MS;
         self.run(until, |w| w.promote_reply.is_some());
@@ -82,15 +87,27 @@ impl World {
 
     /// A store of the backup failed for good.
     fn backup_failed(&self) -> bool {
-        match &self.hosts[1].group {
+        self.store_failed(1)
+    }
+
+    /// A store of the host failed for good, or would.
+    fn store_failed(&self, host: usize) -> bool {
+        let failed = |slot: &Slot| match &slot.engine {
+            Engine::Primary(engine) => engine.failed().is_some(),
+            Engine::Backup(engine) => engine.failed().is_some(),
+            Engine::Off => false,
+        };
+        let group_failed = match &self.hosts[host].group {
+            Group::Primary(group) => group.standing().state == State::Failed,
             Group::Backup(group) => group.standing().state == State::Failed,
-            _ => false,
-        }
+            Group::Off => false,
+        };
+        let host = &self.hosts[host];
+        group_failed || !host.broken.is_empty() || host.slots.iter().any(failed)
     }
 
     fn serve_promoted(&mut self, failover: Failover) {
         let first = self.promote_reply.take();
-        self.hosts[1].broken.clear();
         let mut last = 0;
         for (at, power) in failover.crashes.into_iter().flatten() {
             let until = self.now + at.saturating_sub(last);
@@ -140,7 +157,7 @@ impl World {
         self.guest.silent = true;
         for host in 0..2 {
             self.hosts[host].slow = 1;
-            if !self.hosts[host].broken.is_empty() && self.hosts[host].up {
+            if self.hosts[host].up && self.store_failed(host) {
                 self.crash(host, false, None);
             }
             self.start_again(host);

@@ -401,6 +401,9 @@ impl World {
         let slow = self.hosts[host].slow;
         let error = self.hosts[host].error_of(volume, &op);
         let mut delay = match &op {
+            Op::Sync {
+                target: Target::Image,
+            } => self.rng.u64(20_000..300_000) * self.plan.image_sync,
             Op::Sync { .. } => self.rng.u64(20_000..300_000),
             _ => self.rng.u64(5_000..100_000),
         };

@@ -234,9 +234,7 @@ impl<M: Memory> BackupVolume<M> {
         self.seen = self.seen.max(self.durable).max(last);
         let committed = self.committed;
         self.pending.retain(|p| p.epoch <= committed);
-        if !crate::mutant!("dropped-counts") {
-            self.durable = committed;
-        }
+        self.durable = committed;
         let Accepted {
             lineage,
             epoch,

@@ -24,7 +24,7 @@ mod sync;
 use super::ranges::RangeLocks;
 use super::{Effect, Identity, Nanos, Protection, ToGroup, ToVolume};
 use crate::config::AckMode;
-use crate::io::{Done, IoId, Memory, Reply, Request, RequestId};
+use crate::io::{Done, IoId, Memory, Request, RequestId};
 use blkback_proto::ids::{Epoch, LineageId, SessionId};
 use slab::Slab;
 use std::collections::VecDeque;
@@ -129,7 +129,7 @@ pub struct PrimaryVolume<M: Memory> {
     draining: bool,
     pressure_since: Option<Nanos>,
     pending: Slab<Pending>,
-    held: Vec<Reply<M>>,
+    held: Vec<Waiting>,
     waiting: Vec<Waiting>,
 
     syncs: Syncs,
@@ -401,10 +401,10 @@ impl<M: Memory> PrimaryVolume<M> {
         for (request, _) in std::mem::take(&mut self.admission) {
             self.reply_error(request, libc::EIO, fx);
         }
+        self.let_go(fx);
         for waiting in std::mem::take(&mut self.waiting) {
             self.reply_error(waiting.request, libc::EIO, fx);
         }
-        self.let_go(fx);
         fx.push(Effect::Group(ToGroup::Failed(text)));
     }
 

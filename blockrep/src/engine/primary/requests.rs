@@ -295,7 +295,7 @@ impl<M: Memory> PrimaryVolume<M> {
     /// Replies at once, or when what the reply waits for has happened.
     fn wait(&mut self, waiting: Waiting, fx: &mut Vec<Effect<M>>) {
         if self.is_met(&waiting) {
-            self.reply_ok(waiting.request, fx);
+            self.reply_ok(waiting, fx);
             return;
         }
         if waiting.epoch == self.epoch && self.protection == Protection::Protected {
@@ -319,23 +319,22 @@ impl<M: Memory> PrimaryVolume<M> {
         while index < self.waiting.len() {
             if self.is_met(&self.waiting[index]) {
                 let waiting = self.waiting.remove(index);
-                self.reply_ok(waiting.request, fx);
+                self.reply_ok(waiting, fx);
             } else {
                 index += 1;
             }
         }
     }
 
-    fn reply_ok(&mut self, id: RequestId, fx: &mut Vec<Effect<M>>) {
-        let reply = Reply {
-            id,
-            result: Ok(()),
-            buf: None,
-        };
+    fn reply_ok(&mut self, waiting: Waiting, fx: &mut Vec<Effect<M>>) {
         if self.prepared && !crate::mutant!("completions-not-held") {
-            self.held.push(reply);
+            self.held.push(waiting);
         } else {
-            fx.push(Effect::Reply(reply));
+            fx.push(Effect::Reply(Reply {
+                id: waiting.request,
+                result: Ok(()),
+                buf: None,
+            }));
         }
     }
 
@@ -348,10 +347,13 @@ impl<M: Memory> PrimaryVolume<M> {
         }));
     }
 
-    /// Lets held completions go, unless a cut is under way.
+    /// Lets held completions go, unless a cut is under way. Protection may have begun since they
+    /// were held: then they wait for what it asks, like all others.
     pub(super) fn let_go(&mut self, fx: &mut Vec<Effect<M>>) {
         if !self.prepared {
-            fx.extend(self.held.drain(..).map(Effect::Reply));
+            for waiting in std::mem::take(&mut self.held) {
+                self.wait(waiting, fx);
+            }
         }
     }
 }
