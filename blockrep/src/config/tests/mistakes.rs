@@ -48,8 +48,8 @@ fn mistakes_of_a_primary() {
             "--journal-size: 1MiB is out of range; give 32MiB to 1TiB",
         ),
         (
-            &[DISK, "journal-size=18M"],
-            "--journal-size: 18MiB is no multiple of the segment size 4MiB; give 20MiB",
+            &[DISK, "journal-size=38M"],
+            "--journal-size: 38MiB is no multiple of the segment size 4MiB; give 40MiB",
         ),
         (
             &[DISK, "journal-size=5001M"],
