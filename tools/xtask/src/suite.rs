@@ -51,8 +51,8 @@ struct Extent {
 }
 
 const QUICK: Extent = Extent {
-    seeds: 500,
-    crash_rounds: 5,
+    seeds: 150,
+    crash_rounds: 4,
     load_rounds: 1,
     guest_rounds: 0,
     power_rounds: 0,
