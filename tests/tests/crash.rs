@@ -1,5 +1,7 @@
 //! A few rounds of the crash runner; `cargo xtask crash` runs many.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot set itself up fails")]
+
 use blockrep_tests::crash::{Phase, Plan, run_round};
 
 /// Daemons that lose what they promised when they are killed are of no use: the phases that take

@@ -1,5 +1,7 @@
 //! Two real daemons on loopback: the whole way once.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot set itself up fails")]
+
 use blockrep_tests::harness::{Pair, binary};
 use std::process::Command;
 use std::time::Duration;

@@ -3,6 +3,8 @@
 //! A program that is not installed skips its test and says so; with `BLOCKREP_REQUIRE_PEERS` set it
 //! fails instead.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot set itself up fails")]
+
 use blockrep_tests::harness::{Pair, Process, free_port};
 use blockrep_tests::programs::{Ended, done, peer, run};
 use serde_json::Value;

@@ -1,5 +1,7 @@
 //! A group of two volumes on real daemons: cut together, promoted together.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot set itself up fails")]
+
 use blockrep_tests::harness::{Pair, Process, binary, free_port};
 use blockrep_tests::programs::Load;
 use std::fs::File;

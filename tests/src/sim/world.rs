@@ -280,7 +280,7 @@ impl World {
                 volume,
                 message,
             } if self.runs(host, boot) => {
-                self.to_volume(host, volume, message);
+                self.tell_volume(host, volume, message);
             }
             Event::ToGroup {
                 host,
@@ -288,7 +288,7 @@ impl World {
                 volume,
                 message,
             } if self.runs(host, boot) => {
-                self.to_group(host, volume, message);
+                self.tell_group(host, volume, message);
             }
             Event::Wire { conn, side } => self.wire(conn, side),
             Event::Connect { host, boot, volume } if self.runs(host, boot) => {
@@ -488,7 +488,7 @@ impl World {
         });
     }
 
-    fn to_volume(&mut self, host: usize, volume: usize, message: ToVolume) {
+    fn tell_volume(&mut self, host: usize, volume: usize, message: ToVolume) {
         say!(self, "host {host} volume {volume} <- {message:?}");
         self.oracle_sees_order(host, volume, &message);
         self.drive(host, volume, |engine, now, mem, fx| match engine {
@@ -498,7 +498,7 @@ impl World {
         });
     }
 
-    fn to_group(&mut self, host: usize, volume: usize, message: ToGroup) {
+    fn tell_group(&mut self, host: usize, volume: usize, message: ToGroup) {
         say!(self, "host {host} group <- {volume} {message:?}");
         self.oracle_sees_report(host, &message);
         let drained = matches!(message, ToGroup::Drained);

@@ -2,6 +2,8 @@
 //! to do, with its exit code; every fault is a state with its reason. Nothing hangs or panics, and
 //! no committed epoch is lost.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot set itself up fails")]
+
 mod damaged;
 mod failing;
 mod lost;
