@@ -209,7 +209,7 @@ impl Plan {
             // A backlog that is there at a promotion: the promoted side writes through its journal.
             0..=3 => {
                 self.size_bytes = self.size_bytes.max(512 * 400);
-                self.apply_rate = Some(1 << rng.u32(14..21));
+                self.apply_rate = Some(1 << rng.u32(17..21));
                 self.write_sectors = 2;
                 self.hot_sectors = 1 << 20;
                 self.think_ns = rng.u64(20_000..60_000);
