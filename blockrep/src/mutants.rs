@@ -99,6 +99,14 @@ pub const ALL: &[(&str, &str)] = &[
         "old-copy-in-new-session",
         "a new session does not wait for copies of the one before",
     ),
+    (
+        "begins-empty",
+        "the first epoch of a session may be an empty one, without a trace in the journals",
+    ),
+    (
+        "numbers-reused",
+        "a session begins at an epoch that another volume has sealed before",
+    ),
 ];
 
 /// Plants a bug for the rest of the process.

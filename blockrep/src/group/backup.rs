@@ -61,6 +61,9 @@ pub struct BackupGroup {
     members: Vec<Member>,
     standing: Standing,
     committed: Epoch,
+    /// Highest epoch any volume ever sealed, dropped ones included. Sessions begin above it: else
+    /// one volume's old epoch and another's new one could bear the same number.
+    seen: Epoch,
     /// A primary waits until its history is durable here.
     adopting: bool,
     promoting: Option<(u64, Nanos)>,
@@ -92,6 +95,11 @@ impl BackupGroup {
             members,
             standing,
             committed: Epoch::NONE,
+            seen: facts
+                .iter()
+                .map(|f| f.sealed.max(f.committed))
+                .max()
+                .unwrap_or(Epoch::NONE),
             adopting: false,
             promoting: None,
             failed: None,
@@ -282,6 +290,7 @@ impl BackupGroup {
     }
 
     fn sealed(&mut self, at: &Now, index: usize, epoch: Epoch, fx: &mut Vec<GroupEffect>) {
+        self.seen = self.seen.max(epoch);
         let member = &mut self.members[index];
         if member.accepted && !member.up {
             // Sealed in the session before, and dropped when the volume heard of the new one.
@@ -362,7 +371,12 @@ impl BackupGroup {
                 continue;
             }
             let sync = !(hello.assume_identical && member.facts.blank);
-            let (session, epoch) = (hello.session, hello.epoch);
+            let floor = if crate::mutant!("numbers-reused") {
+                Epoch::NONE
+            } else {
+                self.seen
+            };
+            let (session, epoch) = (hello.session, hello.epoch.max(floor.next()));
             let accept = ToVolume::Accept {
                 session,
                 lineage: tip.id,

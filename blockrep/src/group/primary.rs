@@ -273,7 +273,10 @@ impl PrimaryGroup {
         else {
             return;
         };
-        let group_wrote = self.members.iter().any(|m| m.cut == Some(true));
+        // Until the backup follows, every epoch leaves a seal in every journal: the epoch that it
+        // begins with must be found there after a crash, and an empty one would not be.
+        let begins = self.standing.state != State::Protected && !crate::mutant!("begins-empty");
+        let group_wrote = begins || self.members.iter().any(|m| m.cut == Some(true));
         let base = self.base;
         self.open = next;
         if group_wrote {

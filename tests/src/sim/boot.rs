@@ -183,7 +183,7 @@ impl World {
         self.run_backup(group, starts, promoted_there);
         if let Some((epoch, at)) = shows {
             for (slot, at) in self.hosts[1].slots.iter_mut().zip(at) {
-                slot.shows = Some(at);
+                slot.started_shows = Some(at);
                 slot.started_at = epoch;
             }
         }

@@ -214,7 +214,8 @@ impl World {
         };
         if let (true, Ask::Write { id, .. }) = (serving, ask) {
             // A promoted side takes them in the order they come.
-            new.step = Some(self.oracle.volumes[volume].stamp(first, count, id));
+            let now = self.now;
+            new.step = Some(self.oracle.volumes[volume].stamp(first, count, id, now));
         }
         say!(
             self,
@@ -261,7 +262,8 @@ impl World {
             Some(request) => {
                 request.handed = true;
                 if request.step.is_none() && self.oracle.serves(host) {
-                    request.step = Some(self.oracle.volumes[volume].stamp(first, count, id));
+                    let history = &mut self.oracle.volumes[volume];
+                    request.step = Some(history.stamp(first, count, id, request.submitted));
                 }
             }
             None if !self.oracle.serves(host) => {}

@@ -81,6 +81,8 @@ pub struct Slot {
     pub era: u32,
     /// Backup: epoch that was whole when it was started.
     pub started_at: blkback_proto::ids::Epoch,
+    /// Backup: what reads show once the group has said so after a start.
+    pub started_shows: Option<(usize, usize)>,
 }
 
 impl Slot {
@@ -99,6 +101,7 @@ impl Slot {
             shows: None,
             era: 0,
             started_at: blkback_proto::ids::Epoch::NONE,
+            started_shows: None,
         }
     }
 }

@@ -58,6 +58,8 @@ pub struct Step {
     pub count: u32,
     /// Contents.
     pub id: u64,
+    /// When the guest asked for it.
+    pub submitted: u64,
     /// When the guest was told that it is done.
     pub answered: Option<u64>,
     /// A flush or FUA said that it survives a power cut of the side that serves it.
@@ -102,7 +104,7 @@ impl Volume {
     }
 
     /// A write is stamped; gives its number.
-    pub fn stamp(&mut self, first: u64, count: u64, id: u64) -> usize {
+    pub fn stamp(&mut self, first: u64, count: u64, id: u64, submitted: u64) -> usize {
         let index = self.steps.len();
         let (first, count) = (
             u32::try_from(first).expect("small"),
@@ -112,6 +114,7 @@ impl Volume {
             first,
             count,
             id,
+            submitted,
             answered: None,
             flushed: false,
         });
@@ -130,6 +133,19 @@ impl Volume {
     #[must_use]
     pub fn era(&self) -> &[Step] {
         &self.steps[self.era_start..]
+    }
+
+    /// Steps from that one on.
+    #[must_use]
+    pub fn steps_from(&self, position: usize) -> &[Step] {
+        &self.steps[position..]
+    }
+
+    /// When the last of this era's steps before `position` was asked for.
+    #[must_use]
+    pub fn last_submitted(&self, position: usize) -> Option<u64> {
+        let taken = &self.steps[self.era_start.min(position)..position];
+        taken.iter().map(|s| s.submitted).max()
     }
 
     /// Everything answered before `before` survives a power cut.
@@ -316,6 +332,12 @@ impl Cuts {
             "a volume cuts an epoch once"
         );
         self.cuts[index].at[volume] = Some(at);
+    }
+
+    /// Where volumes have cut that epoch of that era, if any has.
+    #[must_use]
+    pub fn so_far(&self, era: u32, epoch: Epoch) -> Option<Vec<Option<(usize, usize)>>> {
+        Some(self.cuts[*self.by_key.get(&(era, epoch))?].at.clone())
     }
 
     /// The cut of that era that ended the epoch, if all volumes have cut.

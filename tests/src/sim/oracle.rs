@@ -308,11 +308,39 @@ impl World {
                 if self.oracle.serves(0) {
                     let volumes = self.plan.volumes;
                     self.oracle.cuts.note(era, *epoch, volumes, volume, at);
+                    self.check_closed(era, *epoch, volume, at.1);
                 }
             }
             ToVolume::Protect(protection) => self.sees_protection(host, volume, *protection),
             ToVolume::Commit(epoch) if host == 1 => self.sees_commit(volume, *epoch),
             _ => {}
+        }
+    }
+
+    /// A cut is crash-consistent over all volumes: a write that was asked for after another one was
+    /// answered is not in it without the other.
+    fn check_closed(&mut self, era: u32, epoch: Epoch, volume: usize, position: usize) {
+        let Some(at) = self.oracle.cuts.so_far(era, epoch) else {
+            return;
+        };
+        let volumes = &self.oracle.volumes;
+        let left_out = |(other, at): (usize, &Option<Position>)| {
+            let (_, from) = (*at)?;
+            let answered = volumes[other]
+                .steps_from(from)
+                .iter()
+                .filter_map(|s| s.answered);
+            (other != volume).then(|| answered.min()).flatten()
+        };
+        let earliest = at.iter().enumerate().filter_map(left_out).min();
+        let taken = volumes[volume].last_submitted(position);
+        if let (Some(answered), Some(asked)) = (earliest, taken)
+            && asked > answered
+        {
+            self.violated(format!(
+                "epoch {epoch} has a write of volume {volume} asked for at {asked}, and not one of \
+                 another volume answered at {answered}"
+            ));
         }
     }
 
@@ -343,9 +371,7 @@ impl World {
         };
         if slot.era == 0 || self.oracle.promoted.is_some() {
             // After a start: what was found then, if that is what is committed now.
-            if epoch != slot.started_at {
-                slot.shows = None;
-            }
+            slot.shows = slot.started_shows.filter(|_| epoch == slot.started_at);
             return;
         }
         let cut = self.oracle.cuts.find(slot.era, epoch);

@@ -138,6 +138,30 @@ fn pick<T: Copy>(rng: &mut Rng, choices: &[T]) -> T {
 }
 
 impl Plan {
+    /// Nothing goes wrong, nobody cuts but the operator, and apply is quick: for scenarios.
+    #[must_use]
+    pub fn calm(seed: u64, volumes: usize) -> Self {
+        Self {
+            volumes,
+            size_bytes: 512 * 2048,
+            image_sync: 1,
+            extents_max: 100_000,
+            apply_rate: None,
+            ack: AckMode::Flush,
+            loss: LossPolicy::Pause,
+            epoch_ns: None,
+            reserve_bytes: 1 << 20,
+            pressure_ns: 50 * MS,
+            identical: false,
+            memory_bytes: [32 << 20; 2],
+            write_sectors: 16,
+            depth: 64,
+            faults: Vec::new(),
+            failover: None,
+            ..Self::of(seed)
+        }
+    }
+
     /// The plan of a seed.
     #[must_use]
     pub fn of(seed: u64) -> Self {
@@ -198,6 +222,8 @@ impl Plan {
         };
         plan.flavour(rng);
         plan.write_sectors = plan.write_sectors.min(plan.size_bytes / 512);
+        // A few hundred requests a volume.
+        plan.chaos_ns = plan.chaos_ns.min(10 * MS + 250 * plan.think_ns);
         plan.add_faults(rng);
         plan.add_failover(rng);
         plan
@@ -209,7 +235,7 @@ impl Plan {
             // A backlog that is there at a promotion: the promoted side writes through its journal.
             0..=3 => {
                 self.size_bytes = self.size_bytes.max(512 * 400);
-                self.apply_rate = Some(1 << rng.u32(14..21));
+                self.apply_rate = Some(1 << rng.u32(17..21));
                 self.write_sectors = 2;
                 self.hot_sectors = 1 << 20;
                 self.think_ns = rng.u64(20_000..60_000);
@@ -299,7 +325,7 @@ impl Plan {
         if rng.u8(..10) < 3 {
             return;
         }
-        let serve_ns = MS * rng.u64(5..200);
+        let serve_ns = (MS * rng.u64(5..200)).min(5 * MS + 80 * self.think_ns);
         let crash = |rng: &mut Rng| (rng.u8(..2) == 0).then(|| (rng.u64(..serve_ns), rng.bool()));
         self.failover = Some(Failover {
             force: rng.u8(..6) == 0,

@@ -365,7 +365,7 @@ impl<M: Memory> BackupVolume<M> {
             session,
             volume: self.meta.now.volume,
             size_bytes: self.size_bytes,
-            committed: seen,
+            committed: self.session.first_epoch.previous(),
             sync_needed: sync,
             credit_bytes,
             journal_bytes: self.settings.geometry.capacity_bytes(),
