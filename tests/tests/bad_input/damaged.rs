@@ -55,6 +55,16 @@ fn stopped() -> Stopped {
         assert!(Instant::now() < end, "{}", pair.status("a").unwrap());
         std::thread::sleep(Duration::from_millis(20));
     }
+    // Something is applied, so that the end of the first sync stands in the image.
+    let first = Load::plain(&pair, "first", "a.img", &["--writes", "1", "--span", "4k"]);
+    assert_eq!(first.run(LIMIT).unwrap().code, 0);
+    let cut = pair.ctl_json("a", &["cut", "--wait"]).unwrap();
+    while pair.status("b").unwrap()["epochs"]["applied"].as_u64() < cut["epoch"].as_u64() {
+        assert!(Instant::now() < end, "nothing is applied");
+        // An empty epoch carries the commit.
+        let _ = pair.ctl("a", &["cut"]).unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+    }
     let load = Load::new(
         &pair,
         "load",
