@@ -44,7 +44,7 @@ fn stopped() -> Stopped {
     pair.primary_flags = ["--epoch", "manual", "--ack", "local"]
         .map(String::from)
         .to_vec();
-    let slow = ["--throttle-apply", "4KiB/s"].map(String::from);
+    let slow = ["--throttle-apply", "64KiB/s"].map(String::from);
     pair.backup_flags.extend(slow);
     let mut backup = pair.start_backup().unwrap();
     let mut primary = pair.start_primary().unwrap();
@@ -186,11 +186,16 @@ fn bad_records_are_decided_by_the_table() {
 
     // Head, middle, last sealed epoch and its seal: all of them were acknowledged.
     let middle = &whole[whole.len() / 2];
+    let first_data = whole
+        .iter()
+        .find(|r| r.has_payload())
+        .expect("there is data");
     let last_data = whole.iter().find(last).expect("the last epoch has data");
     let seal = |r: &&Found| r.is_seal() && r.header.epoch == stopped.sealed;
     let last_seal = whole.iter().find(seal).expect("the last epoch has a seal");
     for (name, record, byte) in [
         ("head", &whole[0], 4096 + 7),
+        ("first-data", first_data, 4096 + 7),
         ("middle", middle, 33),
         ("last", last_data, 4096 + 100),
         ("seal", last_seal, 70),
