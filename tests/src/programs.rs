@@ -126,7 +126,8 @@ impl Load {
         let mut command = Command::new(binary("blockrep-load")?);
         command
             .args(["check", "--nbd", &pair.nbd("b"), "--export", export])
-            .args(["--ack", ack, "--epoch", &epoch.to_string(), "--log"])
+            .args(["--ack", ack, "--epoch", &epoch.to_string()])
+            .args(["--earlier-runs", "--log"])
             .arg(&self.log);
         done(&mut command, Duration::from_secs(60))?;
         Ok(())

@@ -30,12 +30,17 @@ pub fn binary(name: &str) -> Result<PathBuf> {
     bail!("{name} is not built: cargo build -p blockrep -p blockrep-tools")
 }
 
-/// A port on loopback that was free a moment ago.
+/// A port on loopback that was free a moment ago, outside the range the kernel takes ports of
+/// outgoing connections from: there, a daemon that dials a backup that is away can meet itself.
 ///
 /// # Errors
 /// None is free.
 pub fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+    let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    (0..1000)
+        .map(|_| fastrand::u16(10_000..30_000))
+        .find(free)
+        .context("no free port")
 }
 
 /// A process that is killed when dropped.

@@ -44,7 +44,7 @@ fn stopped() -> Stopped {
     pair.primary_flags = ["--epoch", "manual", "--ack", "local"]
         .map(String::from)
         .to_vec();
-    let slow = ["--throttle-apply", "4KiB/s"].map(String::from);
+    let slow = ["--throttle-apply", "64KiB/s"].map(String::from);
     pair.backup_flags.extend(slow);
     let mut backup = pair.start_backup().unwrap();
     let mut primary = pair.start_primary().unwrap();
@@ -53,6 +53,16 @@ fn stopped() -> Stopped {
         // Nothing cuts by itself.
         let _ = pair.ctl("a", &["cut"]).unwrap();
         assert!(Instant::now() < end, "{}", pair.status("a").unwrap());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    // Something is applied, so that the end of the first sync stands in the image.
+    let first = Load::plain(&pair, "first", "a.img", &["--writes", "1", "--span", "4k"]);
+    assert_eq!(first.run(LIMIT).unwrap().code, 0);
+    let cut = pair.ctl_json("a", &["cut", "--wait"]).unwrap();
+    while pair.status("b").unwrap()["epochs"]["applied"].as_u64() < cut["epoch"].as_u64() {
+        assert!(Instant::now() < end, "nothing is applied");
+        // An empty epoch carries the commit.
+        let _ = pair.ctl("a", &["cut"]).unwrap();
         std::thread::sleep(Duration::from_millis(20));
     }
     let load = Load::new(
@@ -176,11 +186,16 @@ fn bad_records_are_decided_by_the_table() {
 
     // Head, middle, last sealed epoch and its seal: all of them were acknowledged.
     let middle = &whole[whole.len() / 2];
+    let first_data = whole
+        .iter()
+        .find(|r| r.has_payload())
+        .expect("there is data");
     let last_data = whole.iter().find(last).expect("the last epoch has data");
     let seal = |r: &&Found| r.is_seal() && r.header.epoch == stopped.sealed;
     let last_seal = whole.iter().find(seal).expect("the last epoch has a seal");
     for (name, record, byte) in [
         ("head", &whole[0], 4096 + 7),
+        ("first-data", first_data, 4096 + 7),
         ("middle", middle, 33),
         ("last", last_data, 4096 + 100),
         ("seal", last_seal, 70),
