@@ -271,8 +271,13 @@ impl VolumeThread {
         };
         if let Some(link) = &mut self.net.link {
             let id = self.net.link_id;
-            if may_receive && !recv(&mut self.reactor, &self.mem, id, link) && !link.recv_out {
-                self.stalled = true;
+            let listens =
+                may_receive && (recv(&mut self.reactor, &self.mem, id, link) || link.recv_out);
+            if !listens {
+                self.stalled |= may_receive;
+                if let Engine::Backup(engine) = &mut self.engine {
+                    engine.link_alive(self.now);
+                }
             }
             send(&mut self.reactor, &self.mem, id, link);
         }
@@ -369,6 +374,9 @@ impl VolumeThread {
             return;
         };
         self.net.heard = self.now;
+        if let Engine::Backup(engine) = &mut self.engine {
+            engine.link_alive(self.now);
+        }
         match link.received(buf, bytes) {
             Ok(None) => {}
             Ok(Some(arrived)) => {

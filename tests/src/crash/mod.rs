@@ -192,7 +192,13 @@ pub fn summary(outcomes: &[Outcome], took: Duration) -> String {
     let medians = [
         median(good.iter().map(|f| f.acknowledged).collect()),
         median(good.iter().map(|f| f.epochs).collect()),
-        median(good.iter().map(|f| f.promotion_us).collect()),
+        // None where the promotion was done before it was asked for again.
+        median(
+            good.iter()
+                .map(|f| f.promotion_us)
+                .filter(|us| *us > 0)
+                .collect(),
+        ),
     ];
     text += &format!(
         "medians of a round: {} acknowledged writes, {} committed epochs, promotion {:.1} ms\n",

@@ -5,11 +5,12 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use blkback_proto::ctl::PromoteRequest;
+use blockrep_host::ctl::Client;
 use blockrep_tools::load::oracle::Ack;
 
 use super::plan::Phase;
 use super::round::{HALF_BYTES, Promise, Round, STEP_LIMIT, acknowledged, backlog, demand, writes};
-use crate::harness::{Process, binary};
 
 /// The load's server went away.
 const LOST: &[i32] = &[3];
@@ -294,15 +295,15 @@ impl Round<'_> {
         self.kill("a")?;
         load.ended(LOST)?;
         self.wait("b", "waiting-for-primary")?;
-        let mut promote = std::process::Command::new(binary("blockrepctl")?);
-        promote.arg("--control").arg(self.pair.path("b.ctl"));
-        promote.arg("promote");
-        let said = self.pair.path("promote.txt");
-        let mut asked = Process::start("blockrepctl promote", &mut promote, &said)?;
-        // The request takes a few milliseconds to arrive and a few to be carried out.
-        std::thread::sleep(Duration::from_micros(u64::from(self.plan.variant % 15_000)));
+        let control = self.pair.path("b.ctl");
+        let asking = std::thread::spawn(move || {
+            let mut client = Client::connect(&control, "crash", STEP_LIMIT)?;
+            client.promote(PromoteRequest::default())
+        });
+        // From before the request to after the answer.
+        std::thread::sleep(Duration::from_micros(u64::from(self.plan.variant % 800)));
         self.kill("b")?;
-        let answered = asked.wait(STEP_LIMIT)? == 0;
+        let answered = asking.join().is_ok_and(|answer| answer.is_ok());
         self.start_backup()?;
         let state = self.pair.status("b")?["group"]["state"].clone();
         demand(!answered || state == "promoted", || {

@@ -17,7 +17,7 @@ use std::collections::VecDeque;
 
 /// Silence after which a session counts as lost, in nanoseconds.
 const SESSION_SILENCE_NS_MAX: Nanos = 3_000_000_000;
-/// How often a primary that waits for its welcome hears from us, in nanoseconds.
+/// How often a primary hears from us at least, in nanoseconds.
 const PING_NS: Nanos = 500_000_000;
 /// Messages taken from the link before they can be worked on.
 const INBOX_MAX: usize = 16;
@@ -103,11 +103,7 @@ impl<M: Memory> Session<M> {
     pub(super) fn next_tick(&self) -> Option<Nanos> {
         self.hello.as_ref()?;
         let silence = self.heard + SESSION_SILENCE_NS_MAX;
-        Some(if self.up {
-            silence
-        } else {
-            silence.min(self.pinged + PING_NS)
-        })
+        Some(silence.min(self.pinged + PING_NS))
     }
 
     /// Seals must not be reported: the image is not known to be an epoch yet.
@@ -492,6 +488,11 @@ impl<M: Memory> BackupVolume<M> {
         };
     }
 
+    /// Part of a message came in, or nothing could, because we did not listen: no silence.
+    pub fn link_alive(&mut self, now: Nanos) {
+        self.session.heard = self.session.heard.max(now);
+    }
+
     pub(super) fn keep_alive(&mut self, now: Nanos, fx: &mut Vec<Effect<M>>) {
         if self.session.hello.is_none() {
             return;
@@ -499,7 +500,8 @@ impl<M: Memory> BackupVolume<M> {
         if now.saturating_sub(self.session.heard) >= SESSION_SILENCE_NS_MAX {
             let seconds = SESSION_SILENCE_NS_MAX / 1_000_000_000;
             self.link_lost(format!("no sign of the primary for {seconds} s"), fx);
-        } else if !self.session.up && now.saturating_sub(self.session.pinged) >= PING_NS {
+        } else if now.saturating_sub(self.session.pinged) >= PING_NS {
+            // Unasked: a question of the primary may stand in line behind a window of records.
             self.session.pinged = now;
             fx.push(Effect::Send(Outgoing::Frame(Frame::Ping(now))));
         }
