@@ -12,6 +12,7 @@
 
 mod cache;
 mod disk;
+mod nbd;
 mod parcel;
 mod round;
 
