@@ -7,6 +7,7 @@
 //! Threads: one serves, from the start to the drop. The state is behind a mutex that is held for one
 //! request.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -39,7 +40,9 @@ pub(super) struct State {
     counts: Counts,
     /// Number of the last write that was answered.
     answered: u64,
-    /// Flushes are answered and nothing becomes durable.
+    /// Sectors that were last written with zeros; while `lies`, as they were when it began.
+    zeroed: BTreeSet<u64>,
+    /// Flushes are answered, and do not reach `zeroed`.
     lies: bool,
     /// The power is off.
     pub(super) off: bool,
@@ -73,6 +76,7 @@ impl Disk {
             cache: Cache::default(),
             counts: Counts::default(),
             answered: 0,
+            zeroed: BTreeSet::new(),
             lies: false,
             off: false,
             failed: None,
@@ -92,7 +96,8 @@ impl Disk {
         &self.socket
     }
 
-    /// From now on flushes are answered, and do nothing.
+    /// From now on flushes are answered and do not reach what has been zeroed so far: the space that
+    /// a journal lays out for itself before it is used. The file system around it is not lied to.
     pub(super) fn lie(&self) {
         lock(&self.state).lies = true;
     }
@@ -163,22 +168,34 @@ impl State {
     pub(super) fn write(&mut self, offset: u64, bytes: &[u8]) -> u32 {
         self.counts.writes += 1;
         let number = self.counts.writes;
-        self.cache
-            .write(number, offset / SECTOR_BYTES as u64, bytes);
+        let first = offset / SECTOR_BYTES as u64;
+        self.cache.write(number, first, bytes);
+        if !self.lies {
+            self.note_zeros(first, bytes);
+        }
         let mut outcome = Ok(());
         if self.cache.bytes() > CACHE_BYTES_MAX {
-            let moved = self.cache.flush(number);
+            let moved = self.cache.flush(number, |_| true);
             outcome = self.settle(&moved);
         }
         self.number_of(outcome)
     }
 
+    fn note_zeros(&mut self, first: u64, bytes: &[u8]) {
+        for (sector, bytes) in (first..).zip(bytes.chunks_exact(SECTOR_BYTES)) {
+            if bytes.iter().all(|byte| *byte == 0) {
+                self.zeroed.insert(sector);
+            } else {
+                self.zeroed.remove(&sector);
+            }
+        }
+    }
+
     pub(super) fn flush(&mut self) -> u32 {
         self.counts.flushes += 1;
-        if self.lies {
-            return 0;
-        }
-        let moved = self.cache.flush(self.answered);
+        let (lies, zeroed) = (self.lies, &self.zeroed);
+        let reaches = |sector| !lies || !zeroed.contains(&sector);
+        let moved = self.cache.flush(self.answered, reaches);
         let outcome = self.settle(&moved);
         self.number_of(outcome)
     }
