@@ -72,10 +72,6 @@ pub(crate) const LARGE_FILES: &[Exception] = &[
         "one client, both sides of its protocol",
     ),
     file(
-        "tools/xtask/src/power/disk.rs",
-        "one disk that loses its cache, and the server in front of it",
-    ),
-    file(
         "tools/xtask/src/power/round.rs",
         "one round from power-on to verdict",
     ),
@@ -190,11 +186,6 @@ pub(crate) const LARGE_FUNCTIONS: &[Exception] = &[
         "tools/xtask/src/demo/load.rs::run",
         94,
         "the demo from beginning to end, as it is shown",
-    ),
-    function(
-        "tools/xtask/src/power/disk.rs::transmit",
-        90,
-        "one arm for each command of the protocol",
     ),
 ];
 

@@ -70,12 +70,14 @@ impl Cache {
         self.versions * SECTOR_BYTES
     }
 
-    /// Takes out what becomes durable when all writes up to `write` do.
-    pub(super) fn flush(&mut self, write: u64) -> Vec<Moved> {
+    /// Takes out what becomes durable when all writes up to `write` do, in the sectors that `reaches`
+    /// says.
+    pub(super) fn flush(&mut self, write: u64, reaches: impl Fn(u64) -> bool) -> Vec<Moved> {
         let mut moved = Vec::new();
         let mut left = 0;
         self.sectors.retain(|sector, versions| {
-            let covered = versions.partition_point(|version| version.write <= write);
+            let answered = versions.partition_point(|version| version.write <= write);
+            let covered = if reaches(*sector) { answered } else { 0 };
             if let Some(newest) = versions.drain(..covered).next_back() {
                 moved.push((*sector, newest.bytes));
             }
@@ -132,11 +134,18 @@ mod tests {
         cache.write(1, 10, &of(1, 2));
         cache.write(2, 11, &of(2, 2));
         cache.write(3, 12, &of(3, 1));
-        assert_eq!(bytes(&cache.flush(2)), [(10, 1), (11, 2), (12, 2)]);
+        assert_eq!(
+            bytes(&cache.flush(2, |_| true)),
+            [(10, 1), (11, 2), (12, 2)]
+        );
         assert_eq!(cache.newest(12), Some(&[3; SECTOR_BYTES]));
         assert_eq!(cache.newest(11), None);
         assert_eq!(cache.bytes(), SECTOR_BYTES);
-        assert!(cache.flush(2).is_empty(), "what is durable moves once");
+        assert!(cache.flush(3, |sector| sector != 12).is_empty());
+        assert!(
+            cache.flush(2, |_| true).is_empty(),
+            "what is durable moves once"
+        );
     }
 
     // A cut that gave back bytes nobody wrote, or touched flushed ones, would blame a sound daemon.
@@ -146,7 +155,7 @@ mod tests {
         for seed in 0..400 {
             let mut cache = Cache::default();
             cache.write(1, 5, &of(1, 1));
-            cache.flush(1);
+            cache.flush(1, |_| true);
             cache.write(2, 7, &of(2, 1));
             cache.write(3, 7, &of(3, 2));
             let (cut, moved) = cache.cut(&mut fastrand::Rng::with_seed(seed));

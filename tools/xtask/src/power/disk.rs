@@ -1,63 +1,28 @@
-//! A disk that loses what was not flushed: an NBD server for one QEMU, over a file.
+//! A disk that loses what was not flushed: a file with what is durable, a cache with the rest, and a
+//! server for one QEMU.
 //!
-//! An implementation of its own, after the NBD project's doc/proto.md: fixed newstyle, one export,
-//! simple replies, READ, WRITE, FLUSH and DISC. It shares nothing with the product's server. What a
-//! cut takes is [`super::cache`]'s business; the file holds only what is durable. A cut happens between
-//! two requests, and from then on nothing is answered.
+//! What a cut takes is [`super::cache`]'s business, what QEMU says [`super::nbd`]'s. A cut happens
+//! between two requests, and from then on nothing is answered.
 //!
 //! Threads: one serves, from the start to the drop. The state is behind a mutex that is held for one
 //! request.
 
+use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::AsRawFd;
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
 use super::cache::{Cache, Cut, Moved, SECTOR_BYTES};
+use super::nbd;
 
-/// Longest request, as the export's block size information says.
-const REQUEST_BYTES_MAX: u32 = 32 << 20;
 /// More than this no cache holds: it destages all, as a drive may at any time.
 const CACHE_BYTES_MAX: usize = 96 << 20;
-/// Longest option a client may send.
-const OPTION_BYTES_MAX: u32 = 4096;
-/// Answers held back at once.
-const HELD_MAX: usize = 16;
-/// Answers are held back no longer than this once the client is quiet.
-const HOLD_MS: libc::c_int = 1;
-
-/// "NBDMAGIC", and the magics of options, their replies, requests and simple replies.
-const INIT_MAGIC: u64 = 0x4e42_444d_4147_4943;
-const OPTION_MAGIC: u64 = 0x4948_4156_454f_5054;
-const OPTION_REPLY_MAGIC: u64 = 0x0003_e889_0455_65a9;
-const REQUEST_MAGIC: u32 = 0x2560_9513;
-const REPLY_MAGIC: u32 = 0x6744_6698;
-
-const FIXED_NEWSTYLE_AND_NO_ZEROES: u16 = 3;
-const OPTION_ABORT: u32 = 2;
-const OPTION_INFO: u32 = 6;
-const OPTION_GO: u32 = 7;
-const REPLY_ACK: u32 = 1;
-const REPLY_INFO: u32 = 3;
-const REPLY_UNSUPPORTED: u32 = 0x8000_0001;
-const INFO_EXPORT: u16 = 0;
-const INFO_BLOCK_SIZE: u16 = 3;
-/// HAS_FLAGS and SEND_FLUSH: a volatile cache, and no FUA, so that every durable write is a flush.
-const EXPORT_FLAGS: u16 = 0b101;
-
-const READ: u16 = 0;
-const WRITE: u16 = 1;
-const DISCONNECT: u16 = 2;
-const FLUSH: u16 = 3;
-const EIO: u32 = 5;
-const EINVAL: u32 = 22;
 
 /// What went through a disk.
 #[derive(Debug, Clone, Copy, Default)]
@@ -66,22 +31,25 @@ pub(super) struct Counts {
     pub(super) flushes: u64,
 }
 
+/// All of a disk but its thread.
 #[derive(Debug)]
-struct State {
+pub(super) struct State {
     durable: File,
-    bytes: u64,
+    pub(super) bytes: u64,
     cache: Cache,
     counts: Counts,
     /// Number of the last write that was answered.
     answered: u64,
-    /// Flushes are answered and nothing becomes durable.
+    /// Sectors that were last written with zeros; while `lies`, as they were when it began.
+    zeroed: BTreeSet<u64>,
+    /// Flushes are answered, and do not reach `zeroed`.
     lies: bool,
     /// The power is off.
-    off: bool,
+    pub(super) off: bool,
     /// The medium failed: the lab's fault, not the product's.
     failed: Option<String>,
-    random: fastrand::Rng,
-    client: Option<UnixStream>,
+    pub(super) random: fastrand::Rng,
+    pub(super) client: Option<UnixStream>,
 }
 
 /// A disk under power; dropped = switched off, and its thread has ended.
@@ -108,6 +76,7 @@ impl Disk {
             cache: Cache::default(),
             counts: Counts::default(),
             answered: 0,
+            zeroed: BTreeSet::new(),
             lies: false,
             off: false,
             failed: None,
@@ -115,7 +84,7 @@ impl Disk {
             client: None,
         }));
         let theirs = Arc::clone(&state);
-        let server = std::thread::spawn(move || serve(&listener, &theirs));
+        let server = std::thread::spawn(move || nbd::serve(&listener, &theirs));
         Ok(Self {
             state,
             socket: socket.to_owned(),
@@ -127,7 +96,8 @@ impl Disk {
         &self.socket
     }
 
-    /// From now on flushes are answered, and do nothing.
+    /// From now on flushes are answered and do not reach what has been zeroed so far: the space that
+    /// a journal lays out for itself before it is used. The file system around it is not lied to.
     pub(super) fn lie(&self) {
         lock(&self.state).lies = true;
     }
@@ -166,7 +136,7 @@ impl Drop for Disk {
     }
 }
 
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+pub(super) fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state
         .lock()
         .expect("the server's thread does not panic while it holds the lock")
@@ -182,36 +152,57 @@ impl State {
         Ok(())
     }
 
-    fn read(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
-        self.durable.read_exact_at(into, offset)?;
+    /// Reads whole sectors that are on the disk; an error number, 0 if there is none.
+    pub(super) fn read(&mut self, offset: u64, into: &mut [u8]) -> u32 {
+        let outcome = self.durable.read_exact_at(into, offset);
         let first = offset / SECTOR_BYTES as u64;
         for (sector, bytes) in (first..).zip(into.chunks_exact_mut(SECTOR_BYTES)) {
             if let Some(newest) = self.cache.newest(sector) {
                 bytes.copy_from_slice(newest);
             }
         }
-        Ok(())
+        self.number_of(outcome)
     }
 
-    fn write(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+    /// Takes whole sectors that are on the disk.
+    pub(super) fn write(&mut self, offset: u64, bytes: &[u8]) -> u32 {
         self.counts.writes += 1;
         let number = self.counts.writes;
-        self.cache
-            .write(number, offset / SECTOR_BYTES as u64, bytes);
-        if self.cache.bytes() > CACHE_BYTES_MAX {
-            let moved = self.cache.flush(number);
-            self.settle(&moved)?;
+        let first = offset / SECTOR_BYTES as u64;
+        self.cache.write(number, first, bytes);
+        if !self.lies {
+            self.note_zeros(first, bytes);
         }
-        Ok(())
+        let mut outcome = Ok(());
+        if self.cache.bytes() > CACHE_BYTES_MAX {
+            let moved = self.cache.flush(number, |_| true);
+            outcome = self.settle(&moved);
+        }
+        self.number_of(outcome)
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        self.counts.flushes += 1;
-        if self.lies {
-            return Ok(());
+    fn note_zeros(&mut self, first: u64, bytes: &[u8]) {
+        for (sector, bytes) in (first..).zip(bytes.chunks_exact(SECTOR_BYTES)) {
+            if bytes.iter().all(|byte| *byte == 0) {
+                self.zeroed.insert(sector);
+            } else {
+                self.zeroed.remove(&sector);
+            }
         }
-        let moved = self.cache.flush(self.answered);
-        self.settle(&moved)
+    }
+
+    pub(super) fn flush(&mut self) -> u32 {
+        self.counts.flushes += 1;
+        let (lies, zeroed) = (self.lies, &self.zeroed);
+        let reaches = |sector| !lies || !zeroed.contains(&sector);
+        let moved = self.cache.flush(self.answered, reaches);
+        let outcome = self.settle(&moved);
+        self.number_of(outcome)
+    }
+
+    /// All writes so far have been answered, so that the next flush covers them.
+    pub(super) fn all_answered(&mut self) {
+        self.answered = self.counts.writes;
     }
 
     /// The error number of an outcome; a failure is kept for whoever ends the round.
@@ -220,332 +211,8 @@ impl State {
             Ok(()) => 0,
             Err(error) => {
                 self.failed = Some(error.to_string());
-                EIO
+                nbd::EIO
             }
         }
-    }
-}
-
-fn serve(listener: &UnixListener, state: &Mutex<State>) {
-    let mut client = loop {
-        if lock(state).off {
-            return;
-        }
-        match listener.accept() {
-            Ok((client, _)) => break client,
-            Err(_) => std::thread::sleep(Duration::from_millis(20)),
-        }
-    };
-    // The handle is what ends a read of this thread when the disk is dropped.
-    let handle = client
-        .set_nonblocking(false)
-        .and_then(|()| client.try_clone());
-    let Ok(handle) = handle else { return };
-    lock(state).client = Some(handle);
-    let bytes = lock(state).bytes;
-    // Ends when the client goes, which is how every round ends.
-    if let Ok(true) = greet(&mut client, bytes) {
-        let _ = transmit(&mut client, state);
-    }
-}
-
-/// The handshake; true if the client goes on to requests.
-fn greet(client: &mut UnixStream, bytes: u64) -> io::Result<bool> {
-    let mut hello = INIT_MAGIC.to_be_bytes().to_vec();
-    hello.extend(OPTION_MAGIC.to_be_bytes());
-    hello.extend(FIXED_NEWSTYLE_AND_NO_ZEROES.to_be_bytes());
-    client.write_all(&hello)?;
-    let _flags: [u8; 4] = take(client)?;
-    loop {
-        let magic = u64::from_be_bytes(take(client)?);
-        let option = u32::from_be_bytes(take(client)?);
-        let length = u32::from_be_bytes(take(client)?);
-        if magic != OPTION_MAGIC || length > OPTION_BYTES_MAX {
-            return Err(ErrorKind::InvalidData.into());
-        }
-        // There is one export, whatever it is called.
-        let mut data = vec![0; length as usize];
-        client.read_exact(&mut data)?;
-        match option {
-            OPTION_GO | OPTION_INFO => {
-                let mut export = INFO_EXPORT.to_be_bytes().to_vec();
-                export.extend(bytes.to_be_bytes());
-                export.extend(EXPORT_FLAGS.to_be_bytes());
-                answer_option(client, option, REPLY_INFO, &export)?;
-                let mut sizes = INFO_BLOCK_SIZE.to_be_bytes().to_vec();
-                for size in [SECTOR_BYTES as u32, 4096, REQUEST_BYTES_MAX] {
-                    sizes.extend(size.to_be_bytes());
-                }
-                answer_option(client, option, REPLY_INFO, &sizes)?;
-                answer_option(client, option, REPLY_ACK, &[])?;
-                if option == OPTION_GO {
-                    return Ok(true);
-                }
-            }
-            OPTION_ABORT => {
-                answer_option(client, option, REPLY_ACK, &[])?;
-                return Ok(false);
-            }
-            _ => answer_option(client, option, REPLY_UNSUPPORTED, &[])?,
-        }
-    }
-}
-
-fn answer_option(client: &mut UnixStream, option: u32, kind: u32, data: &[u8]) -> io::Result<()> {
-    let length = u32::try_from(data.len()).expect("our own replies are short");
-    let mut reply = OPTION_REPLY_MAGIC.to_be_bytes().to_vec();
-    for word in [option, kind, length] {
-        reply.extend(word.to_be_bytes());
-    }
-    reply.extend_from_slice(data);
-    client.write_all(&reply)
-}
-
-/// Requests until the client goes or the power does.
-fn transmit(client: &mut UnixStream, state: &Mutex<State>) -> io::Result<()> {
-    // Answers of writes that are held back, so that flushes come while they are in flight.
-    let mut held: Vec<u64> = Vec::new();
-    loop {
-        if !held.is_empty() && (held.len() >= HELD_MAX || !is_readable(client)?) {
-            let mut state = lock(state);
-            if state.off {
-                return Ok(());
-            }
-            state.answered = state.counts.writes;
-            for cookie in held.drain(..) {
-                answer(client, 0, cookie, &[])?;
-            }
-        }
-        let magic = u32::from_be_bytes(take(client)?);
-        let [_, _, high, low] = take(client)?;
-        let kind = u16::from_be_bytes([high, low]);
-        let cookie = u64::from_be_bytes(take(client)?);
-        let offset = u64::from_be_bytes(take(client)?);
-        let length = u32::from_be_bytes(take(client)?);
-        if magic != REQUEST_MAGIC || length > REQUEST_BYTES_MAX {
-            return Err(ErrorKind::InvalidData.into());
-        }
-        let mut data = vec![
-            0;
-            if matches!(kind, READ | WRITE) {
-                length as usize
-            } else {
-                0
-            }
-        ];
-        if kind == WRITE {
-            client.read_exact(&mut data)?;
-        }
-        let mut state = lock(state);
-        if state.off || kind == DISCONNECT {
-            return Ok(());
-        }
-        let sectors = SECTOR_BYTES as u64;
-        let whole = offset.is_multiple_of(sectors) && u64::from(length).is_multiple_of(sectors);
-        let end = offset.checked_add(u64::from(length));
-        let fits = whole && end.is_some_and(|end| end <= state.bytes);
-        match kind {
-            READ if fits => {
-                let outcome = state.read(offset, &mut data);
-                let error = state.number_of(outcome);
-                let data = if error == 0 { data.as_slice() } else { &[] };
-                answer(client, error, cookie, data)?;
-            }
-            WRITE if fits => {
-                let outcome = state.write(offset, &data);
-                match state.number_of(outcome) {
-                    // Only a write that no earlier one waits before may be answered at once.
-                    0 if !held.is_empty() || state.random.bool() => held.push(cookie),
-                    error => {
-                        if error == 0 {
-                            state.answered = state.counts.writes;
-                        }
-                        answer(client, error, cookie, &[])?;
-                    }
-                }
-            }
-            FLUSH => {
-                let outcome = state.flush();
-                let error = state.number_of(outcome);
-                answer(client, error, cookie, &[])?;
-            }
-            _ => answer(client, EINVAL, cookie, &[])?,
-        }
-    }
-}
-
-fn answer(client: &mut UnixStream, error: u32, cookie: u64, data: &[u8]) -> io::Result<()> {
-    let mut reply = REPLY_MAGIC.to_be_bytes().to_vec();
-    reply.extend(error.to_be_bytes());
-    reply.extend(cookie.to_be_bytes());
-    reply.extend_from_slice(data);
-    client.write_all(&reply)
-}
-
-fn take<const N: usize>(client: &mut UnixStream) -> io::Result<[u8; N]> {
-    let mut bytes = [0; N];
-    client.read_exact(&mut bytes)?;
-    Ok(bytes)
-}
-
-/// Whether the client says more within [`HOLD_MS`].
-fn is_readable(client: &UnixStream) -> io::Result<bool> {
-    let mut asked = libc::pollfd {
-        fd: client.as_raw_fd(),
-        events: libc::POLLIN,
-        revents: 0,
-    };
-    // SAFETY: one pollfd that outlives the call, of a descriptor that is open.
-    match unsafe { libc::poll(&raw mut asked, 1, HOLD_MS) } {
-        -1 => match io::Error::last_os_error() {
-            error if error.kind() == ErrorKind::Interrupted => Ok(false),
-            error => Err(error),
-        },
-        ready => Ok(ready > 0),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    struct Client(UnixStream);
-
-    impl Client {
-        fn connect(disk: &Disk) -> Self {
-            let mut stream = UnixStream::connect(disk.socket()).unwrap();
-            stream
-                .set_read_timeout(Some(Duration::from_secs(20)))
-                .unwrap();
-            let hello: [u8; 18] = take(&mut stream).unwrap();
-            assert_eq!(&hello[..16], b"NBDMAGICIHAVEOPT");
-            let mut go = vec![0, 0, 0, 3];
-            go.extend(OPTION_MAGIC.to_be_bytes());
-            go.extend(OPTION_GO.to_be_bytes());
-            go.extend([0, 0, 0, 6, 0, 0, 0, 0, 0, 0]);
-            stream.write_all(&go).unwrap();
-            let replies: [u8; 20 + 12 + 20 + 14 + 20] = take(&mut stream).unwrap();
-            assert_eq!(replies[22..30], 8192u64.to_be_bytes(), "size of the export");
-            Self(stream)
-        }
-
-        fn send(&mut self, kind: u16, offset: u64, length: u32, data: &[u8]) {
-            let mut request = REQUEST_MAGIC.to_be_bytes().to_vec();
-            request.extend([0, 0]);
-            request.extend(kind.to_be_bytes());
-            request.extend(9u64.to_be_bytes());
-            request.extend(offset.to_be_bytes());
-            request.extend(length.to_be_bytes());
-            request.extend_from_slice(data);
-            self.0.write_all(&request).unwrap();
-        }
-
-        fn error(&mut self) -> u32 {
-            let reply: [u8; 16] = take(&mut self.0).unwrap();
-            assert_eq!(reply[8..], 9u64.to_be_bytes(), "cookie");
-            u32::from_be_bytes([reply[4], reply[5], reply[6], reply[7]])
-        }
-
-        fn write(&mut self, sector: u64, byte: u8) {
-            self.send(WRITE, sector * 512, 512, &[byte; 512]);
-            assert_eq!(self.error(), 0);
-        }
-
-        fn read(&mut self, sector: u64) -> u8 {
-            self.send(READ, sector * 512, 512, &[]);
-            assert_eq!(self.error(), 0);
-            let data: [u8; 512] = take(&mut self.0).unwrap();
-            data[0]
-        }
-
-        fn flush(&mut self) {
-            self.send(FLUSH, 0, 0, &[]);
-            assert_eq!(self.error(), 0);
-        }
-    }
-
-    fn dir(name: &str) -> PathBuf {
-        let dir = std::env::temp_dir().join(format!("xtask-{name}-{}", std::process::id()));
-        std::fs::create_dir(&dir).unwrap();
-        File::create(dir.join("medium"))
-            .unwrap()
-            .set_len(8192)
-            .unwrap();
-        dir
-    }
-
-    fn medium(dir: &Path) -> Vec<u8> {
-        let bytes = std::fs::read(dir.join("medium")).unwrap();
-        bytes.chunks(512).map(|sector| sector[0]).collect()
-    }
-
-    // A disk that kept unflushed writes would let a daemon without fdatasync pass; one that lost
-    // flushed ones would fail a sound daemon.
-    #[test]
-    #[ignore = "hung once in a run of the whole suite; DESIGN.md, where it stands"]
-    fn flushed_writes_survive_a_cut_and_others_may_not() {
-        let dir = dir("disk");
-        let mut lost = 0;
-        for seed in 0..20 {
-            let socket = dir.join(format!("s{seed}"));
-            let disk = Disk::power_on(&dir.join("medium"), &socket, seed).unwrap();
-            let mut client = Client::connect(&disk);
-            client.write(3, 0x30);
-            client.flush();
-            client.write(3, 0x31);
-            client.write(4, 0x40);
-            assert_eq!((client.read(3), client.read(4)), (0x31, 0x40));
-            let cut = disk.cut().unwrap();
-            assert_eq!(cut.kept + cut.dropped, 2);
-            client.send(FLUSH, 0, 0, &[]);
-            assert!(
-                take::<1>(&mut client.0).is_err(),
-                "nothing is answered without power"
-            );
-            let left = medium(&dir);
-            assert!([0x30, 0x31].contains(&left[3]), "flushed, or newer");
-            lost += u64::from(left[3] == 0x30);
-            drop(disk);
-        }
-        assert!(lost > 0, "some cut takes the unflushed write");
-        std::fs::remove_dir_all(&dir).unwrap();
-    }
-
-    // The planted fault must be a real one, or a round that finds nothing says nothing.
-    #[test]
-    fn a_lying_disk_loses_flushed_writes() {
-        let dir = dir("liar");
-        let mut lost = 0;
-        for seed in 0..20 {
-            std::fs::write(dir.join("medium"), [0; 8192]).unwrap();
-            let socket = dir.join(format!("s{seed}"));
-            let disk = Disk::power_on(&dir.join("medium"), &socket, seed).unwrap();
-            disk.lie();
-            let mut client = Client::connect(&disk);
-            client.write(3, 0x30);
-            client.flush();
-            disk.cut().unwrap();
-            lost += u64::from(medium(&dir)[3] == 0);
-        }
-        assert!(lost > 0);
-        std::fs::remove_dir_all(&dir).unwrap();
-    }
-
-    // A request beyond the end would grow the medium, or end the thread and hang the guest.
-    #[test]
-    fn requests_that_do_not_fit_are_refused() {
-        let dir = dir("bounds");
-        let disk = Disk::power_on(&dir.join("medium"), &dir.join("s"), 1).unwrap();
-        let mut client = Client::connect(&disk);
-        for (offset, length) in [(8192, 512), (u64::MAX - 511, 512), (100, 512), (0, 100)] {
-            client.send(READ, offset, length, &[]);
-            assert_eq!(client.error(), EINVAL, "{offset} {length}");
-        }
-        client.send(99, 0, 0, &[]);
-        assert_eq!(client.error(), EINVAL);
-        client.write(0, 7);
-        assert_eq!(client.read(0), 7);
-        drop(disk);
-        std::fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -5,13 +5,14 @@
 //! part of them at the cut. After it the backup must be exactly one epoch, not below the last one the
 //! primary had released, with every write in it whose flush was answered.
 //!
-//! `--plant no-sync` stands for a daemon whose fdatasync is missing: from the moment of protection on
-//! the disks answer flushes and do not carry them out, which is the same to the medium. The file
-//! system under the daemon is lied to as well, so it is made before, and nothing is created on it
-//! later. The command must then fail.
+//! `--plant no-sync` stands for a daemon that does not sync its journal: from the moment of protection
+//! on, the disk answers flushes and does not carry them out in the space that was zeroed before, which
+//! is the journal's. To the journal that is the same as an fdatasync that is not there; the file system
+//! under it keeps its word. The command must then fail.
 
 mod cache;
 mod disk;
+mod nbd;
 mod parcel;
 mod round;
 
@@ -34,7 +35,7 @@ use round::Row;
 /// Damage done on purpose, which the rounds have to find.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Plant {
-    /// No sync of the backup has an effect.
+    /// No sync of the backup's journal has an effect.
     NoSync,
 }
 
@@ -111,7 +112,7 @@ impl Stage<'_> {
         let (version, under) = (&self.kernel.version, self.accelerator.name());
         let rounds = self.options.rounds;
         let plant = match self.options.plant {
-            Some(Plant::NoSync) => "; planted: flushes have no effect",
+            Some(Plant::NoSync) => "; planted: flushes do not reach the journal",
             None => "",
         };
         let seed = self.seed;

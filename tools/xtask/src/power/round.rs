@@ -181,8 +181,9 @@ fn check(stage: &Stage<'_>, place: &Place, port: u16, epoch: u64) -> Result<Opti
     match said.status.code() {
         Some(0) => Ok(None),
         Some(EXIT_VIOLATION) => {
-            let words = said.text.lines().rfind(|line| !line.trim().is_empty());
-            let words = words.unwrap_or("the check failed and said nothing");
+            // Findings are indented, below what was looked at.
+            let words = said.text.lines().find(|line| line.starts_with("  "));
+            let words = words.map_or("the check failed and named nothing", str::trim);
             Ok(Some(words.to_owned()))
         }
         _ => {
