@@ -145,7 +145,9 @@ pub struct Header {
     pub released: Epoch,
     /// When the epoch was cut, in nanoseconds since 1970; zero unless a seal.
     pub cut_unix_ns: u64,
-    /// Epoch of the seal before this one in the group's journals; zero unless a seal.
+    /// Of a seal: epoch of the seal before it in the group's journals. Of any other record: the
+    /// last one sealed in its chain, so that a lost seal is missed by whatever stands behind it.
+    /// Zero if there is none, and in direct records.
     pub base_epoch: Epoch,
     /// Descriptors of the whole epoch; zero unless a seal.
     pub epoch_writes: u64,
@@ -233,7 +235,12 @@ struct RawHeader {
     placement_serial: U64,
     placement_offset: U64,
     placement_crc: U32,
-    reserved3: [u8; 44],
+    witness_crc: U32,
+    witness_session: U64,
+    witness_epoch: U64,
+    witness_record_seq: U64,
+    witness_kind: U16,
+    reserved3: [u8; 14],
 }
 
 /// Where the placement begins: the header checksum covers what stands before it.
@@ -271,7 +278,43 @@ fn placement_crc(header_crc: u32, place: Place) -> u32 {
     hasher.finalize()
 }
 
-/// Says where an encoded record is about to be stored.
+/// What the last sector of a record's header says by itself, when the first one is damaged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Witness {
+    /// Where the record was stored.
+    pub place: Place,
+    /// Its chain.
+    pub session: SessionId,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// Its number in the chain.
+    pub record_seq: u64,
+    /// What it is; none if of a kind this version does not know.
+    pub kind: Option<RecordKind>,
+}
+
+impl RawHeader {
+    fn place(&self) -> Place {
+        Place {
+            serial: self.placement_serial.get(),
+            offset: self.placement_offset.get(),
+        }
+    }
+
+    /// Checksum over the words of the last sector: placement and witness.
+    fn witness_crc(&self) -> u32 {
+        let mut hasher = crc32fast::Hasher::new();
+        hasher.update(self.placement_serial.as_bytes());
+        hasher.update(self.placement_offset.as_bytes());
+        hasher.update(self.witness_session.as_bytes());
+        hasher.update(self.witness_epoch.as_bytes());
+        hasher.update(self.witness_record_seq.as_bytes());
+        hasher.update(self.witness_kind.as_bytes());
+        hasher.finalize()
+    }
+}
+
+/// Says where an encoded record is about to be stored, and repeats beside it what the record is.
 ///
 /// # Panics
 /// If `header` is shorter than a header.
@@ -280,6 +323,11 @@ pub fn set_placement(header: &mut [u8], place: Place) {
     raw.placement_serial = place.serial.into();
     raw.placement_offset = place.offset.into();
     raw.placement_crc = placement_crc(raw.header_crc.get(), place).into();
+    raw.witness_session = raw.session;
+    raw.witness_epoch = raw.epoch;
+    raw.witness_record_seq = raw.record_seq;
+    raw.witness_kind = raw.kind;
+    raw.witness_crc = raw.witness_crc().into();
 }
 
 /// Where the record says it was stored.
@@ -289,16 +337,29 @@ pub fn set_placement(header: &mut [u8], place: Place) {
 /// with a damaged placement.
 pub fn placement(header: &[u8]) -> Result<Place, RecordError> {
     let (raw, _) = RawHeader::ref_from_prefix(header).map_err(|_| RecordError::Short)?;
-    let place = Place {
-        serial: raw.placement_serial.get(),
-        offset: raw.placement_offset.get(),
-    };
+    let place = raw.place();
     if raw.placement_crc.get() != placement_crc(raw.header_crc.get(), place)
+        || raw.witness_crc.get() != raw.witness_crc()
         || raw.reserved3.iter().any(|b| *b != 0)
     {
         return Err(RecordError::Placement);
     }
     Ok(place)
+}
+
+/// What the last sector of a stored header says of the record, whatever became of the other
+/// sectors; `None` if it is damaged itself.
+#[must_use]
+pub fn witness(header: &[u8]) -> Option<Witness> {
+    let (raw, _) = RawHeader::ref_from_prefix(header).ok()?;
+    let whole = raw.witness_crc.get() == raw.witness_crc() && raw.witness_record_seq.get() != 0;
+    whole.then(|| Witness {
+        place: raw.place(),
+        session: SessionId(raw.witness_session.get()),
+        epoch: Epoch(raw.witness_epoch.get()),
+        record_seq: raw.witness_record_seq.get(),
+        kind: RecordKind::from_code(raw.witness_kind.get()),
+    })
 }
 
 /// Total size of a record in bytes, from its first [`PREFIX_BYTES`] alone.
@@ -487,12 +548,7 @@ impl Header {
     /// Rules that relate fields to one another.
     fn check(&self) -> Result<(), RecordError> {
         let seal = self.kind == RecordKind::Seal;
-        if !seal
-            && (self.cut_unix_ns != 0
-                || self.base_epoch != Epoch::NONE
-                || self.epoch_writes != 0
-                || self.epoch_bytes != 0)
-        {
+        if !seal && (self.cut_unix_ns != 0 || self.epoch_writes != 0 || self.epoch_bytes != 0) {
             return Err(RecordError::Field("seal fields of another kind"));
         }
         if self.kind == RecordKind::Commit && !self.descriptors.is_empty() {
@@ -501,7 +557,7 @@ impl Header {
         let start = self.flags & FLAG_CHAIN_START != 0;
         let direct = self.flags & FLAG_DIRECT != 0;
         if direct {
-            if start || self.record_seq != 0 || self.prev_crc != 0 {
+            if start || self.record_seq != 0 || self.prev_crc != 0 || self.base_epoch.0 != 0 {
                 return Err(RecordError::Field("chain of a direct record"));
             }
         } else if (self.record_seq == 0)
@@ -513,7 +569,7 @@ impl Header {
         if self.epoch == Epoch::NONE {
             return Err(RecordError::Field("epoch"));
         }
-        if seal && self.base_epoch >= self.epoch {
+        if self.base_epoch >= self.epoch {
             return Err(RecordError::Bounds("base_epoch"));
         }
         if self.epoch > EPOCH_MAX

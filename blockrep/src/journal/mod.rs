@@ -7,3 +7,6 @@ pub mod recovery;
 pub mod ring;
 pub mod scan;
 pub mod start;
+
+#[cfg(test)]
+mod tests;

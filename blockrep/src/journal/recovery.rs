@@ -57,7 +57,7 @@ pub struct Row {
 }
 
 /// The table. JOURNAL.md §6 has the same rows.
-pub const TABLE: [Row; 8] = [
+pub const TABLE: [Row; 9] = [
     Row {
         name: "R1-inconsistent",
         inconsistent: Some(true),
@@ -124,7 +124,7 @@ pub const TABLE: [Row; 8] = [
         inconsistent: Some(false),
         below_watermark: Some(false),
         torn: None,
-        seal_behind: None,
+        seal_behind: Some(false),
         own: Some(true),
         decision: Decision::KeepPrefix,
         why: "completed writes stand in order in front of anything torn",
@@ -135,9 +135,20 @@ pub const TABLE: [Row; 8] = [
         below_watermark: Some(false),
         torn: Some(false),
         seal_behind: Some(true),
-        own: Some(false),
+        own: None,
         decision: Decision::Refuse,
         why: "a seal cannot be behind a clean end: the scan contradicts itself",
+    },
+    Row {
+        name: "R9-own-sealed-but-damaged",
+        inconsistent: Some(false),
+        below_watermark: Some(false),
+        torn: Some(true),
+        seal_behind: Some(true),
+        own: Some(true),
+        decision: Decision::KeepPrefix,
+        why: "the end of an own epoch is there and a write of it is not: torn before a flush was \
+              answered, or rotted after it; nothing here can tell",
     },
 ];
 

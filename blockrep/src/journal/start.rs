@@ -101,6 +101,17 @@ pub enum Refusal {
         /// Of the group.
         group: GroupUuid,
     },
+    /// The journal has records of a session that began after this metadata was written.
+    #[error(
+        "the volume's metadata is older than its journal: session {session} at {place} is not known \
+         to it; nothing was changed, restore volume.meta or begin again with an empty state directory"
+    )]
+    Outdated {
+        /// The session metadata does not know of.
+        session: SessionId,
+        /// Where its records begin.
+        place: Place,
+    },
     /// Acknowledged epochs are damaged.
     #[error(
         "the journal is damaged at {place} ({error}): epoch {acknowledged} was acknowledged and \
@@ -260,9 +271,10 @@ pub fn recover_volume(
     let tail_is_own = own.is_some_and(|(lineage, _)| lineage == meta.tail_lineage);
     if !tail_is_own {
         let found = read_chain(disk, geometry, tail_of(&meta))?;
+        refuse_newer(&found, own.map(|(lineage, _)| own_session(lineage)))?;
         take_followed(&mut start, found, own.map(|(_, epoch)| epoch))?;
     }
-    if let Some((lineage, _)) = own
+    if let Some((lineage, promoted)) = own
         && (tail_is_own || meta.own_serial != 0)
     {
         let from = if tail_is_own {
@@ -271,7 +283,8 @@ pub fn recover_volume(
             own_chain(&meta, lineage)
         };
         let found = read_chain(disk, geometry, from)?;
-        take_own(&mut start, found)?;
+        refuse_newer(&found, None)?;
+        take_own(&mut start, found, promoted)?;
     }
     let recovered = &start.recovered;
     let last = recovered.epochs.last().map_or(Epoch::NONE, |e| e.epoch);
@@ -390,6 +403,21 @@ fn highest_serial(disk: &dyn ReadAt, geometry: Geometry) -> Result<u64, Refusal>
     Ok(highest)
 }
 
+/// Metadata that a newer session was durable in is gone, if the journal has records of one.
+fn refuse_newer(found: &Scan, own: Option<SessionId>) -> Result<(), Refusal> {
+    let newer = found
+        .newer
+        .iter()
+        .find(|(session, _)| Some(*session) != own);
+    match newer {
+        Some((session, place)) => Err(Refusal::Outdated {
+            session: *session,
+            place: *place,
+        }),
+        None => Ok(()),
+    }
+}
+
 /// What came from a primary. After a promotion nothing above its epoch counts, whole or damaged.
 fn take_followed(
     start: &mut VolumeStart,
@@ -438,7 +466,7 @@ fn take_followed(
 }
 
 /// What a promoted side wrote itself.
-fn take_own(start: &mut VolumeStart, found: Scan) -> Result<(), Refusal> {
+fn take_own(start: &mut VolumeStart, found: Scan, promoted: Epoch) -> Result<(), Refusal> {
     let meta = &start.recovered.meta;
     let durable = meta.durable;
     // Until the tail is in this chain, metadata names epochs of the other one.
@@ -447,7 +475,8 @@ fn take_own(start: &mut VolumeStart, found: Scan) -> Result<(), Refusal> {
         .epochs
         .last()
         .map_or(Epoch::NONE, |e| e.epoch);
-    let applied = meta.applied.max(other);
+    // Own epochs are above the promotion, and the first records name that as their base.
+    let applied = meta.applied.max(other).max(promoted);
     let facts = recovery::facts(&found, true, false, applied, Epoch::NONE, durable);
     let row = decide(facts);
     start.rows.push(row);

@@ -65,6 +65,13 @@ fn record_tables_are_what_is_written() {
     placed.extend(crc.to_le_bytes());
     placed.extend(0x59u64.to_le_bytes());
     placed.extend(0x5au64.to_le_bytes());
+    let mut witness = Vec::new();
+    witness.extend(0x59u64.to_le_bytes());
+    witness.extend(0x5au64.to_le_bytes());
+    witness.extend(0x52u64.to_le_bytes());
+    witness.extend(0x51u64.to_le_bytes());
+    witness.extend(1u64.to_le_bytes());
+    witness.extend(2u16.to_le_bytes());
     let fields = [
         ("magic", record::RECORD_MAGIC.to_vec()),
         ("version", le!(record::FORMAT_VERSION)),
@@ -93,6 +100,11 @@ fn record_tables_are_what_is_written() {
         ("placement_serial", le!(0x59u64)),
         ("placement_offset", le!(0x5au64)),
         ("placement_crc", le!(crc32(&placed))),
+        ("witness_crc", le!(crc32(&witness))),
+        ("witness_session", le!(0x52u64)),
+        ("witness_epoch", le!(0x51u64)),
+        ("witness_record_seq", le!(1u64)),
+        ("witness_kind", le!(2u16)),
     ];
     assert_none(&offsets("JOURNAL.md", &table(JOURNAL, 1), &bytes, &fields));
     let fields = [

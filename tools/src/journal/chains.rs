@@ -205,7 +205,13 @@ impl Walk {
     /// A seal says how much its epoch holds and which seal stands before it.
     fn seal_fits(&self, record: &Record) -> Result<(), String> {
         if record.kind != RecordKind::Seal {
-            return Ok(());
+            return match self.chain.last_sealed() {
+                Some(sealed) if record.base_epoch != sealed => Err(format!(
+                    "stands behind the seal of {}, not of {sealed}",
+                    record.base_epoch
+                )),
+                _ => Ok(()),
+            };
         }
         if let Some(sealed) = self.chain.last_sealed()
             && record.base_epoch != sealed

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use blkback_proto::ids::{GroupUuid, LineageId, Place, SessionId, VolumeUuid};
 use blkback_proto::record::{
     DescriptorKind, FLAG_CHAIN_START, HEADER_BYTES, Header, PLACEMENT_OFFSET, RECORD_MAGIC,
-    RecordKind, placement,
+    RecordKind, placement, witness,
 };
 use blkback_proto::segment::{SEGMENT_BYTES_MAX, SegmentHeader};
 
@@ -216,7 +216,10 @@ impl Reader {
             seq: self.word(40),
             session: SessionId(self.word(48)),
             placed,
-            maybe_seal: !magic || self.page[10] == RecordKind::Seal as u8,
+            maybe_seal: match witness(&self.page) {
+                Some(witness) => witness.kind == Some(RecordKind::Seal),
+                None => !magic || self.page[10] == RecordKind::Seal as u8,
+            },
             why,
         })
     }

@@ -315,7 +315,7 @@ impl<M: Memory> BackupVolume<M> {
             committed: self.own_durable(),
             released: self.own_durable(),
             cut_unix_ns: 0,
-            base_epoch: if seal { self.serve.sealed } else { Epoch::NONE },
+            base_epoch: self.serve.sealed,
             epoch_writes: 0,
             epoch_bytes: 0,
             descriptors: Vec::new(),

@@ -750,6 +750,9 @@ impl<M: Memory> BackupVolume<M> {
             return Err("a journalled resync, which this version does not know".to_owned());
         }
         let open = self.pending.back().filter(|p| !p.sealed).map(|p| p.epoch);
+        if header.kind != RecordKind::Seal && header.base_epoch > self.session.last_sealed {
+            return Err("a record that names a seal this side never got".to_owned());
+        }
         if header.epoch <= self.session.last_sealed
             || (header.kind != RecordKind::Commit && open.is_some_and(|open| open != header.epoch))
         {

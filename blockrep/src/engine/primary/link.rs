@@ -65,6 +65,8 @@ pub(super) struct Chain<M: Memory> {
     first_epoch: Epoch,
     record_seq: u64,
     prev_crc: u32,
+    /// Last epoch with a seal record in this session.
+    sealed: Epoch,
     credit_total: u64,
     /// What the backup's journal holds when it is empty.
     pub(super) capacity: u64,
@@ -101,6 +103,7 @@ impl<M: Memory> Chain<M> {
             first_epoch: Epoch::NONE,
             record_seq: 0,
             prev_crc: 0,
+            sealed: Epoch::NONE,
             credit_total: 0,
             capacity: 0,
             charge_sent: 0,
@@ -127,6 +130,7 @@ impl<M: Memory> Chain<M> {
         self.session = session;
         self.record_seq = 0;
         self.prev_crc = 0;
+        self.sealed = Epoch::NONE;
         self.credit_total = 0;
         self.charge_sent = 0;
         self.charge_queued = 0;
@@ -664,6 +668,7 @@ impl<M: Memory> PrimaryVolume<M> {
                 header.flags = FLAG_DIRECT;
                 header.record_seq = 0;
                 header.prev_crc = 0;
+                header.base_epoch = Epoch::NONE;
                 let length = data.as_ref().len();
                 header.descriptors.push(Descriptor {
                     kind: DescriptorKind::Data,
@@ -700,6 +705,9 @@ impl<M: Memory> PrimaryVolume<M> {
         self.chain.charge_sent += header.charge_bytes();
         self.chain.record_seq = header.record_seq;
         self.chain.prev_crc = crc;
+        if header.kind == RecordKind::Seal {
+            self.chain.sealed = header.epoch;
+        }
         self.chain.committed_sent = header.committed;
         fx.push(Effect::Send(outgoing));
     }
@@ -723,7 +731,7 @@ impl<M: Memory> PrimaryVolume<M> {
             committed: self.chain.journaled_committed,
             released: self.chain.journaled_released,
             cut_unix_ns: 0,
-            base_epoch: Epoch::NONE,
+            base_epoch: self.chain.sealed,
             epoch_writes: 0,
             epoch_bytes: 0,
             descriptors: Vec::new(),

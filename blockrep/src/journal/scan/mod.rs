@@ -4,13 +4,14 @@
 //! the first record that does not fit is looked through as well, for proof that more than a torn
 //! tail is missing.
 
+mod behind;
+
 use super::ring::Geometry;
 use crate::io::{IoError, Target};
 use crate::overlay::{Extent, Source};
 use blkback_proto::ids::{Epoch, GroupUuid, LineageId, Place, SessionId, VolumeUuid};
 use blkback_proto::record::{
-    DescriptorKind, FLAG_CHAIN_START, HEADER_BYTES, Header, RECORD_MAGIC, RecordError, RecordKind,
-    placement,
+    DescriptorKind, FLAG_CHAIN_START, HEADER_BYTES, Header, RecordError, RecordKind, placement,
 };
 use blkback_proto::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
 
@@ -81,8 +82,11 @@ pub struct Scan {
     pub expect: Expect,
     /// Records of the same chain were found behind the end.
     pub found_behind: u64,
-    /// Highest seal of the chain found at or behind the end.
+    /// Highest seal of the chain found at or behind the end, or named by a record behind it.
     pub seal_behind: Epoch,
+    /// Sessions of this volume, other than the chain's, whose records stand in segments that were
+    /// begun after the chain ended: newer than the chain.
+    pub newer: Vec<(SessionId, Place)>,
     /// Highest epoch any header of the chain says was durable, committed or released.
     pub watermark: Epoch,
     /// Highest epoch any header of the chain before the end says was committed.
@@ -110,6 +114,7 @@ pub fn scan(disk: &dyn ReadAt, geometry: Geometry, from: Expect) -> Result<Scan,
             expect: from,
             found_behind: 0,
             seal_behind: Epoch::NONE,
+            newer: Vec::new(),
             watermark: Epoch::NONE,
             committed: Epoch::NONE,
             serial_max: 0,
@@ -272,100 +277,6 @@ impl Scanner<'_> {
             epoch.sealed = true;
             epoch.cut_unix_ns = header.cut_unix_ns;
         }
-    }
-
-    /// Looks for anything of the chain behind its end, in this segment and all later ones.
-    fn look_behind(&mut self) -> Result<(), IoError> {
-        let end = self.scan.end_place;
-        let expected_seq = self.expect.record_seq;
-        self.look_for_traces(end, expected_seq)?;
-        for index in 0..self.geometry.segment_count {
-            let base = Place {
-                serial: u64::from(index),
-                offset: 0,
-            };
-            self.read(base, SEGMENT_HEADER_BYTES)?;
-            let first = SEGMENT_HEADER_BYTES as u64;
-            match SegmentHeader::decode(&self.record) {
-                Ok(segment) => {
-                    self.scan.serial_max = self.scan.serial_max.max(segment.serial);
-                    if segment.serial > end.serial {
-                        self.look_through(index, first, expected_seq)?;
-                    }
-                }
-                // Never used.
-                Err(_) if self.record.iter().all(|b| *b == 0) => {}
-                // A damaged header must not hide what stands behind it.
-                Err(_) => self.look_through(index, first, expected_seq)?,
-            }
-        }
-        self.scan.serial_max = self.scan.serial_max.max(end.serial);
-        self.look_through(self.geometry.file_of(end.serial), end.offset, expected_seq)?;
-        if self.scan.found_behind > 0 {
-            self.scan.end = End::Torn;
-        }
-        Ok(())
-    }
-
-    /// A damaged header that still shows it was the next record of this chain.
-    fn look_for_traces(&mut self, end: Place, expected_seq: u64) -> Result<(), IoError> {
-        if end.offset + HEADER_BYTES as u64 > self.geometry.segment_bytes {
-            return Ok(());
-        }
-        self.read(end, HEADER_BYTES)?;
-        let bytes = &self.record;
-        let word = |at: usize| {
-            u64::from_le_bytes(
-                bytes[at..at + 8]
-                    .try_into()
-                    .expect("eight bytes of a header"),
-            )
-        };
-        let next_of_chain = bytes[..8] == RECORD_MAGIC
-            && word(40) == expected_seq
-            && word(48) == self.expect.session.0;
-        if next_of_chain {
-            self.scan.end = End::Torn;
-            if bytes[10] == RecordKind::Seal as u8 {
-                self.scan.seal_behind = self.scan.seal_behind.max(Epoch(word(32)));
-            }
-        }
-        Ok(())
-    }
-
-    /// Notes every later header of our chain from `offset` to the end of that segment file.
-    fn look_through(
-        &mut self,
-        file: u32,
-        mut offset: u64,
-        expected_seq: u64,
-    ) -> Result<(), IoError> {
-        while offset + HEADER_BYTES as u64 <= self.geometry.segment_bytes {
-            self.read(
-                Place {
-                    serial: u64::from(file),
-                    offset,
-                },
-                HEADER_BYTES,
-            )?;
-            let mut step = HEADER_BYTES as u64;
-            if let Ok((header, _)) = Header::decode(&self.record)
-                && let Ok(place) = placement(&self.record)
-                && place.offset == offset
-                && self.geometry.file_of(place.serial) == file
-                && self.is_ours(&header, place)
-                && header.record_seq >= expected_seq
-            {
-                self.scan.found_behind += 1;
-                self.note_watermarks(&header);
-                if header.kind == RecordKind::Seal {
-                    self.scan.seal_behind = self.scan.seal_behind.max(header.epoch);
-                }
-                step = header.total_bytes();
-            }
-            offset += step;
-        }
-        Ok(())
     }
 }
 
