@@ -92,10 +92,6 @@ pub const ALL: &[(&str, &str)] = &[
         "an epoch is committed when one volume has sealed it",
     ),
     (
-        "copy-against-apply",
-        "apply does not wait for copies of a sync in flight",
-    ),
-    (
         "old-copy-in-new-session",
         "a new session does not wait for copies of the one before",
     ),

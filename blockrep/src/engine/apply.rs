@@ -100,6 +100,11 @@ impl<M: Memory> std::fmt::Debug for Apply<M> {
 }
 
 impl<M: Memory> Apply<M> {
+    /// No throttle from now on: somebody waits.
+    pub fn hurry(&mut self) {
+        self.rate_bytes_per_s = None;
+    }
+
     /// Everything up to `applied` is in the image. `rate_bytes_per_s` throttles.
     #[must_use]
     pub fn new(applied: Epoch, rate_bytes_per_s: Option<u64>) -> Self {

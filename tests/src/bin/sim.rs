@@ -3,6 +3,7 @@
 use anyhow::{Result, bail};
 use blockrep::journal::recovery::TABLE;
 use blockrep::mutants;
+use blockrep_tests::sim::scenarios::ALL;
 use blockrep_tests::sim::world::Stats;
 use clap::Parser;
 use std::collections::BTreeMap;
@@ -17,6 +18,24 @@ const IMPOSSIBLE: &str = "R8-seal-without-trace";
 const SEEDS_FOR_ALL_ROWS: u64 = 10_000;
 /// Seeds in which a planted bug must be found.
 const SEEDS_PER_MUTANT: u64 = 2000;
+
+/// Planted bugs that take a meeting of accidents rarer than one seed in 2000: a story finds them.
+const FOUND_BY_STORY: &[(&str, &str)] = &[
+    ("own-prefix-dropped", "killed_before_an_own_seal"),
+    (
+        "old-copy-in-new-session",
+        "a_copy_of_a_lost_session_lands_after_the_comparison",
+    ),
+    (
+        "begins-empty",
+        "the_first_epoch_that_all_volumes_carry_was_an_empty_one",
+    ),
+    (
+        "numbers-reused",
+        "ack_of_n_plus_1_lost_and_the_primary_reuses_n_plus_1",
+    ),
+    ("reuse-before-metadata", "the_ring_goes_round"),
+];
 
 /// Runs the whole of blockrep, two hosts in one process, by seed
 #[derive(Parser)]
@@ -42,6 +61,9 @@ struct Arguments {
     /// Plant this bug
     #[arg(long, value_name = "NAME")]
     mutant: Option<String>,
+    /// Run this story instead of seeds
+    #[arg(long, value_name = "NAME")]
+    story: Option<String>,
 }
 
 thread_local! {
@@ -67,7 +89,7 @@ fn tell_panics(mutant: Option<&'static str>) {
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         let seed = SEED.get();
-        println!("VIOLATION seed {seed}: panic: {info}");
+        println!("VIOLATION seed {seed}: {info}");
         println!("{}", replay(seed, mutant));
         if mutant.is_none() {
             before(info);
@@ -181,16 +203,17 @@ fn hunt(arguments: &Arguments) -> Result<bool> {
     let mut missed = Vec::new();
     for (name, what) in mutants::ALL {
         let began = Instant::now();
-        let out = Command::new(&program)
-            .args(["--mutant", name, "--seeds", &SEEDS_PER_MUTANT.to_string()])
-            .args([
-                "--from",
-                &arguments.from.to_string(),
-                "--jobs",
-                &arguments.jobs.to_string(),
-            ])
-            .stderr(Stdio::null())
-            .output()?;
+        let story = FOUND_BY_STORY.iter().find(|(bug, _)| bug == name);
+        let mut command = Command::new(&program);
+        command.args(["--mutant", name]);
+        match story {
+            Some((_, story)) => command.args(["--story", story]),
+            None => command
+                .args(["--seeds", &SEEDS_PER_MUTANT.to_string()])
+                .args(["--from", &arguments.from.to_string()])
+                .args(["--jobs", &arguments.jobs.to_string()]),
+        };
+        let out = command.stderr(Stdio::null()).output()?;
         let text = String::from_utf8_lossy(&out.stdout);
         let found = text.lines().find(|line| line.starts_with("VIOLATION"));
         let seconds = began.elapsed().as_secs_f64();
@@ -200,14 +223,18 @@ fn hunt(arguments: &Arguments) -> Result<bool> {
                 println!("{name:<26} found in {seconds:>5.1} s, {line}");
             }
             None => {
-                println!("{name:<26} NOT FOUND in {SEEDS_PER_MUTANT} seeds ({what})");
+                let by = story.map_or(format!("in {SEEDS_PER_MUTANT} seeds"), |(_, story)| {
+                    format!("by the story {story}")
+                });
+                println!("{name:<26} NOT FOUND {by} ({what})");
                 missed.push(*name);
             }
         }
     }
     println!(
-        "{} planted bugs, {} not found",
+        "{} planted bugs, {} of them for stories, the others for {SEEDS_PER_MUTANT} seeds; {} not found",
         mutants::ALL.len(),
+        FOUND_BY_STORY.len(),
         missed.len()
     );
     Ok(missed.is_empty())
@@ -231,6 +258,14 @@ fn main() -> Result<ExitCode> {
         planted = Some(*name);
     }
     tell_panics(planted);
+    if let Some(name) = &arguments.story {
+        let Some((_, story)) = ALL.iter().find(|(known, _)| known == name) else {
+            bail!("no story of the name {name}");
+        };
+        story();
+        println!("the story went well");
+        return Ok(code(true));
+    }
     let (from, count) = arguments
         .seed
         .map_or((arguments.from, arguments.seeds), |seed| (seed, 1));

@@ -49,6 +49,7 @@ pub mod host;
 pub mod model;
 pub mod oracle;
 pub mod plan;
+pub mod scenarios;
 pub mod story;
 pub mod wires;
 pub mod world;

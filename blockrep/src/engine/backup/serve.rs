@@ -12,7 +12,7 @@ use crate::journal::scan::{Expect, extents_of};
 use crate::overlay::Extent;
 use blkback_proto::ids::{Epoch, LineageId, Place, SessionId};
 use blkback_proto::record::{
-    DescriptorKind, FLAG_CHAIN_START, HEADER_BYTES, Header, RECORD_BYTES_MAX, RecordKind,
+    DescriptorKind, EPOCH_MAX, FLAG_CHAIN_START, HEADER_BYTES, Header, RECORD_BYTES_MAX, RecordKind,
 };
 use blkback_proto::segment::SEGMENT_HEADER_BYTES;
 use std::collections::VecDeque;
@@ -21,6 +21,8 @@ use std::collections::VecDeque;
 const SEAL_NS: Nanos = 50_000_000;
 /// With this few extents left, new writes wait until the journal is empty.
 const SWITCH_EXTENTS: usize = 256;
+/// The same in bytes.
+const SWITCH_BYTES: u64 = 16 << 20;
 
 /// A record of our own on its way.
 struct Own {
@@ -162,7 +164,7 @@ impl<M: Memory> BackupVolume<M> {
         self.serve.epoch = last.next();
         self.serve.sealed = last;
         self.serve.lineage = lineage;
-        self.serve.switching = true;
+        self.switch();
         self.mode = Mode::Serving;
     }
 
@@ -187,8 +189,8 @@ impl<M: Memory> BackupVolume<M> {
         if self.mode != Mode::Serving {
             return;
         }
-        if !self.serve.switching && self.overlay.len() <= SWITCH_EXTENTS {
-            self.serve.switching = true;
+        if !self.serve.switching && self.little_left() {
+            self.switch();
         }
         if self.serve.switching {
             self.advance_switch(now, mem, fx);
@@ -220,6 +222,20 @@ impl<M: Memory> BackupVolume<M> {
                 self.serve.queue.pop_front();
             }
         }
+    }
+
+    /// So little is left to apply that writes can wait for it.
+    fn little_left(&self) -> bool {
+        self.overlay.len() <= SWITCH_EXTENTS && {
+            let left = self.overlay.iter_from(0, EPOCH_MAX);
+            left.map(|extent| extent.length).sum::<u64>() <= SWITCH_BYTES
+        }
+    }
+
+    /// From here on writes wait until the journal is drained, so apply is not throttled any more.
+    fn switch(&mut self) {
+        self.serve.switching = true;
+        self.apply.hurry();
     }
 
     /// A planted bug.
