@@ -93,12 +93,18 @@ fn run() -> Outcome<()> {
         .spawn()
         .map_err(|e| format!("start /bin/blockrep-backup: {e}"))?;
     let log = daemon.stderr.take().ok_or("the daemon has no stderr")?;
-    std::thread::spawn(move || {
+    let printer = std::thread::spawn(move || {
         for line in BufReader::new(log).lines().map_while(Result::ok) {
             println!("{line}");
         }
     });
-    wait_until_it_answers(&mut daemon)?;
+    if let Err(error) = wait_until_it_answers(&mut daemon) {
+        // What it said comes before what is said of it. It may have ended already, and a printer that
+        // failed has nothing to add.
+        let _ = daemon.kill();
+        let _ = printer.join();
+        return Err(error);
+    }
     println!("POWER started");
     if line.word("role=") == Some("promote") {
         promote()?;

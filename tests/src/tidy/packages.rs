@@ -10,7 +10,7 @@ pub const LAYERS: [&[&str]; 5] = [
     &["blockrep-host"],
     &["blockrep"],
     &["blockrep-tools", "xtask"],
-    &["blockrep-tests"],
+    &["blockrep-tests", "blockrep-man"],
 ];
 
 fn layer(name: &str) -> Option<usize> {

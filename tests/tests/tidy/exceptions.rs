@@ -26,11 +26,6 @@ pub(crate) const LARGE_FILES: &[Exception] = &[
     file("blkback-proto/src/record.rs", ONE_FORMAT),
     file("blockrep/src/daemon/nbd_loop.rs", ONE_MACHINE),
     file("blockrep/src/daemon/net.rs", ONE_MACHINE),
-    Exception {
-        of: "blockrep/src/daemon/startup.rs",
-        lines_max: 1100,
-        why: "to be split: above the hard limit",
-    },
     file(
         "blockrep/src/daemon/status.rs",
         "one report; every part of it is a small function",
@@ -56,11 +51,6 @@ pub(crate) const LARGE_FILES: &[Exception] = &[
         "tests/src/sim/oracle.rs",
         "one judge: what every read and every crash may show",
     ),
-    Exception {
-        of: "tests/src/sim/world.rs",
-        lines_max: 900,
-        why: "to be split: above the hard limit",
-    },
     file(
         "tools/src/ctl/render.rs",
         "one report; every part of it is a small function",
@@ -82,11 +72,7 @@ pub(crate) const LARGE_FILES: &[Exception] = &[
 ];
 
 /// Files above 800 lines, which no reason excuses; this list may only get shorter.
-pub(crate) const OVER_THE_HARD_LIMIT: [&str; 3] = [
-    "blockrep/src/daemon/startup.rs",
-    "blockrep/src/engine/backup/session.rs",
-    "tests/src/sim/world.rs",
-];
+pub(crate) const OVER_THE_HARD_LIMIT: [&str; 1] = ["blockrep/src/engine/backup/session.rs"];
 
 /// Functions above 70 lines.
 pub(crate) const LARGE_FUNCTIONS: &[Exception] = &[
@@ -123,17 +109,17 @@ pub(crate) const LARGE_FUNCTIONS: &[Exception] = &[
         CASES,
     ),
     function(
-        "blockrep/src/daemon/startup.rs::run_backup",
+        "blockrep/src/daemon/startup/mod.rs::run_backup",
         100,
         "start-up in the order in which it has to happen",
     ),
     function(
-        "blockrep/src/daemon/startup.rs::run_primary",
+        "blockrep/src/daemon/startup/mod.rs::run_primary",
         90,
         "start-up in the order in which it has to happen",
     ),
     function(
-        "blockrep/src/daemon/startup.rs::sprout",
+        "blockrep/src/daemon/startup/seed.rs::sprout",
         90,
         "one struct with many fields",
     ),
@@ -174,7 +160,7 @@ pub(crate) const LARGE_FUNCTIONS: &[Exception] = &[
     ),
     function(
         "tests/tests/tidy/bytes.rs::record_tables_are_what_is_written",
-        90,
+        100,
         "every field of a table",
     ),
     function(

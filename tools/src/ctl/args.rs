@@ -10,14 +10,10 @@ use clap::{Args, Parser, Subcommand};
 use super::failure::Exit;
 
 /// Look at a blockrep daemon and tell it what to do.
+///
+/// Without --control and --group, the only daemon of this host is used.
 #[derive(Debug, Parser)]
-#[command(
-    name = "blockrepctl",
-    version,
-    after_help = "Without --control and --group, the only daemon of this host is used.\n\n\
-        Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the daemon cannot be reached, \
-        4 the daemon refuses."
-)]
+#[command(name = "blockrepctl", version, after_help = Exit::help())]
 pub(super) struct Cli {
     #[command(flatten)]
     pub(super) target: TargetArgs,

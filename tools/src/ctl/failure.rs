@@ -24,6 +24,24 @@ pub enum Exit {
     Refused = 4,
 }
 
+impl Exit {
+    /// Every code with its line in `--help`.
+    pub const ALL: [(Self, &'static str); 5] = [
+        (Self::Ok, "done"),
+        (Self::Failed, "failed"),
+        (Self::Usage, "wrong usage"),
+        (Self::Unreachable, "the daemon cannot be reached"),
+        (Self::Refused, "the daemon refuses"),
+    ];
+
+    /// The table for `--help`.
+    pub(super) fn help() -> String {
+        let line = |(exit, text): &(Self, &str)| format!("  {}  {text}", *exit as u8);
+        let lines: Vec<String> = Self::ALL.iter().map(line).collect();
+        format!("Exit codes:\n{}", lines.join("\n"))
+    }
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit as u8)

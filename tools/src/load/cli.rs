@@ -15,18 +15,35 @@ use super::unit::UNIT_SIZE;
 
 /// Writes self-describing blocks over NBD and judges what a crash left behind.
 #[derive(Debug, Parser)]
-#[command(name = "blockrep-load", version, after_help = EXIT_CODES)]
+#[command(name = "blockrep-load", version, after_help = exit_codes())]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
 }
 
-const EXIT_CODES: &str = "Exit codes:
-  0  run: ended as asked, no request failed; check: the image is consistent
-  1  run: requests failed; check: the image is not consistent
-  2  wrong usage, or the run or check could not be done
-  3  run: server or control socket went away or stopped answering; the log is good";
+/// Every exit code with its line in `--help`.
+pub const EXIT_CODES: [(u8, &str); 4] = [
+    (
+        0,
+        "run: ended as asked, no request failed; check: the image is consistent",
+    ),
+    (
+        1,
+        "run: requests failed; check: the image is not consistent",
+    ),
+    (2, "wrong usage, or the run or check could not be done"),
+    (
+        3,
+        "run: server or control socket went away or stopped answering; the log is good",
+    ),
+];
+
+fn exit_codes() -> String {
+    let line = |(code, text): &(u8, &str)| format!("  {code}  {text}");
+    let lines: Vec<String> = EXIT_CODES.iter().map(line).collect();
+    format!("Exit codes:\n{}", lines.join("\n"))
+}
 
 /// Subcommands.
 #[derive(Debug, Subcommand)]

@@ -1,4 +1,4 @@
-//! Project commands: `cargo xtask demo`, `test`, `sim`, `crash`, `power`, `bench`, `install`.
+//! Project commands: `cargo xtask demo`, `test`, `sim`, `crash`, `power`, `bench`, `man`, `install`.
 //!
 //! Exit codes: 0 all holds; 1 it was tried and does not hold; 2 it could not be tried, or the command
 //! line is wrong; 130 interrupted.
@@ -24,9 +24,10 @@ mod ui;
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 
 use checkout::Checkout;
@@ -35,6 +36,8 @@ use packages::Purpose;
 
 const EXIT_FAILED: u8 = 1;
 const EXIT_ERROR: u8 = 2;
+/// The package, and the program in it, that writes the manual.
+const MAN_PACKAGE: &str = "blockrep-man";
 
 /// Commands of the blockrep project
 #[derive(Debug, Parser)]
@@ -64,6 +67,12 @@ enum Command {
     Power(power::Options),
     /// Measure; `bench disk` compares stacks. Arguments are passed on
     Bench(Passed),
+    /// Write man pages, and completions for bash, zsh and fish, from the programs' command lines
+    Man {
+        /// Directory laid out like /usr/share; without it `share` in cargo's target directory
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
     /// Show what the commands need of the system, and install what is missing
     Install {
         /// Only for these commands; without it the table is printed
@@ -107,16 +116,17 @@ fn run(command: Command) -> Result<Verdict> {
         Command::GuestSelftest(options) => demo::run(&checkout, &options.into(), Under::QemuNbd),
         Command::Test(options) => suite::run(&checkout, &options),
         Command::Power(options) => power::run(&checkout, &options),
-        Command::Sim(passed) => become_program(&checkout, "sim", &passed),
-        Command::Crash(passed) => become_program(&checkout, "crash", &passed),
+        Command::Sim(passed) => become_tests_program(&checkout, "sim", &passed),
+        Command::Crash(passed) => become_tests_program(&checkout, "crash", &passed),
         Command::Bench(passed) => {
             let only_help = passed
                 .arguments
                 .iter()
                 .any(|word| word == "--help" || word == "-h");
             packages::provide(&checkout, &[Purpose::Bench], only_help)?;
-            become_program(&checkout, "bench", &passed)
+            become_tests_program(&checkout, "bench", &passed)
         }
+        Command::Man { out } => write_manual(&checkout, out),
         Command::Install {
             purposes,
             no_install,
@@ -131,24 +141,38 @@ fn run(command: Command) -> Result<Verdict> {
     }
 }
 
-/// Replaces this process by a program of the tests package; returns only if that is not possible.
-fn become_program(checkout: &Checkout, name: &str, passed: &Passed) -> Result<Verdict> {
-    if !checkout.metadata()?.has_program(suite::TESTS_PACKAGE, name) {
-        bail!(
-            "this checkout has no program {name} in {}",
-            suite::TESTS_PACKAGE
-        );
+/// Replaces this process by a program of the tests package, optimised.
+fn become_tests_program(checkout: &Checkout, name: &str, passed: &Passed) -> Result<Verdict> {
+    let (package, options) = (suite::TESTS_PACKAGE, ["--release"]);
+    become_program(checkout, package, name, &options, &passed.arguments)
+}
+
+fn write_manual(checkout: &Checkout, out: Option<PathBuf>) -> Result<Verdict> {
+    let out = match out {
+        // Cargo is started elsewhere.
+        Some(out) => {
+            std::path::absolute(&out).with_context(|| format!("directory {}", out.display()))?
+        }
+        None => checkout.metadata()?.target_dir()?.join("share"),
+    };
+    let arguments = ["--out".into(), out.into_os_string()];
+    become_program(checkout, MAN_PACKAGE, MAN_PACKAGE, &[], &arguments)
+}
+
+/// Replaces this process by a program of a package; returns only if that is not possible.
+fn become_program(
+    checkout: &Checkout,
+    package: &str,
+    name: &str,
+    options: &[&str],
+    arguments: &[OsString],
+) -> Result<Verdict> {
+    if !checkout.metadata()?.has_program(package, name) {
+        bail!("this checkout has no program {name} in {package}");
     }
     let mut cargo = checkout.cargo();
-    cargo.args([
-        "run",
-        "--release",
-        "-p",
-        suite::TESTS_PACKAGE,
-        "--bin",
-        name,
-        "--",
-    ]);
-    let error = cargo.args(&passed.arguments).exec();
+    cargo.arg("run").args(options);
+    cargo.args(["-p", package, "--bin", name, "--"]);
+    let error = cargo.args(arguments).exec();
     bail!("cannot start cargo: {error}")
 }

@@ -1,6 +1,9 @@
 //! `cargo xtask test`: every part of the suite in turn, each with a limit, its output in a file, and
-//! a table of times at the end. A part that cannot run here is listed with the reason; a part that
-//! fails does not keep the others from running.
+//! a table of times at the end, and below it what failed, in few lines: where only the end of a log is
+//! kept, that is what is needed of it. A part that cannot run here is listed with the reason; a part
+//! that fails does not keep the others from running.
+
+mod failed;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,6 +18,7 @@ use crate::packages::{self, Purpose};
 use crate::process::{self, Process};
 use crate::stop::minutes;
 use crate::{EXIT_FAILED, stop, ui};
+use failed::Failure;
 
 /// The package with the simulator, the crash runner and the bench.
 pub(crate) const TESTS_PACKAGE: &str = "blockrep-tests";
@@ -91,10 +95,11 @@ struct Part {
 }
 
 /// What became of a part.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum Outcome {
     Passed,
-    Failed,
+    /// What failed of it.
+    Failed(Vec<Failure>),
     Skipped(String),
 }
 
@@ -206,6 +211,8 @@ fn test_parts(checkout: &Checkout, metadata: &Metadata, extent: Extent) -> Vec<P
     let mut doc_tests = checkout.cargo();
     if find_program("cargo-nextest").is_some() {
         tests.args(["nextest", "run", "--workspace", "--no-fail-fast"]);
+        // Read afterwards, see failed.rs; and at the end of the log, what failed.
+        tests.args(["--color", "never", "--failure-output", "immediate-final"]);
     } else {
         tests.args([
             "test",
@@ -378,7 +385,10 @@ fn run_part(mut part: Part, logs: &Path) -> Result<Outcome> {
         }
         Some(how) => {
             step.done(format!("FAILED, {how}{}", process::tail_of(&log)));
-            Ok(Outcome::Failed)
+            // A log that cannot be read is as good as an empty one: the part has failed all the same.
+            let said = std::fs::read(&log).unwrap_or_default();
+            let said = String::from_utf8_lossy(&said);
+            Ok(Outcome::Failed(failed::of_part(&part.name, &how, &said)))
         }
     }
 }
@@ -388,7 +398,7 @@ fn print(results: &[(String, Outcome, Duration)], whole: Duration) -> Verdict {
     for (name, outcome, time) in results {
         let word = match outcome {
             Outcome::Passed => "passed".to_owned(),
-            Outcome::Failed => "FAILED".to_owned(),
+            Outcome::Failed(_) => "FAILED".to_owned(),
             Outcome::Skipped(why) => format!("skipped: {why}"),
         };
         rows.push(vec![
@@ -403,9 +413,21 @@ fn print(results: &[(String, Outcome, Duration)], whole: Duration) -> Verdict {
         format!("{:.1}", whole.as_secs_f32()),
     ]);
     print!("\n{}", aligned(&rows));
-    let count = |wanted: &Outcome| results.iter().filter(|(_, one, _)| one == wanted).count();
-    let (passed, failed) = (count(&Outcome::Passed), count(&Outcome::Failed));
-    let skipped = results.len() - passed - failed;
+    let mut failures = Vec::new();
+    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
+    for (_, outcome, _) in results {
+        match outcome {
+            Outcome::Passed => passed += 1,
+            Outcome::Failed(found) => {
+                failed += 1;
+                failures.extend(found);
+            }
+            Outcome::Skipped(_) => skipped += 1,
+        }
+    }
+    for line in failed::digest(&failures) {
+        println!("{line}");
+    }
     if skipped > 0 {
         println!("{skipped} skipped");
     }

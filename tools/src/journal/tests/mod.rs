@@ -99,7 +99,7 @@ impl Journal {
             committed: Epoch(self.durable),
             released: Epoch::NONE,
             cut_unix_ns: if seal { epoch * 1000 } else { 0 },
-            base_epoch: Epoch(if seal { self.sealed } else { 0 }),
+            base_epoch: Epoch(self.sealed),
             epoch_writes: if seal { self.counted.0 } else { 0 },
             epoch_bytes: if seal { self.counted.1 } else { 0 },
             descriptors,

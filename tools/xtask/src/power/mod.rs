@@ -155,7 +155,7 @@ impl Stage<'_> {
                     } else {
                         // One finding is all that planted damage is for.
                         self.enough
-                            .fetch_or(self.options.plant.is_some(), Ordering::Relaxed);
+                            .fetch_or(self.options.plant.is_some() && row.lost, Ordering::Relaxed);
                         format!("FAILED: {}", row.faults.join("; "))
                     };
                     ui::note(format!("  round {}: {text}", row.number));
@@ -202,18 +202,29 @@ impl Stage<'_> {
             println!("{fault}");
         }
         if self.options.plant.is_some() {
-            let found = if faults.is_empty() {
-                "WAS NOT FOUND"
-            } else {
+            let found = if rows.iter().any(|row| row.lost) {
                 "was found"
+            } else {
+                "WAS NOT FOUND"
             };
             println!("planted damage (no-sync): {found}");
+            return planted(rows);
         }
         if faults.is_empty() {
             Verdict::Holds
         } else {
             Verdict::Failed
         }
+    }
+}
+
+/// The command must fail by what is planted, which is a loss: anything else would hide that it is not
+/// found any more, and counts as found by nobody.
+fn planted(rows: &[Row]) -> Verdict {
+    if rows.iter().any(|row| row.lost) {
+        Verdict::Failed
+    } else {
+        Verdict::Holds
     }
 }
 
@@ -291,6 +302,7 @@ mod tests {
             flushes: 1,
             suspect: false,
             faults: faults.iter().map(|fault| (*fault).to_owned()).collect(),
+            lost: faults.contains(&"lost"),
         }
     }
 
@@ -300,5 +312,16 @@ mod tests {
         assert!(faults(&[row(0, &[]), row(1, &[])]).is_empty());
         assert_eq!(faults(&[row(0, &[])]).len(), 1);
         assert_eq!(faults(&[row(1, &["lost"])]), ["round 3: lost"]);
+    }
+
+    // A daemon that does not start for another reason would look as if a missing sync was noticed.
+    #[test]
+    fn planted_damage_is_found_by_a_loss_only() {
+        assert!(matches!(
+            planted(&[row(1, &[]), row(1, &["lost"])]),
+            Verdict::Failed
+        ));
+        assert!(matches!(planted(&[row(1, &["no memory"])]), Verdict::Holds));
+        assert!(matches!(planted(&[row(0, &[])]), Verdict::Holds));
     }
 }

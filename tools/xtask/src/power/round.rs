@@ -22,6 +22,10 @@ use crate::stop::{self, minutes};
 const IMAGE_BYTES: u64 = 32 << 20;
 /// Room for the journal (tests/guest/power.rs says how large), the image and ext4's own.
 const STATE_DISK_BYTES: u64 = 128 << 20;
+/// How errors of the backup begin on its console.
+const BACKUP: &str = "blockrep-backup: ";
+/// What it says of a journal that lacks an epoch it had acknowledged.
+const LOST_WORDS: &str = " was acknowledged and only epoch ";
 /// Where the guest's disk is mounted, and the image's places.
 const IMAGE_ON_EXT4: &str = "/mnt/b.img";
 const IMAGE_ON_A_DISK: &str = "/dev/vdb";
@@ -64,6 +68,8 @@ pub(super) struct Row {
     pub(super) suspect: bool,
     /// What does not hold; none = the round holds.
     pub(super) faults: Vec<String>,
+    /// Among them is the loss of something that was acknowledged or released.
+    pub(super) lost: bool,
 }
 
 /// The guest's disks: ext4 with the state, and the image if it has a disk of its own.
@@ -124,6 +130,7 @@ pub(super) fn run(stage: &Stage<'_>, number: u32, place: &Place) -> Result<Row> 
         flushes,
         suspect: false,
         faults: Vec::new(),
+        lost: false,
     };
     after_the_cut(stage, place, &media, &mut random, &mut row)?;
     Ok(row)
@@ -148,8 +155,10 @@ fn after_the_cut(
             "suspect" => row.suspect = true,
             "promoted" => break rest.to_owned(),
             _ => {
+                let why = last_words(&place.log("promote-serial"));
+                row.lost = why.contains(LOST_WORDS);
                 row.faults
-                    .push(format!("after the cut the guest says: {word}"));
+                    .push(format!("after the cut the guest says: {word}{why}"));
                 return Ok(());
             }
         }
@@ -168,7 +177,16 @@ fn after_the_cut(
         let told = |fault| format!("at epoch {epoch}, and {released} was released: {fault}");
         row.faults.extend(fault.map(told));
     }
+    row.lost = !row.faults.is_empty();
     Ok(())
+}
+
+/// What the backup said last on the guest's console, ready to be appended; nothing if it said nothing.
+fn last_words(console: &Path) -> String {
+    let bytes = std::fs::read(console).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let line = text.lines().rev().find(|line| line.starts_with(BACKUP));
+    line.map_or_else(String::new, |line| format!("; {}", line.trim_end()))
 }
 
 /// What keeps the promoted disk from being `epoch` with all that was promised; none = it is.

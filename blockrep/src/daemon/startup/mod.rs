@@ -1,0 +1,275 @@
+//! From a configuration to running threads, and back to an exit code.
+//!
+//! Runs on the main thread, in the order in which it has to happen: signals, locks, images, metadata,
+//! recovery, listeners, and only then threads. Nothing serves before everything was found good; what
+//! is wrong is one line and an exit code.
+//!
+//! ```text
+//!  configuration ─► images ─► state ─► seeds ─► run ─► one thread per volume
+//! ```
+
+mod images;
+mod run;
+mod seed;
+mod state;
+
+pub(super) use state::lone_group;
+
+use crate::cli::ExitCode;
+use crate::config::{self, BackupConfig, Common, EpochMode, OutputClass, PrimaryConfig};
+use crate::daemon::faults::Faults;
+use crate::daemon::files::{self, FileError, Layout, words};
+use crate::daemon::listen::{link_listener, nbd_listener};
+use crate::daemon::watch::Watch;
+use crate::daemon::{EXTENT_BYTES, EXTENTS_MAX, FRONT_BYTES_MAX, owner};
+use crate::engine::backup::BackupSettings;
+use crate::engine::primary::PrimarySettings;
+use crate::group::backup::MemberFacts;
+use crate::group::primary::GroupSettings;
+use crate::journal::ring::Geometry;
+use blockrep_host::lock::FileLock;
+use blockrep_host::logging;
+use blockrep_host::signals::Shutdown;
+use images::{exports, open_images, open_meta, open_store};
+use run::run;
+use seed::{Kind, Seed, about, memory_bounds};
+use state::{backup_group_meta, primary_group_meta, primary_volume_meta, recover};
+use std::path::Path;
+use std::time::Duration;
+
+/// Why a daemon does not run: one line, and the exit code.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+pub struct StartError {
+    text: String,
+    /// How the process should end.
+    pub code: ExitCode,
+}
+
+impl StartError {
+    pub(super) fn new(code: ExitCode, text: impl Into<String>) -> Self {
+        Self {
+            text: text.into(),
+            code,
+        }
+    }
+}
+
+impl From<FileError> for StartError {
+    fn from(error: FileError) -> Self {
+        Self {
+            text: error.text,
+            code: error.code,
+        }
+    }
+}
+
+/// Runs a primary until it is told to stop.
+///
+/// # Errors
+/// [`StartError`] when it does not get so far, or its storage failed while it ran.
+pub fn run_primary(config: &PrimaryConfig) -> Result<(), StartError> {
+    let faults = begin(&config.common)?;
+    let shutdown = install_signals()?;
+    files::make_dir(&config.common.state)?;
+    let _lock = lock(&config.common.state.join("lock"))?;
+    let layout = layout(&config.common);
+    let images: Vec<&Path> = config.volumes.iter().map(|v| v.image.as_path()).collect();
+    let (opened, _image_locks) = open_images(&images)?;
+    let meta = primary_group_meta(&layout, config)?;
+    let output = OutputClass::Open;
+    let settings = PrimarySettings {
+        ack: config.ack_for(output),
+        reserve_bytes: FRONT_BYTES_MAX,
+        assume_identical: config.assume_identical,
+        pressure_ns_max: nanos(config.backpressure_timeout),
+    };
+    let group = GroupSettings {
+        epoch_ns: match config.epoch {
+            EpochMode::Every(length) => Some(nanos(length)),
+            EpochMode::Manual => None,
+        },
+        loss: config.on_backup_loss,
+    };
+    let exports = exports(&images, &opened)?;
+    let mut nbd = nbd_listener(config.common.nbd.as_ref())?;
+    let mut seeds = Vec::new();
+    for (index, (volume, image)) in config.volumes.iter().zip(opened).enumerate() {
+        let identity = primary_volume_meta(&layout, index, &meta, &volume.image, &image)?;
+        let reason = volume
+            .remote
+            .as_ref()
+            .map_or("no backup was given".to_owned(), |remote| {
+                format!("backup {remote} has not been reached since the start")
+            });
+        let memory = memory_bounds(index, 0);
+        seeds.push(Seed {
+            about: about(
+                &config.common,
+                index,
+                &volume.image,
+                &image,
+                &settings,
+                memory,
+                output,
+            )
+            .with(
+                true,
+                config.on_backup_loss,
+                Some(identity.volume.to_string()),
+                None,
+            ),
+            image,
+            segments: Vec::new(),
+            volume_meta: open_meta(&layout.volume_meta(index))?,
+            group_meta: (index == 0)
+                .then(|| open_meta(&layout.group_meta()))
+                .transpose()?,
+            nbd_listener: nbd.take(),
+            link_listener: None,
+            remote: volume.remote.clone(),
+            exports: exports.clone(),
+            kind: Kind::Primary {
+                identity,
+                meta: meta.clone(),
+                group: (index == 0).then_some(group),
+                reason,
+            },
+        });
+    }
+    run(
+        &config.common,
+        "blockrep",
+        seeds,
+        &faults,
+        Watch::new(&images),
+        &shutdown,
+    )
+}
+
+/// Runs a backup until it is told to stop.
+///
+/// # Errors
+/// [`StartError`] when it does not get so far, or its storage failed while it ran.
+pub fn run_backup(config: &BackupConfig) -> Result<(), StartError> {
+    let faults = begin(&config.common)?;
+    let shutdown = install_signals()?;
+    files::make_dir(&config.common.state)?;
+    let _lock = lock(&config.common.state.join("lock"))?;
+    let layout = layout(&config.common);
+    let images: Vec<&Path> = config.volumes.iter().map(|v| v.image.as_path()).collect();
+    let (opened, _image_locks) = open_images(&images)?;
+    let _journal_locks = (0..images.len())
+        .map(|index| owner::lock_journal(&layout, index))
+        .collect::<Result<Vec<_>, _>>()?;
+    let meta = backup_group_meta(&layout, config)?;
+    let mut recovered = Vec::new();
+    for (index, image) in opened.iter().enumerate() {
+        recovered.push(recover(&layout, index, &meta, images[index], image)?);
+    }
+    let facts: Vec<MemberFacts> = recovered.iter().map(|start| start.facts).collect();
+    let settings = PrimarySettings {
+        ack: config::AckMode::Flush,
+        reserve_bytes: FRONT_BYTES_MAX,
+        assume_identical: false,
+        pressure_ns_max: nanos(config::BACKPRESSURE_TIMEOUT_DEFAULT),
+    };
+    let exports = exports(&images, &opened)?;
+    let mut nbd = nbd_listener(config.common.nbd.as_ref())?;
+    let mut seeds = Vec::new();
+    let volumes = config.volumes.iter().zip(opened).zip(recovered);
+    for (index, ((volume, image), recovered)) in volumes.enumerate() {
+        let mut segments = Vec::new();
+        for file in 0..layout.geometry.segment_count {
+            segments.push(open_store(&layout.segment(index, file))?);
+        }
+        let memory = memory_bounds(index, EXTENTS_MAX as u64 * EXTENT_BYTES);
+        let known = recovered.recovered.meta.volume;
+        let uuid = (!known.is_none()).then(|| known.to_string());
+        seeds.push(Seed {
+            about: about(
+                &config.common,
+                index,
+                &volume.image,
+                &image,
+                &settings,
+                memory,
+                OutputClass::Open,
+            )
+            .with(
+                false,
+                config::LossPolicy::Degrade,
+                uuid,
+                config.throttle_link,
+            ),
+            image,
+            segments,
+            volume_meta: open_meta(&layout.volume_meta(index))?,
+            group_meta: (index == 0)
+                .then(|| open_meta(&layout.group_meta()))
+                .transpose()?,
+            nbd_listener: nbd.take(),
+            link_listener: Some(link_listener(
+                &volume.listen,
+                config.common.insecure_plaintext,
+            )?),
+            remote: None,
+            exports: exports.clone(),
+            kind: Kind::Backup {
+                resume: recovered.resume,
+                recovered: Box::new(recovered.recovered),
+                settings: BackupSettings {
+                    geometry: layout.geometry,
+                    extents_max: EXTENTS_MAX,
+                    apply_rate: config.throttle_apply,
+                },
+                group: (index == 0).then(|| (meta.clone(), facts.clone())),
+            },
+        });
+    }
+    run(
+        &config.common,
+        "blockrep-backup",
+        seeds,
+        &faults,
+        Watch::new(&images),
+        &shutdown,
+    )
+}
+
+fn begin(common: &Common) -> Result<Faults, StartError> {
+    logging::init(Some(&common.log.to_string()))
+        .map_err(|error| StartError::new(ExitCode::Usage, error.to_string()))?;
+    Faults::from_env().map_err(|text| StartError::new(ExitCode::Usage, text))
+}
+
+fn install_signals() -> Result<Shutdown, StartError> {
+    Shutdown::install().map_err(|error| {
+        StartError::new(
+            ExitCode::Other,
+            format!("cannot take signals: {}", words(&error)),
+        )
+    })
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn lock(path: &Path) -> Result<FileLock, StartError> {
+    FileLock::lock_file(path).map_err(|error| StartError::new(ExitCode::Store, error.to_string()))
+}
+
+fn layout(common: &Common) -> Layout {
+    let segment_bytes = config::journal_segment_bytes(common.journal_bytes);
+    let segment_count = u32::try_from(common.journal_bytes / segment_bytes)
+        .expect("the configuration bounds the journal");
+    Layout {
+        state: common.state.clone(),
+        journal: common.journal.clone(),
+        geometry: Geometry {
+            segment_bytes,
+            segment_count,
+        },
+    }
+}

@@ -1,0 +1,115 @@
+//! The life of a daemon: control server and threads are started, the end is waited for, and what the
+//! threads ended with becomes the exit code. Owned by the main thread, which also feeds the watchdog.
+
+use super::StartError;
+use super::seed::{MAILBOX_MAX, Seed, sprout};
+use crate::cli::ExitCode;
+use crate::config::{Common, NbdListen};
+use crate::daemon::control::Router;
+use crate::daemon::faults::Faults;
+use crate::daemon::files::{self, words};
+use crate::daemon::thread::Mail;
+use crate::daemon::watch::Watch;
+use crate::reactor::{MailSender, mailbox};
+use blockrep_host::ctl::{EventLog, NewEvent, Server, ServerConfig};
+use blockrep_host::notify;
+use blockrep_host::signals::Shutdown;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Starts threads and control server, waits for the end.
+pub(super) fn run(
+    common: &Common,
+    daemon: &str,
+    seeds: Vec<Seed>,
+    faults: &Faults,
+    watch: Watch,
+    shutdown: &Shutdown,
+) -> Result<(), StartError> {
+    let other = |error: std::io::Error| StartError::new(ExitCode::Other, words(&error));
+    let events = EventLog::new().map_err(other)?;
+    let mut senders = Vec::new();
+    let mut boxes = Vec::new();
+    for _ in &seeds {
+        let (sender, mailbox) = mailbox::<Mail>(MAILBOX_MAX).map_err(other)?;
+        senders.push(sender);
+        boxes.push(mailbox);
+    }
+    if let Some(dir) = common.control.parent() {
+        files::make_dir(dir)?;
+    }
+    let server = Server::start(
+        ServerConfig {
+            path: common.control.clone(),
+            daemon: format!("{daemon} {}", env!("CARGO_PKG_VERSION")),
+            limits: Default::default(),
+        },
+        events.clone(),
+        Router {
+            threads: senders.clone(),
+        },
+    )
+    .map_err(|error| StartError::new(ExitCode::AddressInUse, error.to_string()))?;
+    let mut threads: Vec<JoinHandle<Result<Option<String>, std::io::Error>>> = Vec::new();
+    for (seed, mailbox) in seeds.into_iter().zip(boxes) {
+        let peers = senders.clone();
+        let log = events.clone();
+        let faults = faults.clone();
+        let name = format!("volume-{}", seed.about.index);
+        let spawned = std::thread::Builder::new()
+            .name(name)
+            .spawn(move || sprout(seed, &faults, mailbox, peers, log)?.run());
+        threads.push(spawned.map_err(other)?);
+    }
+    let kind = blkback_proto::ctl::EventKind::DaemonStarted;
+    events.publish(NewEvent::new(common.group.clone(), kind, "started", ""));
+    notify::ready("serving");
+    wait(shutdown, watch, &threads, &senders);
+    notify::stopping("stopping");
+    let result = join(threads);
+    drop(server);
+    if let Some(NbdListen::Unix(path)) = &common.nbd {
+        // Gone already or not ours any more: both are fine.
+        let _ = std::fs::remove_file(path);
+    }
+    result
+}
+
+fn wait(
+    shutdown: &Shutdown,
+    mut watch: Watch,
+    threads: &[JoinHandle<Result<Option<String>, std::io::Error>>],
+    senders: &[MailSender<Mail>],
+) {
+    while !shutdown.wait_within(Duration::from_secs(1)) {
+        notify::watchdog();
+        watch.look(senders);
+        if threads.iter().any(JoinHandle::is_finished) {
+            break;
+        }
+    }
+    for sender in senders {
+        // A thread that has ended needs no telling.
+        let _ = sender.send(Mail::Stop);
+    }
+}
+
+fn join(
+    threads: Vec<JoinHandle<Result<Option<String>, std::io::Error>>>,
+) -> Result<(), StartError> {
+    let mut result = Ok(());
+    for thread in threads {
+        match thread.join() {
+            Ok(Ok(None)) => {}
+            Ok(Ok(Some(text))) => result = Err(StartError::new(ExitCode::StorageFailed, text)),
+            Ok(Err(error)) => {
+                let text = format!("an I/O thread failed: {}", words(&error));
+                result = Err(StartError::new(ExitCode::Other, text));
+            }
+            Err(_) => {
+                result = Err(StartError::new(ExitCode::Other, "an I/O thread panicked"));
+            }
+        }
+    }
+    result
+}
