@@ -153,6 +153,12 @@ pub const TABLE: [Row; 9] = [
 ];
 
 impl Row {
+    /// What somebody was told of may be missing, and nobody is asked: it has to be said.
+    #[must_use]
+    pub fn loses_perhaps(&self) -> bool {
+        self.decision == Decision::KeepPrefix && self.seal_behind == Some(true)
+    }
+
     fn matches(&self, facts: Facts) -> bool {
         let is = |wanted: Option<bool>, fact: bool| wanted.is_none_or(|w| w == fact);
         is(self.inconsistent, facts.inconsistent)

@@ -202,6 +202,9 @@ pub(super) fn recover(
         start.recovered.epochs.len(),
         decision_words(start.recovered.decision)
     );
+    if let Some(row) = start.rows.iter().find(|row| row.loses_perhaps()) {
+        tracing::warn!("volume {index}: {} ({})", row.why, row.name);
+    }
     Ok(start)
 }
 
