@@ -81,6 +81,8 @@ struct Seed {
     link_listener: Option<OwnedFd>,
     remote: Option<Endpoint>,
     exports: Vec<ExportInfo>,
+    /// Held until the kernel is done with the last operation of the thread.
+    locks: Vec<OwnedFd>,
     kind: Kind,
 }
 
@@ -108,10 +110,11 @@ pub fn run_primary(config: &PrimaryConfig) -> Result<(), StartError> {
     let faults = begin(&config.common)?;
     let shutdown = install_signals()?;
     files::make_dir(&config.common.state)?;
-    let _lock = lock(&config.common.state.join("lock"))?;
+    let state_lock = lock(&config.common.state.join("lock"))?;
     let layout = layout(&config.common);
     let images: Vec<&Path> = config.volumes.iter().map(|v| v.image.as_path()).collect();
-    let (opened, _image_locks) = open_images(&images)?;
+    let (opened, mut locks) = open_images(&images)?;
+    locks.push(state_lock);
     let meta = primary_group_meta(&layout, config)?;
     let output = OutputClass::Open;
     let settings = PrimarySettings {
@@ -165,6 +168,7 @@ pub fn run_primary(config: &PrimaryConfig) -> Result<(), StartError> {
             link_listener: None,
             remote: volume.remote.clone(),
             exports: exports.clone(),
+            locks: descriptors(&locks)?,
             kind: Kind::Primary {
                 identity,
                 meta: meta.clone(),
@@ -191,13 +195,14 @@ pub fn run_backup(config: &BackupConfig) -> Result<(), StartError> {
     let faults = begin(&config.common)?;
     let shutdown = install_signals()?;
     files::make_dir(&config.common.state)?;
-    let _lock = lock(&config.common.state.join("lock"))?;
+    let state_lock = lock(&config.common.state.join("lock"))?;
     let layout = layout(&config.common);
     let images: Vec<&Path> = config.volumes.iter().map(|v| v.image.as_path()).collect();
-    let (opened, _image_locks) = open_images(&images)?;
-    let _journal_locks = (0..images.len())
-        .map(|index| owner::lock_journal(&layout, index))
-        .collect::<Result<Vec<_>, _>>()?;
+    let (opened, mut locks) = open_images(&images)?;
+    locks.push(state_lock);
+    for index in 0..images.len() {
+        locks.push(owner::lock_journal(&layout, index)?);
+    }
     let meta = backup_group_meta(&layout, config)?;
     let mut recovered = Vec::new();
     for (index, image) in opened.iter().enumerate() {
@@ -251,6 +256,7 @@ pub fn run_backup(config: &BackupConfig) -> Result<(), StartError> {
             )?),
             remote: None,
             exports: exports.clone(),
+            locks: descriptors(&locks)?,
             kind: Kind::Backup {
                 resume: recovered.resume,
                 recovered: Box::new(recovered.recovered),
@@ -294,6 +300,12 @@ fn nanos(duration: Duration) -> u64 {
 
 fn lock(path: &Path) -> Result<FileLock, StartError> {
     FileLock::lock_file(path).map_err(|error| StartError::new(ExitCode::Store, error.to_string()))
+}
+
+fn descriptors(locks: &[FileLock]) -> Result<Vec<OwnedFd>, StartError> {
+    let all = locks.iter().map(FileLock::descriptor);
+    all.collect::<std::io::Result<_>>()
+        .map_err(|error| StartError::new(ExitCode::Other, words(&error)))
 }
 
 fn layout(common: &Common) -> Layout {
@@ -792,6 +804,9 @@ fn sprout(
         file_slots: 128 + u32::try_from(seed.segments.len()).expect("journals are bounded"),
         ..ReactorConfig::default()
     })?;
+    for lock in seed.locks {
+        reactor.keep_open(lock);
+    }
     let mut mem = PoolMemory(reactor.pool().clone());
     let mut add = |file: OpenedFile| reactor.add_file(file.fd, file.options);
     let journal = |file| plant(faults.journal.as_ref(), file);
