@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot set itself up fails")]
 
-use blockrep_tests::crash::{Phase, Plan, run_round};
+use blockrep_tests::crash::{Phase, Plan, last_words, run_round};
 
 /// Daemons that lose what they promised when they are killed are of no use: the phases that take
 /// the least time, once each.
@@ -19,10 +19,13 @@ fn a_round_of_each_quick_phase() {
     for (seed, phase) in (1..).zip(phases) {
         let dir = tempfile::tempdir().unwrap();
         let plan = Plan::draw(seed, Some(phase));
+        eprintln!("{phase}, seed {seed}");
         if let Err(error) = run_round(&plan, &dir.path().join("round")) {
-            let kept = dir.keep();
+            let kept = dir.keep().join("round");
             panic!(
-                "{phase}, seed {seed}: {error:#}; all of it: {}",
+                "{phase}, seed {seed}: {error:#}{}\nall of it: {}\nagain: crash --rounds 1 \
+                 --seed {seed} --phase {phase}",
+                last_words(&kept),
                 kept.display()
             );
         }

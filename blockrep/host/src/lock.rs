@@ -1,20 +1,35 @@
 //! Exclusive use of an image, a state directory or a socket by one daemon: flock(2).
 //!
-//! The kernel lets go of the lock when the holder ends, however it ends, so nothing has to be
+//! The kernel lets go of the lock when the last descriptor of it is closed, so nothing has to be
 //! cleaned up after a crash. Nothing is written into the locked file.
+//!
+//! A holder that does I/O by an io_uring puts [`FileLock::descriptor`] into the ring's table: after
+//! a SIGKILL the kernel still finishes what it holds, when the process is gone already, and a
+//! successor that read or wrote the same files meanwhile would be overtaken. So a lock whose holder
+//! is dead is waited for; one whose holder lives is refused at once.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock, major, minor};
 use thiserror::Error;
 
+/// The longest a dead holder is waited for: a slow disk has finished its queue by then.
+const DEAD_HOLDER_WAIT_MAX: Duration = Duration::from_secs(60);
+/// The same where the kernel does not tell who holds it: another container, or a file system
+/// without a device of its own.
+const UNKNOWN_HOLDER_WAIT_MAX: Duration = Duration::from_secs(3);
+/// Between two attempts.
+const RETRY: Duration = Duration::from_millis(10);
+
 /// Held until dropped.
 #[derive(Debug)]
 pub struct FileLock {
-    _file: File,
+    file: File,
     path: PathBuf,
 }
 
@@ -37,7 +52,8 @@ fn holder_text(holder: Option<u32>) -> String {
 }
 
 impl FileLock {
-    /// Locks an image, block device or directory that exists, without waiting.
+    /// Locks an image, block device or directory that exists. Waits only for I/O that a killed
+    /// process left behind.
     ///
     /// # Errors
     /// [`LockError::Held`] with the process id of the holder where the kernel tells it.
@@ -66,24 +82,63 @@ impl FileLock {
         &self.path
     }
 
+    /// One more descriptor of the lock: it is held until all are closed.
+    ///
+    /// # Errors
+    /// Too many files are open.
+    pub fn descriptor(&self) -> io::Result<OwnedFd> {
+        Ok(self.file.try_clone()?.into())
+    }
+
     fn lock(path: &Path, options: &mut OpenOptions) -> Result<Self, LockError> {
         let io_error = |source| LockError::Io {
             path: path.to_owned(),
             source,
         };
         let file = options.open(path).map_err(io_error)?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self {
-                _file: file,
-                path: path.to_owned(),
-            }),
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(LockError::Held {
-                path: path.to_owned(),
-                holder: holder_of(&file),
-            }),
-            Err(errno) => Err(io_error(errno.into())),
+        let begun = Instant::now();
+        let mut waited = false;
+        loop {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => break,
+                Err(rustix::io::Errno::WOULDBLOCK) => {
+                    let holder = holder_of(&file);
+                    let wait_max = match holder {
+                        Some(pid) if is_alive(pid) => Duration::ZERO,
+                        Some(_) => DEAD_HOLDER_WAIT_MAX,
+                        None => UNKNOWN_HOLDER_WAIT_MAX,
+                    };
+                    if begun.elapsed() >= wait_max {
+                        let path = path.to_owned();
+                        return Err(LockError::Held { path, holder });
+                    }
+                }
+                Err(errno) => return Err(io_error(errno.into())),
+            }
+            if !waited {
+                let path = path.display();
+                tracing::info!("{path} is still in use: waiting for I/O of a process that ended");
+            }
+            waited = true;
+            std::thread::sleep(RETRY);
         }
+        if waited {
+            tracing::info!("waited {} ms for it", begun.elapsed().as_millis());
+        }
+        let path = path.to_owned();
+        Ok(Self { file, path })
     }
+}
+
+/// False if a process is gone, or is only waiting to be reaped.
+fn is_alive(pid: u32) -> bool {
+    // The state is the first field after the name, which may hold anything but ends with the last
+    // closing bracket (proc_pid_stat(5)).
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
+        return false;
+    };
+    let state = stat.rsplit(')').next().map_or("", str::trim_start);
+    !state.starts_with(['Z', 'X'])
 }
 
 fn holder_of(file: &File) -> Option<u32> {
@@ -139,6 +194,38 @@ mod tests {
             drop(first);
             FileLock::exclusive(&path).expect("free again");
         }
+    }
+
+    /// A daemon killed with I/O in flight: its successor must neither be refused because of a dead
+    /// process, nor begin while the kernel still writes for it.
+    #[test]
+    fn a_dead_holder_is_waited_for() {
+        use std::os::unix::process::CommandExt;
+        use std::process::Command;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let file = File::create(&path).unwrap();
+        let held = file.try_clone().unwrap();
+        let mut child = Command::new("true");
+        // SAFETY: only flock(2) is called between fork and exec.
+        unsafe {
+            child.pre_exec(move || Ok(flock(&held, FlockOperation::NonBlockingLockExclusive)?));
+        }
+        assert!(child.status().unwrap().success());
+        // Here `file` is what the kernel's io_uring holds after a kill.
+        let (sender, taken) = std::sync::mpsc::channel();
+        let successor = std::thread::spawn({
+            let path = path.clone();
+            move || {
+                let lock = FileLock::exclusive(&path);
+                sender.send(()).unwrap();
+                lock.map(|lock| lock.path().to_owned())
+            }
+        });
+        let early = taken.recv_timeout(Duration::from_millis(100));
+        assert!(early.is_err(), "taken while it was held, or refused");
+        drop((file, child));
+        assert_eq!(successor.join().unwrap().unwrap(), path);
     }
 
     /// A lock file must not destroy what a mistyped path points at.

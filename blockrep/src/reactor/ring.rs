@@ -132,6 +132,15 @@ impl Ring {
         }
     }
 
+    /// Lets go of the whole table. Nothing may be in flight.
+    pub(super) fn unregister_all(&self) {
+        if self.file_slots > 0
+            && let Err(refusal) = self.uring.submitter().unregister_files()
+        {
+            tracing::warn!("Registered files could not be let go: {refusal}");
+        }
+    }
+
     /// Queues an entry for the next [`Ring::enter`]; never fails.
     ///
     /// # Safety

@@ -141,8 +141,16 @@ impl Reactor {
     /// What `fcntl` says.
     pub fn add_socket(&mut self, fd: OwnedFd) -> io::Result<SockId> {
         sockets::set_blocking(&fd)?;
-        let (index, generation) = self.slots.add_sock(&self.ring, fd);
+        let (index, generation) = self.slots.add_sock(fd);
         Ok(SockId { index, generation })
+    }
+
+    /// Keeps a descriptor open until nothing of this reactor is with the kernel any more. After a
+    /// kill the kernel may finish operations on files when the process is long gone: a lock that is
+    /// kept here tells a successor when that is over. Without a registered table (that was logged)
+    /// it is closed with the process.
+    pub fn keep_open(&mut self, fd: OwnedFd) {
+        self.slots.keep(&self.ring, fd);
     }
 
     /// Lets a file go: new operations are refused, those in flight complete, then it is closed.

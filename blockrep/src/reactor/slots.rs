@@ -83,6 +83,10 @@ enum Resource {
     Free,
     File(FileState),
     Sock(SockState),
+    /// Only held open.
+    Kept {
+        _fd: OwnedFd,
+    },
 }
 
 struct Slot {
@@ -109,7 +113,8 @@ impl Slots {
         fd: OwnedFd,
         options: FileOptions,
     ) -> (u32, u32) {
-        let (index, target) = self.reserve(ring, &fd);
+        let index = self.reserve();
+        let target = ring.register_file(index, fd.as_raw_fd());
         let file = FileState {
             fd,
             target,
@@ -126,8 +131,12 @@ impl Slots {
         self.fill(index, Resource::File(file))
     }
 
-    pub(super) fn add_sock(&mut self, ring: &Ring, fd: OwnedFd) -> (u32, u32) {
-        let (index, target) = self.reserve(ring, &fd);
+    /// Sockets stay out of the registered table. The kernel lets go of that only with the whole
+    /// ring, after all disk operations of a killed process: so long its peers would not learn that
+    /// it is gone.
+    pub(super) fn add_sock(&mut self, fd: OwnedFd) -> (u32, u32) {
+        let index = self.reserve();
+        let target = Target::Fd(fd.as_raw_fd());
         let sock = SockState {
             fd,
             target,
@@ -138,8 +147,17 @@ impl Slots {
         self.fill(index, Resource::Sock(sock))
     }
 
-    fn reserve(&mut self, ring: &Ring, fd: &OwnedFd) -> (u32, Target) {
-        let index = self.free.pop().unwrap_or_else(|| {
+    /// Keeps a descriptor in the registered table for as long as the ring is.
+    pub(super) fn keep(&mut self, ring: &Ring, fd: OwnedFd) {
+        let index = self.reserve();
+        if let Target::Fd(_) = ring.register_file(index, fd.as_raw_fd()) {
+            tracing::warn!("A lock is let go with the process, not with its last operation");
+        }
+        self.fill(index, Resource::Kept { _fd: fd });
+    }
+
+    fn reserve(&mut self) -> u32 {
+        self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot {
                 generation: 0,
                 in_flight: 0,
@@ -147,8 +165,7 @@ impl Slots {
                 resource: Resource::Free,
             });
             (self.slots.len() - 1) as u32
-        });
-        (index, ring.register_file(index, fd.as_raw_fd()))
+        })
     }
 
     fn fill(&mut self, index: u32, resource: Resource) -> (u32, u32) {
@@ -190,7 +207,7 @@ impl Slots {
         let slot = self.slots.get(index as usize)?;
         match &slot.resource {
             _ if slot.generation != generation || slot.closing => None,
-            Resource::Free => None,
+            Resource::Free | Resource::Kept { .. } => None,
             Resource::File(file) => Some(file.fd.as_fd()),
             Resource::Sock(sock) => Some(sock.fd.as_fd()),
         }
@@ -244,7 +261,7 @@ impl Slots {
                 ring.unregister_file(target);
                 drop(fd);
             }
-            Resource::Free => return,
+            Resource::Free | Resource::Kept { .. } => return,
         }
         slot.generation = slot.generation.wrapping_add(1);
         self.free.push(index);

@@ -181,6 +181,9 @@ impl Drop for Reactor {
             );
             std::mem::forget(std::mem::take(&mut self.flights));
             std::mem::forget((self.pool.clone(), self.bounce.clone(), self.zeros.clone()));
+            return;
         }
+        // Else the kernel would close the files only some time after the ring.
+        self.ring.unregister_all();
     }
 }

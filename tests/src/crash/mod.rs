@@ -27,6 +27,9 @@ pub use round::{EPOCHS_MIN, Facts, Violation, WRITES_MIN};
 
 use round::Round;
 
+/// Lines of each log that are shown of a round that was not good.
+const LAST_LINES: usize = 8;
+
 /// What to run.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -70,6 +73,34 @@ pub fn run_round(plan: &Plan, dir: &Path) -> Result<Facts> {
         facts.epochs
     );
     Ok(facts)
+}
+
+/// The last lines of everything that ran in the directory of a round, for a log that is all that
+/// will be left of it.
+#[must_use]
+pub fn last_words(dir: &Path) -> String {
+    let mut logs: Vec<PathBuf> = std::fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| {
+            let name = path.file_name().unwrap_or_default();
+            name == "a.log" || name == "b.log" || path.extension().is_some_and(|e| e == "txt")
+        })
+        .collect();
+    logs.sort();
+    let mut text = String::new();
+    for log in logs {
+        let said = std::fs::read(&log).unwrap_or_default();
+        let said = String::from_utf8_lossy(&said);
+        let lines: Vec<&str> = said.lines().collect();
+        let name = log.file_name().unwrap_or_default().display();
+        text += &format!("\n      {name}, the last of {} lines:", lines.len());
+        for line in &lines[lines.len().saturating_sub(LAST_LINES)..] {
+            text += &format!("\n        {line}");
+        }
+    }
+    text
 }
 
 /// Runs all rounds; says one line for each through `say`. Ends early once `stop` is asked for.
@@ -153,11 +184,12 @@ fn line(index: u64, outcome: &Outcome) -> String {
             } else {
                 "TROUBLE"
             };
-            let dir = outcome.dir.as_ref().map(|dir| dir.display().to_string());
+            let dir = outcome.dir.as_deref().unwrap_or(Path::new(""));
             format!(
-                "{head}  {word} after {seconds:.1} s: {error:#}\n      all of it: {}\n      again: \
-                 crash --rounds 1 --seed {} --phase {}",
-                dir.unwrap_or_default(),
+                "{head}  {word} after {seconds:.1} s: {error:#}{}\n      all of it: {}\n      \
+                 again: crash --rounds 1 --seed {} --phase {}",
+                last_words(dir),
+                dir.display(),
                 plan.seed,
                 plan.phase
             )

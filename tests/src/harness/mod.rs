@@ -137,6 +137,14 @@ impl Process {
         matches!(self.child.try_wait(), Ok(None))
     }
 
+    /// The last lines of what it has said.
+    #[must_use]
+    pub fn last_words(&self) -> String {
+        let text = self.text();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(8)..].join("\n")
+    }
+
     /// Everything it has said.
     #[must_use]
     pub fn text(&self) -> String {
@@ -283,13 +291,13 @@ impl Pair {
                 process.is_running(),
                 "the {} ended: {}",
                 process.name,
-                process.text()
+                process.last_words()
             );
             ensure!(
                 Instant::now() < end,
                 "the {} hangs: {}",
                 process.name,
-                process.text()
+                process.last_words()
             );
             std::thread::sleep(Duration::from_millis(20));
         }

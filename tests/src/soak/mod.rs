@@ -311,7 +311,8 @@ impl Soak {
             std::thread::sleep(sample::INTERVAL);
         }
         std::thread::sleep(POLICY_TIME);
-        let state = self.pair.status("a")?["group"]["state"].clone();
+        let status = self.pair.status("a")?;
+        let state = status["group"]["state"].as_str().unwrap_or("of no state");
         if state == "degraded" {
             self.faults
                 .push("degraded although the policy is pause".to_owned());

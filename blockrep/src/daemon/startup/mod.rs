@@ -34,6 +34,7 @@ use images::{exports, open_images, open_meta, open_store};
 use run::run;
 use seed::{Kind, Seed, about, memory_bounds};
 use state::{backup_group_meta, primary_group_meta, primary_volume_meta, recover};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
@@ -72,10 +73,11 @@ pub fn run_primary(config: &PrimaryConfig) -> Result<(), StartError> {
     let faults = begin(&config.common)?;
     let shutdown = install_signals()?;
     files::make_dir(&config.common.state)?;
-    let _lock = lock(&config.common.state.join("lock"))?;
+    let state_lock = lock(&config.common.state.join("lock"))?;
     let layout = layout(&config.common);
     let images: Vec<&Path> = config.volumes.iter().map(|v| v.image.as_path()).collect();
-    let (opened, _image_locks) = open_images(&images)?;
+    let (opened, mut locks) = open_images(&images)?;
+    locks.push(state_lock);
     let meta = primary_group_meta(&layout, config)?;
     let output = OutputClass::Open;
     let settings = PrimarySettings {
@@ -129,6 +131,7 @@ pub fn run_primary(config: &PrimaryConfig) -> Result<(), StartError> {
             link_listener: None,
             remote: volume.remote.clone(),
             exports: exports.clone(),
+            locks: descriptors(&locks)?,
             kind: Kind::Primary {
                 identity,
                 meta: meta.clone(),
@@ -155,13 +158,14 @@ pub fn run_backup(config: &BackupConfig) -> Result<(), StartError> {
     let faults = begin(&config.common)?;
     let shutdown = install_signals()?;
     files::make_dir(&config.common.state)?;
-    let _lock = lock(&config.common.state.join("lock"))?;
+    let state_lock = lock(&config.common.state.join("lock"))?;
     let layout = layout(&config.common);
     let images: Vec<&Path> = config.volumes.iter().map(|v| v.image.as_path()).collect();
-    let (opened, _image_locks) = open_images(&images)?;
-    let _journal_locks = (0..images.len())
-        .map(|index| owner::lock_journal(&layout, index))
-        .collect::<Result<Vec<_>, _>>()?;
+    let (opened, mut locks) = open_images(&images)?;
+    locks.push(state_lock);
+    for index in 0..images.len() {
+        locks.push(owner::lock_journal(&layout, index)?);
+    }
     let meta = backup_group_meta(&layout, config)?;
     let mut recovered = Vec::new();
     for (index, image) in opened.iter().enumerate() {
@@ -215,6 +219,7 @@ pub fn run_backup(config: &BackupConfig) -> Result<(), StartError> {
             )?),
             remote: None,
             exports: exports.clone(),
+            locks: descriptors(&locks)?,
             kind: Kind::Backup {
                 resume: recovered.resume,
                 recovered: Box::new(recovered.recovered),
@@ -258,6 +263,12 @@ fn nanos(duration: Duration) -> u64 {
 
 fn lock(path: &Path) -> Result<FileLock, StartError> {
     FileLock::lock_file(path).map_err(|error| StartError::new(ExitCode::Store, error.to_string()))
+}
+
+fn descriptors(locks: &[FileLock]) -> Result<Vec<OwnedFd>, StartError> {
+    let all = locks.iter().map(FileLock::descriptor);
+    all.collect::<std::io::Result<_>>()
+        .map_err(|error| StartError::new(ExitCode::Other, words(&error)))
 }
 
 fn layout(common: &Common) -> Layout {

@@ -40,6 +40,8 @@ pub(super) struct Seed {
     pub(super) link_listener: Option<OwnedFd>,
     pub(super) remote: Option<Endpoint>,
     pub(super) exports: Vec<ExportInfo>,
+    /// Held until the kernel is done with the last operation of the thread.
+    pub(super) locks: Vec<OwnedFd>,
     pub(super) kind: Kind,
 }
 
@@ -137,6 +139,9 @@ pub(super) fn sprout(
         file_slots: 128 + u32::try_from(seed.segments.len()).expect("journals are bounded"),
         ..ReactorConfig::default()
     })?;
+    for lock in seed.locks {
+        reactor.keep_open(lock);
+    }
     let mut mem = PoolMemory(reactor.pool().clone());
     let mut add = |file: OpenedFile| reactor.add_file(file.fd, file.options);
     let journal = |file| plant(faults.journal.as_ref(), file);

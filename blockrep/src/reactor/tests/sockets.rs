@@ -335,3 +335,28 @@ fn dropping_a_reactor_ends_its_socket_operations() {
     let mut rest = Vec::new();
     peer.read_to_end(&mut rest).unwrap();
 }
+
+/// A daemon that ended in order and still holds its address, or its lock, keeps its successor from
+/// starting; one that lets go of the lock before its last operation lets it start too early.
+#[test]
+fn addresses_and_locks_are_held_as_long_as_the_reactor() {
+    let mut bed = Bed::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    let sock = bed.reactor.add_socket(listener.into()).unwrap();
+    bed.reactor.submit(1, Op::Accept { sock });
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("lock");
+    let lock = std::fs::File::create(&path).unwrap();
+    lock.try_lock().unwrap();
+    bed.reactor.keep_open(lock.into());
+    bed.reactor
+        .poll(Some(Duration::ZERO), &mut bed.done)
+        .unwrap();
+    let successor = std::fs::File::open(&path).unwrap();
+    assert!(successor.try_lock().is_err());
+    assert!(TcpListener::bind(addr).is_err());
+    drop(bed.reactor);
+    successor.try_lock().unwrap();
+    TcpListener::bind(addr).unwrap();
+}
