@@ -55,7 +55,7 @@ struct Extent {
 }
 
 const QUICK: Extent = Extent {
-    seeds: 150,
+    seeds: 300,
     crash_rounds: 0,
     load_rounds: 1,
     guest_rounds: 0,
@@ -64,16 +64,16 @@ const QUICK: Extent = Extent {
     patience: 1,
 };
 const WHOLE: Extent = Extent {
-    seeds: 5_000,
-    crash_rounds: 30,
+    seeds: 10_000,
+    crash_rounds: 33,
     load_rounds: 2,
-    guest_rounds: 2,
-    power_rounds: 3,
+    guest_rounds: 1,
+    power_rounds: 2,
     mutants: true,
     patience: 1,
 };
 const ALL: Extent = Extent {
-    seeds: 10_000,
+    seeds: 30_000,
     crash_rounds: 200,
     load_rounds: 5,
     guest_rounds: 10,
@@ -228,36 +228,48 @@ fn test_parts(checkout: &Checkout, metadata: &Metadata, extent: Extent) -> Vec<P
         Part::new("tests", tests, 20),
         Part::new("doc tests", doc_tests, 10),
     ];
+    parts.extend(long_parts(checkout, metadata, extent));
+    parts
+}
+
+/// The simulator and the crash runner: as the tests built them in the short half, else in release.
+fn long_parts(checkout: &Checkout, metadata: &Metadata, extent: Extent) -> Vec<Part> {
+    let run = |name: &str, program: &str, build: &[&str], words: &[&str]| {
+        let mut command = checkout.cargo();
+        command.arg("run").args(build);
+        command.args(["-p", TESTS_PACKAGE, "--bin", program, "--"]);
+        command.args(words);
+        let mut part = Part::new(name, command, 15);
+        part.skip = missing_program(metadata, TESTS_PACKAGE, program);
+        part
+    };
     let seeds = extent.seeds.to_string();
+    if extent.crash_rounds == 0 {
+        return vec![run("simulator", "sim", &[], &["--seeds", &seeds])];
+    }
+    let release = ["--release"];
+    let planting = ["--release", "--features", "mutants"];
     let rounds = extent.crash_rounds.to_string();
-    let mut runs: Vec<(&str, &str, Vec<&str>, u64)> = vec![
-        ("simulator", "sim", vec!["--seeds", &seeds], 15),
-        ("crash runner", "crash", vec!["--rounds", &rounds], 15),
+    let mut build = checkout.cargo();
+    build.args(["build", "--release", "--workspace"]);
+    let mut parts = vec![
+        // The crash runner takes the daemons and tools that stand beside it.
+        Part::new("release build", build, 15),
+        run("simulator", "sim", &release, &["--seeds", &seeds]),
+        run(
+            "crash runner",
+            "crash",
+            &release,
+            &["--rounds", &rounds, "--jobs", "2"],
+        ),
     ];
     if extent.mutants {
-        runs.insert(
-            1,
-            ("simulator finds planted bugs", "sim", vec!["--mutants"], 15),
-        );
-    }
-    for (name, program, arguments, minutes) in runs {
-        let mut command = checkout.cargo();
-        command.args([
-            "run",
-            "--release",
-            "-p",
-            TESTS_PACKAGE,
-            "--bin",
-            program,
-            "--",
-        ]);
-        command.args(arguments);
-        let mut part = Part::new(name, command, minutes);
-        part.skip = missing_program(metadata, TESTS_PACKAGE, program);
-        if program == "crash" && extent.crash_rounds == 0 {
-            part.skip = Some("no rounds of it in this half".to_owned());
-        }
-        parts.push(part);
+        parts.push(run(
+            "simulator finds planted bugs",
+            "sim",
+            &planting,
+            &["--mutants"],
+        ));
     }
     parts
 }
