@@ -96,6 +96,10 @@ pub const ALL: &[(&str, &str)] = &[
         "a new session does not wait for copies of the one before",
     ),
     (
+        "vouched-at-every-start",
+        "a comparison is skipped on the operator's word after the guest has written",
+    ),
+    (
         "begins-empty",
         "the first epoch of a session may be an empty one, without a trace in the journals",
     ),

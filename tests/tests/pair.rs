@@ -4,7 +4,9 @@
 
 use blockrep_tests::harness::{Pair, binary};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// The one thing the project is for: what was acknowledged is there after the primary was killed.
 #[test]
@@ -65,4 +67,54 @@ fn load_kill_promote_check() {
         "{}",
         String::from_utf8_lossy(&check.stdout)
     );
+}
+
+/// A promoted side that was started again answered reads and refused every write, for ever.
+#[test]
+fn a_promoted_side_takes_writes_after_every_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut pair = Pair::new(dir.path(), 64 << 20).unwrap();
+    pair.backup_flags = ["--throttle-apply", "256KiB/s"].map(String::from).to_vec();
+    let mut backup = pair.start_backup().unwrap();
+    let mut primary = pair.start_primary().unwrap();
+    pair.wait_state("a", "protected", LIMIT).unwrap();
+    write(&pair, "a", 1500);
+    primary.kill();
+    pair.wait_state("b", "waiting-for-primary", LIMIT).unwrap();
+    pair.ctl_json("b", &["promote"]).unwrap();
+    write(&pair, "b", 50);
+
+    // With its journal not applied, then drained, killed and stopped in order.
+    for signal in [libc::SIGKILL, libc::SIGKILL, libc::SIGTERM] {
+        backup.signal(signal).unwrap();
+        backup.wait(LIMIT).unwrap();
+        let state = pair.path("b.state").display().to_string();
+        let verified = pair.ctl("b", &["journal", "verify", &state]).unwrap();
+        let said = String::from_utf8_lossy(&verified.stdout).into_owned();
+        assert!(verified.status.success(), "a sound store: {said}");
+        backup = pair.start_backup().unwrap();
+        write(&pair, "b", 50);
+        let refused = pair.ctl("b", &["journal", "verify", &state]).unwrap();
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(said.contains("stop the daemon first"), "{said}");
+        let end = Instant::now() + LIMIT;
+        while pair.status("b").unwrap()["volumes"][0]["journal"].is_object() {
+            assert!(Instant::now() < end, "{}", pair.status("b").unwrap());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        write(&pair, "b", 50);
+    }
+}
+
+/// Writes of a guest, all answered.
+fn write(pair: &Pair, host: &str, writes: u32) {
+    let log = pair.path(&format!("{}.log", fastrand::u64(..)));
+    let run = Command::new(binary("blockrep-load").unwrap())
+        .args(["run", "--nbd", &pair.nbd(host), "--flush-every", "10"])
+        .args(["--writes", &writes.to_string(), "--log"])
+        .arg(&log)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&run.stderr);
+    assert!(run.status.success(), "{said}");
 }

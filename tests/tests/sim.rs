@@ -103,3 +103,8 @@ fn the_ring_goes_round() {
 fn writes_after_promotion_wait_for_no_throttle() {
     scenario("writes_after_promotion_wait_for_no_throttle");
 }
+
+#[test]
+fn the_word_for_equal_images_at_a_second_start() {
+    scenario("the_word_for_equal_images_at_a_second_start");
+}

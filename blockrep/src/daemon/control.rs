@@ -181,14 +181,18 @@ impl VolumeThread {
                     self.about.group_name.clone(),
                     EventKind::Promoted,
                     format!("promoted at epoch {}", promoted.epoch),
-                    "serves the volumes; a former primary is refused",
+                    if self.nbd_listener.is_some() || self.about.index > 0 {
+                        "serves the volumes; a former primary is refused"
+                    } else {
+                        "nobody can reach the disk: start the daemon again with --nbd ADDRESS"
+                    },
                 );
                 self.publish(event);
                 reply.ok(Answer::Promote(PromoteAnswer {
                     epoch: promoted.epoch.0,
                     cut_unix_ns,
                     lineage: promoted.lineage.to_string(),
-                    dropped_epochs: 0,
+                    dropped_epochs: promoted.dropped_epochs,
                     duration_us: promoted.took_ns / 1000,
                 }));
             }
@@ -197,7 +201,7 @@ impl VolumeThread {
                     self.about.group_name.clone(),
                     EventKind::PromotionRefused,
                     error.to_string(),
-                    "see the reason",
+                    "",
                 );
                 self.publish(event);
                 reply.error(code_of(&error), error.to_string());

@@ -54,6 +54,8 @@ pub(super) struct Net {
     refused: (String, Nanos),
     /// Why there is no connection, in words.
     pub(super) trouble: String,
+    /// The backup refused this connection: its words stand in `trouble`.
+    refused_here: bool,
     /// Records may be received again at this time.
     throttled_until: Nanos,
     pub(super) heard: Nanos,
@@ -78,6 +80,7 @@ impl Net {
             said_bye: false,
             refused: (String::new(), 0),
             trouble: String::new(),
+            refused_here: false,
             throttled_until: 0,
             heard: 0,
             received_bytes: 0,
@@ -193,10 +196,10 @@ impl VolumeThread {
         let Engine::Primary(engine) = &mut self.engine else {
             return;
         };
-        self.net.trouble.clear();
         self.net.session = session;
         self.net.link = Some(link);
         self.net.heard = self.now;
+        self.net.refused_here = false;
         engine.link_connected(self.now, session, &mut self.fx);
     }
 
@@ -316,6 +319,9 @@ impl VolumeThread {
 
     fn link_failed(&mut self, id: u64, text: String) {
         if self.net.link.is_some() && self.net.link_id == id {
+            if !self.net.refused_here {
+                self.net.trouble.clone_from(&text);
+            }
             self.engine.link_lost(text, &mut self.fx);
             // An engine without a session has nothing to lose; the connection ends all the same.
             self.run_effects();
@@ -339,6 +345,17 @@ impl VolumeThread {
         }
     }
 
+    /// What the end of a connection may mean.
+    fn closed_text(&self) -> &'static str {
+        match &self.engine {
+            Engine::Primary(engine) if !engine.is_greeted() => {
+                "the peer closed the connection without a word: is that the --listen address of a \
+                 blockrep-backup, not its --nbd address?"
+            }
+            _ => "the peer closed the connection",
+        }
+    }
+
     fn close_link_if(&mut self, id: u64) {
         if self.net.link.is_some() && self.net.link_id == id {
             self.close_link();
@@ -347,7 +364,7 @@ impl VolumeThread {
 
     pub(super) fn link_received(&mut self, id: u64, completion: Completion) {
         let bytes = match completion.result {
-            Ok(0) => return self.link_failed(id, "the peer closed the connection".to_owned()),
+            Ok(0) => return self.link_failed(id, self.closed_text().to_owned()),
             Ok(bytes) => bytes as usize,
             Err(error) => return self.link_failed(id, format!("receiving: {error}")),
         };
@@ -384,10 +401,12 @@ impl VolumeThread {
                     let took = record.len() as u64 * 1_000_000_000 / rate.max(1);
                     self.net.throttled_until = self.net.throttled_until.max(self.now) + took;
                 }
-                if let Arrived::Frame(Frame::Refuse { code, .. }, _) = &arrived
-                    && code.is_final()
-                {
-                    self.net.next_dial = self.now + REDIAL_REFUSED_NS;
+                if let Arrived::Frame(Frame::Refuse { code, text }, _) = &arrived {
+                    self.net.trouble = format!("refused by the backup: {text}");
+                    self.net.refused_here = true;
+                    if code.is_final() {
+                        self.net.next_dial = self.now + REDIAL_REFUSED_NS;
+                    }
                 }
                 self.arrived(arrived);
             }
@@ -444,7 +463,7 @@ impl VolumeThread {
     }
 
     /// An event for a refusal; a primary that keeps trying is told of once a minute.
-    fn tell_refused(&mut self, peer: &str, text: &str) {
+    pub(super) fn tell_refused(&mut self, peer: &str, text: &str) {
         let (last, at) = &self.net.refused;
         if last == text && self.now < at + TELL_REFUSED_NS {
             return;

@@ -107,7 +107,8 @@ impl Engine {
             size_bytes: known.size_bytes,
         };
         let lineage = meta.lineage.iter().map(|e| (e.id, e.first_epoch)).collect();
-        let epoch = backup.epochs().0.next();
+        // Empty epochs are no fact on disk, but the one of the promotion was told to the operator.
+        let epoch = backup.epochs().0.max(meta.promoted).next();
         let mut primary = PrimaryVolume::new(
             mem,
             identity,

@@ -216,17 +216,23 @@ impl VolumeThread {
                 "nothing to do",
             ),
             VolumeStands::Alone => {
-                let reason = if self.net.remote.is_some() {
-                    self.net.trouble.clone()
+                let (reason, next) = if self.net.remote.is_some() {
+                    let next = "compared with the backup when it answers";
+                    (self.trouble_with_backup(), next)
+                } else if self.about.is_primary_daemon {
+                    let next = "give the address of a backup in the disk spec to protect it";
+                    ("no backup was given".to_owned(), next)
                 } else {
-                    "no backup was given".to_owned()
+                    let next = "nothing to do; a promoted side takes no backup of its own yet";
+                    ("promoted; it has no backup".to_owned(), next)
                 };
-                (
-                    VolumeState::Alone,
-                    reason,
-                    "compared with the backup when it answers",
-                )
+                (VolumeState::Alone, reason, next)
             }
+            VolumeStands::Blank => (
+                VolumeState::Alone,
+                "empty: no primary has connected yet".to_owned(),
+                "compared with a primary when one connects",
+            ),
             VolumeStands::Inconsistent => (
                 VolumeState::Inconsistent,
                 "being compared and copied".to_owned(),
@@ -268,10 +274,11 @@ impl VolumeThread {
         match &self.engine {
             Engine::Primary(engine) if engine.failed().is_some() => VolumeStands::Failed,
             Engine::Primary(engine) if engine.sync_progress().is_some() => VolumeStands::Syncing,
-            Engine::Primary(_) if self.net.link.is_some() => VolumeStands::InSync,
+            Engine::Primary(engine) if engine.is_greeted() => VolumeStands::InSync,
             Engine::Primary(_) => VolumeStands::Alone,
             Engine::Backup(engine) if engine.failed().is_some() => VolumeStands::Failed,
             Engine::Backup(engine) if engine.is_inconsistent() => VolumeStands::Inconsistent,
+            Engine::Backup(engine) if engine.meta().volume.is_none() => VolumeStands::Blank,
             Engine::Backup(engine) => match engine.mode() {
                 Mode::Serving | Mode::Drained => VolumeStands::Draining,
                 _ => VolumeStands::InSync,
@@ -280,11 +287,12 @@ impl VolumeThread {
     }
 
     fn link_stands(&self) -> LinkStands {
+        let greeting = matches!(&self.engine, Engine::Primary(engine) if !engine.is_greeted());
         match (&self.net.link, &self.net.remote, self.net.listener) {
-            (Some(_), _, _) => LinkStands::Up,
-            (None, Some(_), _) => LinkStands::Connecting,
-            (None, None, Some(_)) => LinkStands::Listening,
-            (None, None, None) => LinkStands::Absent,
+            (Some(_), _, _) if !greeting => LinkStands::Up,
+            (_, Some(_), _) => LinkStands::Connecting,
+            (_, None, Some(_)) => LinkStands::Listening,
+            (_, None, None) => LinkStands::Absent,
         }
     }
 
@@ -342,8 +350,13 @@ impl VolumeThread {
             LinkStands::Up => (LinkState::Up, "connected".to_owned(), "nothing to do"),
             LinkStands::Connecting => (
                 LinkState::Connecting,
-                self.net.trouble.clone(),
-                "tried again every half second",
+                self.trouble_with_backup(),
+                "tried again every half second, after a refusal every five seconds",
+            ),
+            LinkStands::Listening if matches!(self.engine, Engine::Primary(_)) => (
+                LinkState::Listening,
+                "this side is promoted".to_owned(),
+                "a former primary that connects is refused",
             ),
             LinkStands::Listening => (
                 LinkState::Listening,
@@ -376,6 +389,14 @@ impl VolumeThread {
             session: self.net.link.as_ref().map(|_| self.net.session.to_string()),
             rtt_us: None,
             credit_bytes,
+        }
+    }
+
+    fn trouble_with_backup(&self) -> String {
+        if self.net.trouble.is_empty() {
+            "the backup has not answered yet".to_owned()
+        } else {
+            self.net.trouble.clone()
         }
     }
 
@@ -502,6 +523,7 @@ enum VolumeStands {
     Alone,
     Inconsistent,
     Draining,
+    Blank,
 }
 
 /// How a link stands, for status.

@@ -279,7 +279,6 @@ impl VolumeThread {
     fn mail(&mut self, mail: Mail) {
         match mail {
             Mail::ToVolume(message) => {
-                self.note_message(&message);
                 self.engine
                     .group(self.now, &mut self.mem, message, &mut self.fx);
             }
@@ -298,20 +297,6 @@ impl VolumeThread {
         let mut fresh = fresh_lineage;
         let mut at = now(self.now, &mut fresh);
         group.volume(&mut at, index, message, &mut self.gfx);
-    }
-
-    /// Something of the group's mind that the thread acts on, too.
-    fn note_message(&mut self, message: &ToVolume) {
-        if let ToVolume::Refuse(code, text) = message {
-            let what = format!("a primary was refused ({}): {text}", *code as u16);
-            let next = "see the reason; the primary keeps trying";
-            self.publish(NewEvent::new(
-                self.about.group_name.clone(),
-                EventKind::PeerRefused,
-                what,
-                next,
-            ));
-        }
     }
 
     fn image_looked_at(&mut self, trouble: Option<String>) {
@@ -523,7 +508,7 @@ impl VolumeThread {
     }
 
     /// After a promotion, once the journal is empty: writes go straight to the image.
-    fn become_plain(&mut self) {
+    pub(super) fn become_plain(&mut self) {
         // Asked after every operation of the store: the answer is nearly always no.
         let Engine::Backup(backup) = &self.engine else {
             return;
@@ -578,6 +563,10 @@ impl VolumeThread {
     }
 
     fn send_frame(&mut self, frame: &Frame) {
+        if let (Frame::Refuse { text, .. }, Some(link)) = (frame, &self.net.link) {
+            let peer = link.peer.clone();
+            self.tell_refused(&peer, text);
+        }
         let session = self.session();
         if let Some(link) = &mut self.net.link {
             link.push_frame(session, frame);

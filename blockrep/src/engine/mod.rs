@@ -199,6 +199,8 @@ pub enum ToGroup {
     Fenced {
         /// Highest sealed epoch.
         sealed: Epoch,
+        /// Highest epoch that had begun to arrive.
+        begun: Epoch,
     },
     /// Backup: serves as primary.
     Serving,

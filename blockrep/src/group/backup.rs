@@ -64,6 +64,8 @@ pub struct BackupGroup {
     /// Highest epoch any volume ever sealed, dropped ones included. Sessions begin above it: else
     /// one volume's old epoch and another's new one could bear the same number.
     seen: Epoch,
+    /// Highest epoch that had begun to arrive anywhere when the volumes were fenced.
+    begun: Epoch,
     /// A primary waits until its history is durable here.
     adopting: bool,
     promoting: Option<(u64, Nanos)>,
@@ -100,6 +102,7 @@ impl BackupGroup {
                 .map(|f| f.sealed.max(f.committed))
                 .max()
                 .unwrap_or(Epoch::NONE),
+            begun: Epoch::NONE,
             adopting: false,
             promoting: None,
             failed: None,
@@ -275,7 +278,8 @@ impl BackupGroup {
                 }
                 self.rest(at, None, fx);
             }
-            ToGroup::Fenced { sealed } => {
+            ToGroup::Fenced { sealed, begun } => {
+                self.begun = self.begun.max(begun);
                 self.members[index].facts.sealed = sealed;
                 self.members[index].fenced = true;
                 self.advance_promotion(at, fx);
@@ -388,6 +392,8 @@ impl BackupGroup {
             member.accepted = true;
             member.facts.sealed = member.facts.sealed.min(self.committed);
             member.facts.inconsistent |= member.facts.blank && sync;
+            // A comparison may begin to change the image: nobody can vouch for it any more.
+            member.facts.blank &= !sync;
         }
     }
 
@@ -462,6 +468,7 @@ impl BackupGroup {
             let promoted = Promoted {
                 epoch: self.meta.promoted,
                 lineage,
+                dropped_epochs: 0,
                 took_ns: 0,
             };
             fx.push(GroupEffect::PromoteReply {
@@ -602,6 +609,7 @@ impl BackupGroup {
         let promoted = Promoted {
             epoch: self.meta.promoted,
             lineage,
+            dropped_epochs: self.begun.0.saturating_sub(self.meta.promoted.0),
             took_ns,
         };
         self.rest(at, None, fx);

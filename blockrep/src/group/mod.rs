@@ -158,6 +158,8 @@ pub struct Promoted {
     pub epoch: Epoch,
     /// New history.
     pub lineage: LineageId,
+    /// Epochs above it that had begun to arrive and were not whole in every volume.
+    pub dropped_epochs: u64,
     /// How long it took.
     pub took_ns: Nanos,
 }

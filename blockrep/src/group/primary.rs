@@ -57,6 +57,8 @@ struct Cutting {
     next: Epoch,
     unix_ns: u64,
     sent: bool,
+    /// Every journal gets a seal of it, written or not.
+    begins: bool,
 }
 
 /// The primary's side of a group.
@@ -71,6 +73,9 @@ pub struct PrimaryGroup {
     base: Epoch,
     cutting: Option<Cutting>,
     wanted: bool,
+    /// A link came up or a sync was sent since the last cut: what the backup begins to follow with
+    /// must be found in every journal after a crash, and an empty epoch would not be.
+    must_seal: bool,
     tokens: Vec<u64>,
     inflight: VecDeque<(Epoch, Nanos)>,
     committed: Epoch,
@@ -108,6 +113,7 @@ impl PrimaryGroup {
             base: Epoch::NONE,
             cutting: None,
             wanted: false,
+            must_seal: false,
             tokens: Vec::new(),
             inflight: VecDeque::new(),
             committed: Epoch::NONE,
@@ -238,6 +244,7 @@ impl PrimaryGroup {
             next,
             unix_ns: 0,
             sent: false,
+            begins: false,
         });
         for member in &mut self.members {
             member.prepared = false;
@@ -254,6 +261,7 @@ impl PrimaryGroup {
         if !cutting.sent && self.members.iter().all(|m| m.prepared) {
             cutting.sent = true;
             cutting.unix_ns = at.unix_ns;
+            cutting.begins = std::mem::take(&mut self.must_seal);
             let message = ToVolume::Cut {
                 epoch: cutting.epoch,
                 next: cutting.next,
@@ -268,14 +276,13 @@ impl PrimaryGroup {
             epoch,
             next,
             unix_ns,
+            begins,
             ..
         }) = self.cutting.take()
         else {
             return;
         };
-        // Until the backup follows, every epoch leaves a seal in every journal: the epoch that it
-        // begins with must be found there after a crash, and an empty one would not be.
-        let begins = self.standing.state != State::Protected && !crate::mutant!("begins-empty");
+        let begins = begins && !crate::mutant!("begins-empty");
         let group_wrote = begins || self.members.iter().any(|m| m.cut == Some(true));
         let base = self.base;
         self.open = next;
@@ -345,6 +352,7 @@ impl PrimaryGroup {
                 }
             }
             ToGroup::LinkUp { sync_needed } => {
+                self.must_seal = true;
                 let synced = (!sync_needed).then_some(Epoch::NONE);
                 self.members[index].link = Link::Up { synced };
                 self.members[index].committed = Epoch::NONE;
@@ -358,6 +366,7 @@ impl PrimaryGroup {
                 }
             }
             ToGroup::SyncSent(epoch) => {
+                self.must_seal = true;
                 self.members[index].link = Link::Up {
                     synced: Some(epoch),
                 };

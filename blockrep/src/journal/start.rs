@@ -40,7 +40,7 @@ pub struct VolumeStart {
     pub recovered: Recovered,
     /// For the group.
     pub facts: MemberFacts,
-    /// Of a promoted volume whose journal is not drained: the history of its own writes.
+    /// Of a promoted volume: the history of its own writes.
     pub resume: Option<LineageId>,
     /// The volume was never used: this has to be written before anything else.
     pub format: Option<VolumeMeta>,
@@ -71,7 +71,10 @@ pub enum Refusal {
         error: RecordError,
     },
     /// The image has another size than the volume.
-    #[error("the image has {image_bytes} bytes, the volume {volume_bytes}: give the right image")]
+    #[error(
+        "the image has {image_bytes} bytes, the volume {volume_bytes}: give the right image; to \
+         begin again with this one, remove the state directory"
+    )]
     Size {
         /// Of the image.
         image_bytes: u64,
@@ -194,6 +197,13 @@ pub fn begin_primary(mut meta: GroupMeta, id: LineageId, unix_s: u64) -> GroupMe
     meta
 }
 
+/// Whether the operator's word that the images are equal can still be true: at the first start of a
+/// primary, before a guest could write. A flag that stays on a command line says nothing later.
+#[must_use]
+pub fn is_first_start(meta: &GroupMeta) -> bool {
+    meta.lineage.len() == 1
+}
+
 /// The metadata of the group; `None` when it was never written.
 ///
 /// # Errors
@@ -247,7 +257,9 @@ pub fn recover_volume(
 ) -> Result<VolumeStart, Refusal> {
     let geometry = shape.geometry;
     let next_serial = highest_serial(disk, geometry)? + 1;
-    let Some(meta) = read_volume(disk)? else {
+    // A volume that never held an epoch may have been given an image of another size meanwhile.
+    let used = |meta: &VolumeMeta| !meta.volume.is_none() || meta.size_bytes == shape.size_bytes;
+    let Some(meta) = read_volume(disk)?.filter(used) else {
         let meta = blank_volume(shape);
         return Ok(VolumeStart {
             format: Some(meta.clone()),
@@ -264,10 +276,11 @@ pub fn recover_volume(
             .find(|e| e.why == LineageWhy::Promoted)?;
         Some((entry.id, g.promoted))
     });
+    let resume = own.map(|(lineage, _)| lineage);
     if meta.journal_empty {
-        return Ok(empty(meta, next_serial, None));
+        return Ok(empty(meta, next_serial, resume));
     }
-    let mut start = empty(meta.clone(), next_serial, own.map(|(lineage, _)| lineage));
+    let mut start = empty(meta.clone(), next_serial, resume);
     let tail_is_own = own.is_some_and(|(lineage, _)| lineage == meta.tail_lineage);
     if !tail_is_own {
         let found = read_chain(disk, geometry, tail_of(&meta))?;

@@ -35,6 +35,10 @@ const FOUND_BY_STORY: &[(&str, &str)] = &[
         "ack_of_n_plus_1_lost_and_the_primary_reuses_n_plus_1",
     ),
     ("reuse-before-metadata", "the_ring_goes_round"),
+    (
+        "vouched-at-every-start",
+        "the_word_for_equal_images_at_a_second_start",
+    ),
 ];
 
 /// Runs the whole of blockrep, two hosts in one process, by seed
@@ -187,6 +191,10 @@ fn tell(run: &Run, seconds: f64, jobs: usize, enough: bool) -> bool {
         sum(|s| s.epochs),
         sum(|s| s.promotions),
         sum(|s| s.syncs),
+    );
+    println!(
+        "rot of own writes that was not noticed, a known hole (JOURNAL.md): {} runs",
+        sum(|s| s.unnoticed_own_rot)
     );
     tell_rows(&run.all, enough) && run.failed.is_empty()
 }

@@ -58,7 +58,8 @@ impl World {
         let settings = PrimarySettings {
             ack: self.plan.ack,
             reserve_bytes: self.plan.reserve_bytes,
-            assume_identical: self.plan.identical,
+            assume_identical: self.plan.identical
+                && (lineage.len() == 1 || blockrep::mutant!("vouched-at-every-start")),
             pressure_ns_max: self.plan.pressure_ns,
         };
         let epoch = lineage.last().expect("a primary has a history").1;
@@ -191,17 +192,12 @@ impl World {
 
     fn run_backup(&mut self, meta: GroupMeta, starts: Vec<VolumeStart>, promoted: bool) {
         let facts: Vec<MemberFacts> = starts.iter().map(|s| s.facts).collect();
-        let lineage: Vec<_> = meta.lineage.iter().map(|e| (e.id, e.first_epoch)).collect();
         for (volume, start) in starts.into_iter().enumerate() {
-            if promoted && start.recovered.meta.journal_empty {
-                let engine = self.primary_volume(1, volume, lineage.clone());
-                self.hosts[1].slots[volume].engine = Engine::Primary(Box::new(engine));
-                continue;
-            }
             let settings = BackupSettings {
                 geometry: self.plan.geometry,
                 extents_max: self.plan.extents_max,
                 apply_rate: self.plan.apply_rate,
+                switch_extents: self.plan.switch_extents,
             };
             let slot = &mut self.hosts[1].slots[volume];
             let mut engine = BackupVolume::new(&mut slot.memory, settings, start.recovered);
@@ -213,6 +209,9 @@ impl World {
         self.hosts[1].group = Group::Backup(BackupGroup::new(meta, &facts, 0));
         self.hosts[1].up = true;
         if promoted {
+            for volume in 0..self.plan.volumes {
+                self.convert_drained(1, volume);
+            }
             self.guest_starts(1);
         } else {
             self.drive_group(1, |group, _, fx| {

@@ -22,7 +22,8 @@
 //! **Rot**: while the backup is down, one bit of a record in its journal flips. Not simulated: rot
 //! of metadata slots (the other slot looks like what a torn write leaves), rot that leaves no trace
 //! (the seal of the last sealed epoch itself destroyed, which looks like a torn tail), and rot in a
-//! journal of a running daemon.
+//! journal of a running daemon. Rot of own writes that were being applied is not noticed yet
+//! (JOURNAL.md, "Not held by the code yet"): such runs end there and are counted.
 //!
 //! **Bounds**: little memory, few extents, apply throttled, windows that are nearly all reserve.
 //!

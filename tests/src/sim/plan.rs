@@ -26,6 +26,8 @@ pub struct Plan {
     pub extents_max: usize,
     /// Throttle of apply.
     pub apply_rate: Option<u64>,
+    /// Extents left in the journal of a promoted side at which writes wait for the rest.
+    pub switch_extents: usize,
     /// Ack mode.
     pub ack: AckMode,
     /// Loss policy.
@@ -147,6 +149,7 @@ impl Plan {
             image_sync: 1,
             extents_max: 100_000,
             apply_rate: None,
+            switch_extents: 256,
             ack: AckMode::Flush,
             loss: LossPolicy::Pause,
             epoch_ns: None,
@@ -188,6 +191,7 @@ impl Plan {
             },
             image_sync: pick(rng, &[1, 1, 12]),
             extents_max: pick(rng, &[100_000, 100_000, 1200, 700]),
+            switch_extents: pick(rng, &[0, 0, 8, 256]),
             apply_rate: (rng.u8(..5) == 0).then(|| 1 << rng.u32(18..23)),
             ack: pick(
                 rng,
@@ -243,6 +247,7 @@ impl Plan {
                 self.reads = 5;
                 self.chaos_ns = MS * rng.u64(30..60);
                 self.extents_max = 100_000;
+                self.switch_extents = 0;
             }
             // So much that segments are used again.
             4 => {

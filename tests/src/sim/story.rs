@@ -30,7 +30,9 @@ impl World {
         if let Some(failover) = self.plan.failover {
             self.fail_over(failover);
         }
-        self.peace();
+        if !self.oracle.over {
+            self.peace();
+        }
         let result = self.take_violation().map_or(Ok(()), Err);
         (self.stats, result)
     }
@@ -119,8 +121,12 @@ impl World {
             self.crash(1, power, None);
             if failover.own_rot {
                 self.rot();
+                self.oracle.own_rot = true;
             }
             self.start(1);
+            if self.oracle.over {
+                return;
+            }
         }
         // The old primary comes back and must not be taken in.
         self.start_again(0);

@@ -116,8 +116,21 @@ fn unusable_images_are_refused() {
 fn an_image_that_changed_its_size_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let pair = small(dir.path());
+    // A backup that never held an epoch takes the image that it finds.
     ends_with(&mut pair.start_backup().unwrap(), code::OK);
-    ends_with(&mut pair.start_primary().unwrap(), code::OK);
+    let image = File::options()
+        .write(true)
+        .open(pair.path("b.img"))
+        .unwrap();
+    image.set_len(9 << 20).unwrap();
+    ends_with(&mut pair.start_backup().unwrap(), code::OK);
+    image.set_len(8 << 20).unwrap();
+
+    let mut backup = pair.start_backup().unwrap();
+    let mut primary = pair.start_primary().unwrap();
+    pair.wait_state("a", "protected", super::LIMIT).unwrap();
+    ends_with(&mut primary, code::OK);
+    ends_with(&mut backup, code::OK);
     for (image, mut command) in [
         ("a.img", pair.primary_command().unwrap()),
         ("b.img", pair.backup_command().unwrap()),

@@ -33,11 +33,7 @@ pub(crate) const LARGE_FILES: &[Exception] = &[
     file("blockrep/src/daemon/thread.rs", ONE_MACHINE),
     file("blockrep/src/engine/backup/mod.rs", ONE_MACHINE),
     file("blockrep/src/engine/backup/serve.rs", ONE_MACHINE),
-    Exception {
-        of: "blockrep/src/engine/backup/session.rs",
-        lines_max: 900,
-        why: "to be split: above the hard limit",
-    },
+    file("blockrep/src/engine/backup/session/mod.rs", ONE_MACHINE),
     file("blockrep/src/engine/primary/link.rs", ONE_MACHINE),
     file("blockrep/src/engine/primary/mod.rs", ONE_MACHINE),
     file("blockrep/src/group/backup.rs", ONE_MACHINE),
@@ -72,7 +68,7 @@ pub(crate) const LARGE_FILES: &[Exception] = &[
 ];
 
 /// Files above 800 lines, which no reason excuses; this list may only get shorter.
-pub(crate) const OVER_THE_HARD_LIMIT: [&str; 1] = ["blockrep/src/engine/backup/session.rs"];
+pub(crate) const OVER_THE_HARD_LIMIT: [&str; 0] = [];
 
 /// Functions above 70 lines.
 pub(crate) const LARGE_FUNCTIONS: &[Exception] = &[

@@ -88,7 +88,7 @@ pub(super) fn promote(
 
 fn promoted(answer: &PromoteAnswer) -> String {
     let when = if answer.cut_unix_ns == 0 {
-        "never written".to_owned()
+        "cut at a time that is not known any more".to_owned()
     } else {
         format!("cut {}", utc_text(answer.cut_unix_ns / 1_000_000))
     };
@@ -99,6 +99,12 @@ fn promoted(answer: &PromoteAnswer) -> String {
             counted(count, "epoch")
         ),
     };
+    if answer.duration_us == 0 {
+        return one_line(&format!(
+            "promoted before: serving what epoch {} became, under lineage {}",
+            answer.epoch, answer.lineage
+        ));
+    }
     one_line(&format!(
         "promoted: serving epoch {} ({when}) under lineage {}; {dropped}; took {}",
         answer.epoch,
@@ -132,7 +138,9 @@ mod tests {
              9f0c1d2e3b4a5968; 2 epochs that had not arrived whole dropped; took 1.8 ms"
         );
         (answer.cut_unix_ns, answer.dropped_epochs) = (0, 0);
-        assert!(promoted(&answer).contains("(never written)"));
+        assert!(promoted(&answer).contains("not known any more"));
         assert!(promoted(&answer).contains("nothing was dropped"));
+        answer.duration_us = 0;
+        assert!(promoted(&answer).starts_with("promoted before: "));
     }
 }

@@ -12,7 +12,9 @@ mod target;
 mod units;
 mod watch;
 
+use blockrep_host::lock::{FileLock, LockError};
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
@@ -50,6 +52,22 @@ fn run(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
         Command::Events(args) => events::events(&cli.target, args, out),
         Command::Cut(args) => actions::cut(&cli.target, args, out),
         Command::Promote(args) => actions::promote(&cli.target, args, out),
-        Command::Journal(args) => Ok(crate::journal::run(args, out)?),
+        Command::Journal(args) => {
+            let _quiet = args.must_be_quiet().map(not_in_use).transpose()?;
+            Ok(crate::journal::run(args, out)?)
+        }
+    }
+}
+
+/// Keeps daemons out of a state directory.
+fn not_in_use(dir: &Path) -> Result<Option<FileLock>, Failure> {
+    match FileLock::exclusive(&dir.join("lock")) {
+        Ok(lock) => Ok(Some(lock)),
+        Err(error @ LockError::Held { .. }) => {
+            let text = format!("{error}: stop the daemon first, or type `journal dump`");
+            Err(Failure::new(Exit::Refused, text))
+        }
+        // A journal directory, or a copy of a state directory.
+        Err(LockError::Io { .. }) => Ok(None),
     }
 }

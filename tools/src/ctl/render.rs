@@ -296,7 +296,10 @@ pub(super) fn event(event: &Event) -> String {
     if let (Some(old), Some(new)) = (&event.old_state, &event.new_state) {
         line += &format!("{} -> {}: ", words(old), words(new));
     }
-    line += &format!("{}; next: {}", event.reason, event.next);
+    line += &event.reason;
+    if !event.next.is_empty() {
+        line += &format!("; next: {}", event.next);
+    }
     for (i, (key, value)) in event.detail.iter().enumerate() {
         line += &format!("{}{key}={value}", if i == 0 { "; " } else { " " });
     }

@@ -26,8 +26,9 @@ pub(super) struct Found {
     pub(super) journals: Vec<JournalFiles>,
 }
 
-/// Looks at a state directory, a directory of journals, or one journal.
-pub(super) fn find(dir: &Path) -> Result<Found, JournalError> {
+/// Looks at a state directory, a directory of journals, or one journal. Journals of a state directory
+/// stand in `journal` inside of it, or where the daemon was told: then `elsewhere`.
+pub(super) fn find(dir: &Path, elsewhere: Option<&Path>) -> Result<Found, JournalError> {
     let nothing = || JournalError::NothingThere {
         dir: dir.to_owned(),
     };
@@ -47,8 +48,18 @@ pub(super) fn find(dir: &Path) -> Result<Found, JournalError> {
         });
     }
     let group_meta = existing(dir.join("group.meta"));
+    let inside = dir.join("journal");
+    let home = match elsewhere {
+        Some(elsewhere) => elsewhere,
+        None if inside.is_dir() => &inside,
+        None => dir,
+    };
     let mut journals = Vec::new();
-    for name in names(dir)? {
+    let mut all = names(dir)?;
+    if home != dir {
+        all.extend(names(home)?);
+    }
+    for name in all {
         let number = |text: &str| text.parse::<u16>().ok();
         let index = name.strip_prefix("journal-").and_then(number).or_else(|| {
             name.strip_prefix("volume-")?
@@ -62,7 +73,7 @@ pub(super) fn find(dir: &Path) -> Result<Found, JournalError> {
         {
             continue;
         }
-        let journal_dir = dir.join(format!("journal-{index}"));
+        let journal_dir = home.join(format!("journal-{index}"));
         journals.push(JournalFiles {
             index: Some(index),
             meta: existing(dir.join(format!("volume-{index}.meta"))),

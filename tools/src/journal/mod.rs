@@ -25,7 +25,7 @@ mod tests;
 mod verdict;
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 
@@ -51,6 +51,9 @@ struct DirArgs {
     /// State directory of a backup, or one journal directory
     #[arg(value_name = "DIR")]
     dir: PathBuf,
+    /// Where the journals are, if the daemon was given another directory for them (its --journal)
+    #[arg(long, value_name = "DIR")]
+    journal: Option<PathBuf>,
     /// As JSON
     #[arg(long)]
     json: bool,
@@ -107,6 +110,18 @@ impl JournalError {
     }
 }
 
+impl JournalArgs {
+    /// The directory that no daemon may write to meanwhile: what it is about to write would look like
+    /// damage.
+    #[must_use]
+    pub fn must_be_quiet(&self) -> Option<&Path> {
+        match &self.command {
+            JournalCommand::Verify(args) => Some(&args.dir),
+            JournalCommand::Dump(_) => None,
+        }
+    }
+}
+
 /// Carries the command out; the report goes to `out`.
 ///
 /// # Errors
@@ -116,7 +131,7 @@ pub fn run(args: &JournalArgs, out: &mut dyn Write) -> Result<(), JournalError> 
         JournalCommand::Dump(args) => (args, false),
         JournalCommand::Verify(args) => (args, true),
     };
-    let found = layout::find(&dir_args.dir)?;
+    let found = layout::find(&dir_args.dir, dir_args.journal.as_deref())?;
     let slots = slots::read(&found)?;
     let mut volumes = Vec::new();
     for journal in &found.journals {

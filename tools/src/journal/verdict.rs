@@ -216,8 +216,13 @@ impl Volume {
         let mut bad = Vec::new();
         let segments = self.gathered.segments.len();
         if meta.segment_count as usize != segments {
+            let hint = if segments == 0 {
+                ": type --journal DIR if the daemon has its journals elsewhere"
+            } else {
+                ""
+            };
             bad.push(format!(
-                "names {} segments, {segments} are there",
+                "names {} segments, {segments} are there{hint}",
                 meta.segment_count
             ));
         }

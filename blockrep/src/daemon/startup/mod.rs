@@ -22,11 +22,12 @@ use crate::daemon::files::{self, FileError, Layout, words};
 use crate::daemon::listen::{link_listener, nbd_listener};
 use crate::daemon::watch::Watch;
 use crate::daemon::{EXTENT_BYTES, EXTENTS_MAX, FRONT_BYTES_MAX, owner};
-use crate::engine::backup::BackupSettings;
+use crate::engine::backup::{BackupSettings, SWITCH_EXTENTS};
 use crate::engine::primary::PrimarySettings;
 use crate::group::backup::MemberFacts;
 use crate::group::primary::GroupSettings;
 use crate::journal::ring::Geometry;
+use crate::journal::start::is_first_start;
 use blockrep_host::lock::FileLock;
 use blockrep_host::logging;
 use blockrep_host::signals::Shutdown;
@@ -79,11 +80,14 @@ pub fn run_primary(config: &PrimaryConfig) -> Result<(), StartError> {
     let (opened, mut locks) = open_images(&images)?;
     locks.push(state_lock);
     let meta = primary_group_meta(&layout, config)?;
+    if config.assume_identical && !is_first_start(&meta) {
+        tracing::warn!("--assume-identical counts at the first start only: images are compared");
+    }
     let output = OutputClass::Open;
     let settings = PrimarySettings {
         ack: config.ack_for(output),
         reserve_bytes: FRONT_BYTES_MAX,
-        assume_identical: config.assume_identical,
+        assume_identical: config.assume_identical && is_first_start(&meta),
         pressure_ns_max: nanos(config.backpressure_timeout),
     };
     let group = GroupSettings {
@@ -180,6 +184,9 @@ pub fn run_backup(config: &BackupConfig) -> Result<(), StartError> {
     };
     let exports = exports(&images, &opened)?;
     let mut nbd = nbd_listener(config.common.nbd.as_ref())?;
+    if nbd.is_none() {
+        tracing::warn!("no --nbd: after a promotion nobody could reach the disk");
+    }
     let mut seeds = Vec::new();
     let volumes = config.volumes.iter().zip(opened).zip(recovered);
     for (index, ((volume, image), recovered)) in volumes.enumerate() {
@@ -227,6 +234,7 @@ pub fn run_backup(config: &BackupConfig) -> Result<(), StartError> {
                     geometry: layout.geometry,
                     extents_max: EXTENTS_MAX,
                     apply_rate: config.throttle_apply,
+                    switch_extents: SWITCH_EXTENTS,
                 },
                 group: (index == 0).then(|| (meta.clone(), facts.clone())),
             },

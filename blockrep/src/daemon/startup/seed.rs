@@ -203,6 +203,8 @@ pub(super) fn sprout(
         meta_writing: false,
         meta_copy: None,
     };
+    // A promoted side that had drained its journal before.
+    thread.become_plain();
     thread.accept_clients();
     Ok(thread)
 }

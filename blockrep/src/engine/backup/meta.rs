@@ -168,9 +168,10 @@ impl<M: Memory> BackupVolume<M> {
     /// Makes the commit a durable fact when no record will carry it soon.
     pub(super) fn advance_commit_fact(&mut self) {
         let waiting = self.commit_durable < self.committed && !self.committed_queue.is_empty();
-        let lively = self.mode == Mode::Receiving
-            && !self.ring_is_half_full()
-            && self.extents() < self.settings.extents_max / 2;
+        // A record will carry it: the primary's next, or our own seal of what is open.
+        let more = self.mode == Mode::Receiving || self.own_seal_to_come();
+        let lively =
+            more && !self.ring_is_half_full() && self.extents() < self.settings.extents_max / 2;
         if waiting && !lively && !self.meta.has(|t| matches!(t, Then::Committed(_))) {
             let committed = self.committed;
             self.meta.write(Then::Committed(committed));

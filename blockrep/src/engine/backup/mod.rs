@@ -20,7 +20,7 @@ mod reads;
 mod serve;
 mod session;
 
-pub use serve::own_session;
+pub use serve::{SWITCH_EXTENTS, own_session};
 
 use super::apply::{Apply, Want};
 use super::{Effect, Identity, Nanos, ToGroup, ToVolume};
@@ -43,6 +43,9 @@ pub struct BackupSettings {
     pub extents_max: usize,
     /// Throttle of apply, in bytes a second.
     pub apply_rate: Option<u64>,
+    /// After a promotion new writes wait for the journal to be drained once no more extents than
+    /// that are left in it.
+    pub switch_extents: usize,
 }
 
 /// What recovery found: how an engine starts.

@@ -19,8 +19,8 @@ use std::collections::VecDeque;
 
 /// Own writes are sealed at least that often, so that apply can go on, in nanoseconds.
 const SEAL_NS: Nanos = 50_000_000;
-/// With this few extents left, new writes wait until the journal is empty.
-const SWITCH_EXTENTS: usize = 256;
+/// With this few extents left, new writes wait until the journal is empty: a fraction of a second.
+pub const SWITCH_EXTENTS: usize = 256;
 /// The same in bytes.
 const SWITCH_BYTES: u64 = 16 << 20;
 
@@ -128,9 +128,10 @@ impl<M: Memory> BackupVolume<M> {
             return;
         }
         self.fence_told = true;
-        let durable = self.durable;
-        self.pending.retain(|p| p.epoch <= durable);
-        fx.push(Effect::Group(ToGroup::Fenced { sealed: durable }));
+        let sealed = self.durable;
+        let begun = self.pending.back().map_or(sealed, |p| p.epoch.max(sealed));
+        self.pending.retain(|p| p.epoch <= sealed);
+        fx.push(Effect::Group(ToGroup::Fenced { sealed, begun }));
     }
 
     pub(super) fn promote(&mut self, epoch: Epoch, lineage: LineageId) {
@@ -154,12 +155,16 @@ impl<M: Memory> BackupVolume<M> {
     }
 
     /// After a restart of a promoted side: everything recovered counts; writes wait until it is in
-    /// the image.
+    /// the image. Where nothing is left to apply the volume is drained at once.
     pub fn resume_serving(&mut self, lineage: LineageId) {
+        if self.meta.now.journal_empty {
+            self.serve.lineage = lineage;
+            self.mode = Mode::Drained;
+            return;
+        }
         let last = self.pending.back().map_or(self.committed, |p| p.epoch);
         let mut none = Vec::new();
         self.commit(last, &mut none);
-        self.commit_durable = self.committed;
         self.durable = self.durable.max(last);
         self.serve.epoch = last.next();
         self.serve.sealed = last;
@@ -224,9 +229,14 @@ impl<M: Memory> BackupVolume<M> {
         }
     }
 
+    /// Own writes are open: their seal will carry what is known by then.
+    pub(super) fn own_seal_to_come(&self) -> bool {
+        self.mode == Mode::Serving && self.serve.unsealed && !self.serve.switching
+    }
+
     /// So little is left to apply that writes can wait for it.
     fn little_left(&self) -> bool {
-        self.overlay.len() <= SWITCH_EXTENTS && {
+        self.overlay.len() <= self.settings.switch_extents && {
             let left = self.overlay.iter_from(0, EPOCH_MAX);
             left.map(|extent| extent.length).sum::<u64>() <= SWITCH_BYTES
         }
@@ -485,7 +495,6 @@ impl<M: Memory> BackupVolume<M> {
                 self.serve.flushed = epoch;
                 self.durable = epoch;
                 self.committed = epoch;
-                self.commit_durable = epoch;
             }
         }
     }

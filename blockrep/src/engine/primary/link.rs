@@ -355,6 +355,12 @@ impl<M: Memory> PrimaryVolume<M> {
         self.settle(fx);
         self.retry_sends(mem, fx);
         self.admit(now, mem, fx);
+        // Nothing is sent while writes wait: only a cut carries the commit to the backup's journal,
+        // and without that nothing is applied and no room is made.
+        let untold = self.chain.journaled_committed > self.chain.committed_sent;
+        if self.pressure_since.is_some() && untold {
+            fx.push(Effect::Group(ToGroup::WantCut));
+        }
     }
 
     /// The transport failed or ended.

@@ -213,6 +213,12 @@ impl<M: Memory> PrimaryVolume<M> {
         }
     }
 
+    /// A backup has taken this side in.
+    #[must_use]
+    pub fn is_greeted(&self) -> bool {
+        !matches!(self.link, Link::Down | Link::Greeting { .. })
+    }
+
     /// Counters since start.
     #[must_use]
     pub fn counters(&self) -> Counters {

@@ -38,6 +38,7 @@ scenarios! {
     promotion::writes_after_promotion_wait_for_no_throttle,
     sessions::a_copy_of_a_lost_session_lands_after_the_comparison,
     sessions::the_ring_goes_round,
+    sessions::the_word_for_equal_images_at_a_second_start,
 }
 
 /// Two hosts, a silent guest, protected.

@@ -151,3 +151,28 @@ pub(super) fn the_ring_goes_round() {
         assert!(looked > 10, "the tail moves");
     }
 }
+
+/// The flag that vouches for equal images stayed on the command line: the guest wrote without a
+/// backup, the primary was started again, and the blank backup was taken for equal.
+pub(super) fn the_word_for_equal_images_at_a_second_start() {
+    let mut plan = Plan::calm(1, 1);
+    plan.identical = true;
+    plan.loss = LossPolicy::Degrade;
+    let mut world = World::new(plan, false);
+    world.guest.silent = true;
+    world.start(0);
+    run_for(&mut world, 50);
+    write(&mut world, 0, 0, 0, 8);
+    settle(&mut world);
+    world.ask_at(0, 0, Ask::Flush, 0, 1);
+    settle(&mut world);
+    world.crash(0, false, None);
+    world.start(1);
+    world.start(0);
+    run_until(&mut world, 10_000, is_protected);
+    write(&mut world, 0, 0, 64, 8);
+    settle(&mut world);
+    commit(&mut world);
+    world.probe();
+    good(&mut world);
+}

@@ -46,6 +46,8 @@ pub struct Stats {
     pub replies: u64,
     /// Times images were compared to the end.
     pub syncs: u64,
+    /// Rot of own writes that recovery did not notice.
+    pub unnoticed_own_rot: u64,
     /// Rows of the recovery table, by name.
     pub rows: std::collections::BTreeMap<&'static str, u64>,
 }

@@ -190,6 +190,7 @@ impl Journal {
 fn verify(dir: &Path) -> (Result<(), JournalError>, Value) {
     let command = JournalCommand::Verify(DirArgs {
         dir: dir.to_owned(),
+        journal: None,
         json: true,
     });
     let mut out = Vec::new();
@@ -200,6 +201,7 @@ fn verify(dir: &Path) -> (Result<(), JournalError>, Value) {
 fn text(dir: &Path, verify: bool) -> String {
     let args = DirArgs {
         dir: dir.to_owned(),
+        journal: None,
         json: false,
     };
     let command = if verify {

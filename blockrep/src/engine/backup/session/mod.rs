@@ -1,5 +1,8 @@
 //! A primary's session: hello, records, seals, first sync, acknowledgements.
 
+mod records;
+mod sync;
+
 use super::meta::Then;
 use super::{BackupVolume, Io, Mode, Pending};
 use crate::engine::{Effect, Identity, Nanos, Outgoing, ToGroup};
@@ -185,8 +188,8 @@ impl<M: Memory> BackupVolume<M> {
         }
         if hello.size_bytes != self.size_bytes {
             let text = format!(
-                "the primary's image has {} bytes, the backup's {}: make them equal (truncate, \
-                 lvresize)",
+                "the primary's image has {} bytes, the backup's {}: stop the backup, make them equal \
+                 (truncate, lvresize), start it again",
                 hello.size_bytes, self.size_bytes
             );
             return Some((RefuseCode::Size, text));
@@ -195,7 +198,7 @@ impl<M: Memory> BackupVolume<M> {
         if known.volume != hello.volume || known.group != hello.group {
             let text = format!(
                 "this backup holds volume {} of group {}, the primary brings volume {} of group \
-                 {}: use another state directory, or the right image",
+                 {}: give one of the two another --state directory or address",
                 known.volume, known.group, hello.volume, hello.group
             );
             return Some((RefuseCode::Identity, text));
@@ -234,8 +237,10 @@ impl<M: Memory> BackupVolume<M> {
         let Accepted {
             lineage,
             epoch,
-            sync,
+            mut sync,
         } = accepted;
+        // Whatever the group thinks: an image in the middle of a sync has to end one.
+        sync |= self.meta.now.inconsistent;
         self.mode = Mode::Draining {
             session,
             lineage,
@@ -405,7 +410,8 @@ impl<M: Memory> BackupVolume<M> {
 
     /// Tells the primary of window space when there is a good deal of it.
     fn grant(&mut self, fx: &mut Vec<Effect<M>>) {
-        let step = self.settings.geometry.capacity_bytes() / 8;
+        let extents = self.settings.extents_max as u64 * DESCRIPTOR_CHARGE_BYTES;
+        let step = self.settings.geometry.capacity_bytes().min(extents) / 8;
         if self.session.up && self.credit() >= self.session.credit_told + step {
             self.ack(fx);
         }
@@ -505,319 +511,6 @@ impl<M: Memory> BackupVolume<M> {
             self.session.pinged = now;
             fx.push(Effect::Send(Outgoing::Frame(Frame::Ping(now))));
         }
-    }
-
-    fn take_frame(
-        &mut self,
-        mem: &mut M,
-        frame: Frame,
-        fx: &mut Vec<Effect<M>>,
-    ) -> Result<(), Stop<M>> {
-        match frame {
-            Frame::SyncStart => self.start_sync(fx),
-            Frame::SyncCheck { index, hash } => self.start_check(mem, index, hash, fx),
-            Frame::SyncEnd { epoch } => {
-                if self.session.sync != Sync::Comparing {
-                    return Err(Stop::Violation(
-                        "end of a sync that did not begin".to_owned(),
-                    ));
-                }
-                if epoch <= self.session.last_sealed {
-                    return Err(Stop::Violation(format!(
-                        "end of a sync in old epoch {epoch}"
-                    )));
-                }
-                self.session.sync = Sync::Ending(epoch, EndStep::Copies);
-                self.end_sync(fx);
-                Ok(())
-            }
-            Frame::EmptySeal {
-                epoch, cut_unix_ns, ..
-            } => self.empty_seal(epoch, cut_unix_ns, fx),
-            _ => Err(Stop::Violation(
-                "a frame that only a backup sends".to_owned(),
-            )),
-        }
-    }
-
-    fn start_sync(&mut self, fx: &mut Vec<Effect<M>>) -> Result<(), Stop<M>> {
-        if self.session.sync != Sync::None || self.expect.is_some() {
-            return Err(Stop::Violation(
-                "a sync in the middle of a session".to_owned(),
-            ));
-        }
-        self.session.sync = Sync::Marking;
-        self.meta.now.inconsistent = true;
-        self.meta.write(Then::Compare);
-        fx.push(Effect::Group(ToGroup::Inconsistent));
-        Ok(())
-    }
-
-    fn start_check(
-        &mut self,
-        mem: &mut M,
-        index: u64,
-        hash: [u8; 32],
-        fx: &mut Vec<Effect<M>>,
-    ) -> Result<(), Stop<M>> {
-        let start = index
-            .checked_mul(SYNC_CHUNK_BYTES)
-            .filter(|start| *start < self.size_bytes);
-        let Some(start) = start.filter(|_| self.session.sync == Sync::Comparing) else {
-            return Err(Stop::Violation(format!("a check of chunk {index}")));
-        };
-        let later = Stop::Later(Incoming::Frame(Frame::SyncCheck { index, hash }));
-        if self.session.checks >= SYNC_IOS_MAX {
-            return Err(later);
-        }
-        let length = SYNC_CHUNK_BYTES.min(self.size_bytes - start);
-        let Some(buf) = mem.alloc(usize::try_from(length).expect("a chunk")) else {
-            return Err(later);
-        };
-        self.session.checks += 1;
-        let op = Op::Read {
-            target: Target::Image,
-            offset: start,
-            buf,
-        };
-        self.io(Io::CheckRead { index, hash }, op, fx);
-        Ok(())
-    }
-
-    pub(super) fn check_read(
-        &mut self,
-        index: u64,
-        hash: &[u8; 32],
-        done: Done<M>,
-        fx: &mut Vec<Effect<M>>,
-    ) {
-        self.session.checks -= 1;
-        if self.session.sync != Sync::Comparing {
-            return;
-        }
-        // What cannot be read is copied anew.
-        let differs = done.result.is_err()
-            || done
-                .buf
-                .is_none_or(|buf| blake3::hash(buf.as_ref()).as_bytes() != hash);
-        fx.push(Effect::Send(Outgoing::Frame(Frame::SyncResult {
-            index,
-            differs,
-        })));
-    }
-
-    /// Goes through the steps at the end of a sync.
-    fn end_sync(&mut self, fx: &mut Vec<Effect<M>>) {
-        if let Sync::Ending(epoch, EndStep::Copies) = self.session.sync
-            && self.session.direct_in_flight == 0
-        {
-            self.session.sync = Sync::Ending(epoch, EndStep::ImageSync);
-            if crate::mutant!("consistent-before-sync") {
-                self.direct_synced();
-                return;
-            }
-            self.io(
-                Io::DirectSync,
-                Op::Sync {
-                    target: Target::Image,
-                },
-                fx,
-            );
-        }
-    }
-
-    pub(super) fn direct_synced(&mut self) {
-        if let Sync::Ending(epoch, EndStep::ImageSync) = self.session.sync {
-            self.session.sync = Sync::Ending(epoch, EndStep::Metadata);
-            self.meta.now.inconsistent = false;
-            self.meta.now.consistent_from = epoch;
-            self.meta.write(Then::Consistent);
-        }
-    }
-
-    fn empty_seal(
-        &mut self,
-        epoch: Epoch,
-        cut_unix_ns: u64,
-        fx: &mut Vec<Effect<M>>,
-    ) -> Result<(), Stop<M>> {
-        if epoch <= self.session.last_sealed || self.pending.back().is_some_and(|p| !p.sealed) {
-            return Err(Stop::Violation(format!(
-                "empty seal of epoch {epoch} out of turn"
-            )));
-        }
-        self.session.last_sealed = epoch;
-        let Some(end) = self.expect else {
-            // Nothing was written in this session yet: there is nothing to wait for either.
-            if !self.session.holds_seals() {
-                self.durable = self.durable.max(epoch);
-                self.cut_unix_ns.insert(epoch, cut_unix_ns);
-                fx.push(Effect::Group(ToGroup::Sealed(epoch)));
-            }
-            return Ok(());
-        };
-        self.pending.push_back(Pending {
-            epoch,
-            extents: Vec::new(),
-            last_append: self.session.last_seal_append,
-            sealed: true,
-            journaled: false,
-            durable: false,
-            cut_unix_ns,
-            end,
-        });
-        self.mark_durable(fx);
-        Ok(())
-    }
-
-    fn take_record(
-        &mut self,
-        mem: &mut M,
-        mut record: M::BufMut,
-        fx: &mut Vec<Effect<M>>,
-    ) -> Result<(), Stop<M>> {
-        let violation = |text: String| Stop::Violation(text);
-        let (header, crc) =
-            Header::decode(record.as_ref()).map_err(|error| violation(error.to_string()))?;
-        if header.total_bytes() != record.as_ref().len() as u64 {
-            return Err(violation(
-                "a record of another length than it says".to_owned(),
-            ));
-        }
-        self.check_record(&header).map_err(violation)?;
-        header
-            .check_payloads(record.as_ref())
-            .and_then(|()| header.check_ranges(self.size_bytes))
-            .map_err(|error| violation(error.to_string()))?;
-        self.counters.records += 1;
-        self.counters.record_bytes += header.total_bytes();
-        if header.flags & FLAG_DIRECT != 0 {
-            return self.take_direct(mem, &header, record, fx);
-        }
-        let charge = header.charge_bytes();
-        if self.session.charge_received + charge > self.session.credit_told {
-            return Err(violation(
-                "more than the window that was granted".to_owned(),
-            ));
-        }
-        // A segment header may be needed, too: without memory for it nothing is taken.
-        let Some(spare) = mem.alloc(SEGMENT_HEADER_BYTES) else {
-            return Err(Stop::Later(Incoming::Record(record)));
-        };
-        drop(spare);
-        let slot = self.ring.take(header.total_bytes());
-        let slot = slot.ok_or_else(|| violation("no room in the journal".to_owned()))?;
-        set_placement(&mut record.as_mut()[..HEADER_BYTES], slot.place);
-        let bufs = vec![mem.freeze(record)];
-        let number = self
-            .append(mem, &header, crc, slot.place, slot.new_segment, bufs, fx)
-            .expect("memory was there just now");
-        self.session.charge_received += charge;
-        self.note_record(&header, slot.place, number, fx);
-        Ok(())
-    }
-
-    fn check_record(&self, header: &Header) -> Result<(), String> {
-        let hello = self
-            .session
-            .hello
-            .as_ref()
-            .expect("records come in a session");
-        if header.session != hello.session
-            || header.group != hello.group
-            || header.volume != hello.volume
-            || Some(header.lineage) != self.session.lineage
-        {
-            return Err("a record of another session, volume or history".to_owned());
-        }
-        if header.durable > self.durable || header.committed > self.committed {
-            return Err("a record that knows of epochs this side never sealed".to_owned());
-        }
-        if header.flags & FLAG_DIRECT != 0 {
-            if self.session.sync == Sync::Comparing {
-                return Ok(());
-            }
-            return Err("a copied chunk outside of a sync".to_owned());
-        }
-        let (seq, crc) = self.expect.map_or((1, 0), |e| (e.record_seq, e.prev_crc));
-        if header.record_seq != seq || header.prev_crc != crc {
-            return Err(format!(
-                "record {} where {seq} was expected",
-                header.record_seq
-            ));
-        }
-        if header.kind == RecordKind::Resync {
-            return Err("a journalled resync, which this version does not know".to_owned());
-        }
-        let open = self.pending.back().filter(|p| !p.sealed).map(|p| p.epoch);
-        if header.kind != RecordKind::Seal && header.base_epoch > self.session.last_sealed {
-            return Err("a record that names a seal this side never got".to_owned());
-        }
-        if header.epoch <= self.session.last_sealed
-            || (header.kind != RecordKind::Commit && open.is_some_and(|open| open != header.epoch))
-        {
-            return Err(format!("a record of epoch {} out of turn", header.epoch));
-        }
-        Ok(())
-    }
-
-    fn note_record(&mut self, header: &Header, place: Place, number: u64, fx: &mut Vec<Effect<M>>) {
-        let end = self.expect.expect("a record was just appended");
-        if header.kind == RecordKind::Commit {
-            self.appends.want_sync(number);
-            return;
-        }
-        if self.pending.back().is_none_or(|p| p.sealed) {
-            self.pending.push_back(Pending {
-                epoch: header.epoch,
-                extents: Vec::new(),
-                last_append: number,
-                sealed: false,
-                journaled: true,
-                durable: false,
-                cut_unix_ns: 0,
-                end,
-            });
-        }
-        let pending = self.pending.back_mut().expect("there is one now");
-        extents_of(header, place, &mut pending.extents);
-        pending.last_append = number;
-        pending.end = end;
-        if header.kind == RecordKind::Seal {
-            pending.sealed = true;
-            pending.cut_unix_ns = header.cut_unix_ns;
-            self.session.last_sealed = header.epoch;
-            self.session.last_seal_append = number;
-        }
-        self.mark_durable(fx);
-    }
-
-    fn take_direct(
-        &mut self,
-        mem: &mut M,
-        header: &Header,
-        record: M::BufMut,
-        fx: &mut Vec<Effect<M>>,
-    ) -> Result<(), Stop<M>> {
-        if self.session.direct_in_flight >= SYNC_IOS_MAX {
-            return Err(Stop::Later(Incoming::Record(record)));
-        }
-        let record = mem.freeze(record);
-        for (descriptor, at) in header.descriptors.iter().zip(header.payload_offsets()) {
-            if descriptor.payload_bytes() == 0 {
-                return Err(Stop::Violation("a copied chunk without data".to_owned()));
-            }
-            let at = usize::try_from(at).expect("inside a record");
-            let bufs = vec![mem.slice(&record, at, descriptor.length_bytes as usize)];
-            self.session.direct_in_flight += 1;
-            let op = Op::Write {
-                target: Target::Image,
-                offset: descriptor.offset_bytes,
-                bufs,
-            };
-            self.io(Io::Direct, op, fx);
-        }
-        Ok(())
     }
 }
 
