@@ -68,6 +68,9 @@ pub struct VolumeMeta {
     pub clean: bool,
     /// After a promotion: the journal goes on with this serial under the new lineage; 0 if not.
     pub own_serial: u64,
+    /// Number of the last own record known to be on stable storage: the image may depend on it. 0 if
+    /// none.
+    pub own_synced: u64,
     /// First epoch this volume can be: earlier ones were mixed by a sync.
     pub consistent_from: Epoch,
 }
@@ -204,7 +207,8 @@ struct RawVolume {
     durable: U64,
     own_serial: U64,
     consistent_from: U64,
-    reserved2: [u8; SLOT_BYTES - 176],
+    own_synced: U64,
+    reserved2: [u8; SLOT_BYTES - 184],
 }
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
@@ -300,6 +304,7 @@ impl VolumeMeta {
         raw.durable = self.durable.0.into();
         raw.own_serial = self.own_serial.into();
         raw.consistent_from = self.consistent_from.0.into();
+        raw.own_synced = self.own_synced.into();
         seal_slot(out);
     }
 
@@ -339,6 +344,7 @@ impl VolumeMeta {
             journal_empty: flags & FLAG_JOURNAL_EMPTY != 0,
             clean: flags & FLAG_CLEAN != 0,
             own_serial: raw.own_serial.get(),
+            own_synced: raw.own_synced.get(),
             consistent_from: Epoch(raw.consistent_from.get()),
         })
     }
@@ -472,6 +478,7 @@ mod tests {
             journal_empty: true,
             clean: true,
             own_serial: 5,
+            own_synced: 13,
             consistent_from: Epoch(4),
         }
     }

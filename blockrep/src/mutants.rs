@@ -88,6 +88,10 @@ pub const ALL: &[(&str, &str)] = &[
         "own writes behind the last own seal are dropped after a crash",
     ),
     (
+        "own-synced-unnamed",
+        "metadata does not say how much of the own writes the image depends on",
+    ),
+    (
         "commit-by-any",
         "an epoch is committed when one volume has sealed it",
     ),

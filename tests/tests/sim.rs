@@ -90,6 +90,11 @@ fn killed_before_an_own_seal() {
 }
 
 #[test]
+fn rot_in_an_own_write_that_is_being_applied() {
+    scenario("rot_in_an_own_write_that_is_being_applied");
+}
+
+#[test]
 fn a_copy_of_a_lost_session_lands_after_the_comparison() {
     scenario("a_copy_of_a_lost_session_lands_after_the_comparison");
 }

@@ -12,7 +12,8 @@ pub struct Facts {
     /// Metadata says the image is being compared and copied, or is mixed up to an epoch the
     /// journal does not reach.
     pub inconsistent: bool,
-    /// An epoch that was acknowledged as durable is not whole.
+    /// An epoch that was acknowledged as durable is not whole, or an own record is not that the image
+    /// may depend on.
     pub below_watermark: bool,
     /// Something of the chain stands damaged at the end, or whole behind it.
     pub torn: bool,
@@ -117,7 +118,7 @@ pub const TABLE: [Row; 9] = [
         seal_behind: None,
         own: Some(true),
         decision: Decision::Refuse,
-        why: "a flushed write of this side is damaged",
+        why: "a write of this side is damaged that was flushed, or that the image depends on",
     },
     Row {
         name: "R7-own",
@@ -178,29 +179,46 @@ pub fn decide(facts: Facts) -> &'static Row {
         .expect("a test walks all combinations")
 }
 
+/// What metadata says of a chain.
+#[derive(Clone, Copy, Debug)]
+pub struct Known {
+    /// Of this side's own chain: number of the last record known to be on stable storage.
+    pub own_synced: Option<u64>,
+    /// A sync has not ended.
+    pub inconsistent: bool,
+    /// Last epoch in the image.
+    pub applied: Epoch,
+    /// First epoch the volume can be.
+    pub consistent_from: Epoch,
+    /// Highest epoch that was acknowledged.
+    pub durable: Epoch,
+}
+
 /// The facts of a scan, with what metadata says.
 #[must_use]
-pub fn facts(
-    scan: &Scan,
-    own: bool,
-    inconsistent: bool,
-    applied: Epoch,
-    consistent_from: Epoch,
-    durable: Epoch,
-) -> Facts {
+pub fn facts(scan: &Scan, known: Known) -> Facts {
     // Watermarks on disk name epochs that have a seal in the journal, never empty ones, so one
     // above the last seal means that something acknowledged is missing.
-    let sealed = last_sealed(scan).max(applied);
-    let acknowledged = scan.watermark.max(durable);
+    let sealed = last_sealed(scan).max(known.applied);
+    let acknowledged = scan.watermark.max(known.durable);
+    let own_missing = known.own_synced.is_some_and(|seq| last_record(scan) < seq);
     Facts {
         // An epoch acknowledged since the sync says that the sync had come to its end: then what
         // is missing is damage.
-        inconsistent: inconsistent || (sealed < consistent_from && acknowledged < consistent_from),
-        below_watermark: acknowledged > sealed && !crate::mutant!("watermark-ignored"),
+        inconsistent: known.inconsistent
+            || (sealed < known.consistent_from && acknowledged < known.consistent_from),
+        below_watermark: (acknowledged > sealed && !crate::mutant!("watermark-ignored"))
+            || own_missing,
         torn: scan.end == End::Torn,
         seal_behind: scan.seal_behind > sealed,
-        own,
+        own: known.own_synced.is_some(),
     }
+}
+
+/// Number of the last whole record in front of the end.
+#[must_use]
+pub fn last_record(scan: &Scan) -> u64 {
+    scan.expect.record_seq - 1
 }
 
 /// Highest epoch whose records are all there, seal included.

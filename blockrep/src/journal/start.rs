@@ -11,7 +11,7 @@
 //!
 //! [`BackupVolume::resume_serving`]: crate::engine::backup::BackupVolume::resume_serving
 
-use super::recovery::{self, Decision, Row, decide, last_sealed};
+use super::recovery::{self, Decision, Known, Row, decide, last_record, last_sealed};
 use super::ring::Geometry;
 use super::scan::{Expect, ReadAt, Scan, ScannedEpoch, scan};
 use crate::engine::backup::{Recovered, own_session};
@@ -132,6 +132,23 @@ pub enum Refusal {
         /// Highest epoch known to have been acknowledged.
         acknowledged: Epoch,
     },
+    /// Writes of this side, since its promotion, are damaged, and the image may depend on them.
+    #[error(
+        "the journal is damaged at {place} ({error}): this side wrote records up to {synced} since its \
+         promotion and only {whole} are whole; nothing was changed, keep the files"
+    )]
+    OwnDamaged {
+        /// Row of the table.
+        row: &'static str,
+        /// Where the chain of records breaks.
+        place: Place,
+        /// The rule the record there breaks.
+        error: RecordError,
+        /// Last own record that is whole.
+        whole: u64,
+        /// Last own record known to have been on stable storage.
+        synced: u64,
+    },
 }
 
 /// Metadata of a group that was never used, in slot 0.
@@ -173,6 +190,7 @@ pub fn blank_volume(shape: VolumeShape) -> VolumeMeta {
         journal_empty: true,
         clean: false,
         own_serial: 0,
+        own_synced: 0,
         consistent_from: Epoch::NONE,
     }
 }
@@ -449,14 +467,14 @@ fn take_followed(
         }
         found.epochs.retain(|e| e.epoch <= limit);
     }
-    let facts = recovery::facts(
-        &found,
-        false,
-        meta.inconsistent,
-        meta.applied,
-        meta.consistent_from,
+    let known = Known {
+        own_synced: None,
+        inconsistent: meta.inconsistent,
+        applied: meta.applied,
+        consistent_from: meta.consistent_from,
         durable,
-    );
+    };
+    let facts = recovery::facts(&found, known);
     let row = decide(facts);
     start.rows.push(row);
     start.recovered.decision = row.decision;
@@ -489,13 +507,34 @@ fn take_own(start: &mut VolumeStart, found: Scan, promoted: Epoch) -> Result<(),
         .last()
         .map_or(Epoch::NONE, |e| e.epoch);
     // Own epochs are above the promotion, and the first records name that as their base.
-    let applied = meta.applied.max(other).max(promoted);
-    let facts = recovery::facts(&found, true, false, applied, Epoch::NONE, durable);
+    let known = Known {
+        own_synced: Some(meta.own_synced),
+        inconsistent: false,
+        applied: meta.applied.max(other).max(promoted),
+        consistent_from: Epoch::NONE,
+        durable,
+    };
+    let facts = recovery::facts(&found, known);
     let row = decide(facts);
     start.rows.push(row);
     start.recovered.decision = row.decision;
     if row.decision == Decision::Refuse {
-        return Err(damaged(row, &found, meta, durable));
+        let whole = last_record(&found);
+        return Err(if whole < meta.own_synced {
+            Refusal::OwnDamaged {
+                row: row.name,
+                place: found.end_place,
+                error: found.end_error,
+                whole,
+                synced: meta.own_synced,
+            }
+        } else {
+            damaged(row, &found, meta, durable)
+        });
+    }
+    // All of it was synced before it was read, and all of it goes into the image.
+    if !crate::mutant!("own-synced-unnamed") {
+        start.recovered.meta.own_synced = last_record(&found);
     }
     let cut = crate::mutant!("own-prefix-dropped");
     start

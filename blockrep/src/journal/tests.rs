@@ -322,6 +322,41 @@ fn own_segments_are_newer_unless_the_group_is_promoted() {
     assert!(store.start(&group(Role::Backup, 0)).is_err());
 }
 
+/// The image depends on own writes, sealed or not, that rotted afterwards: a shorter prefix is no
+/// state this side was ever in.
+#[test]
+fn a_damaged_own_record_that_metadata_names_is_refused() {
+    let mut store = Store::new();
+    let from = store.expect();
+    whole(&mut store, 1);
+    store.begin_chain(own_session(OWN), OWN);
+    let own_serial = store.next.serial;
+    store.record(RecordKind::Writes, 2);
+    let damaged = store.record(RecordKind::Writes, 2);
+    store.put_meta(from, |meta| {
+        meta.own_serial = own_serial;
+        meta.own_synced = 2;
+    });
+    let start = store.start(&group(Role::Primary, 1)).unwrap();
+    assert_eq!(start.recovered.meta.own_synced, 2);
+    store.bytes(damaged)[HEADER_BYTES] ^= 1;
+    let refused = store.start(&group(Role::Primary, 1)).unwrap_err();
+    let Refusal::OwnDamaged {
+        row, whole, synced, ..
+    } = refused
+    else {
+        panic!("{refused}")
+    };
+    assert_eq!((row, whole, synced), ("R6-own-damaged", 1, 2));
+    // Not named: a torn end like any other.
+    store.put_meta(from, |meta| {
+        meta.own_serial = own_serial;
+        meta.own_synced = 1;
+    });
+    let start = store.start(&group(Role::Primary, 1)).unwrap();
+    assert_eq!(start.recovered.meta.own_synced, 1);
+}
+
 /// A flush was answered on an own epoch that rotted afterwards: nobody was told.
 #[test]
 fn a_damaged_own_epoch_with_its_seal_is_told() {

@@ -19,11 +19,11 @@
 //! **Disks** are slow, or every write or sync of the image, the journal or the metadata fails until
 //! the host is started again: full, or broken. What failed may have happened in part.
 //!
-//! **Rot**: while the backup is down, one bit of a record in its journal flips. Not simulated: rot
+//! **Rot**: while the backup is down, one bit of a record in its journal flips; of a promoted side also
+//! at a second crash, if it has written its metadata in between. Not simulated: rot
 //! of metadata slots (the other slot looks like what a torn write leaves), rot that leaves no trace
 //! (the seal of the last sealed epoch itself destroyed, which looks like a torn tail), and rot in a
-//! journal of a running daemon. Rot of own writes that were being applied is not noticed yet
-//! (JOURNAL.md, "Not held by the code yet"): such runs end there and are counted.
+//! journal of a running daemon.
 //!
 //! **Bounds**: little memory, few extents, apply throttled, windows that are nearly all reserve.
 //!

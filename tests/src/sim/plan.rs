@@ -75,7 +75,7 @@ pub struct Failover {
     pub serve_ns: u64,
     /// Crashes of the promoted side: when, and whether power is lost.
     pub crashes: [Option<(u64, bool)>; 2],
-    /// A bit of its own journal flips at the first of them.
+    /// A bit of its journal flips at each of them.
     pub own_rot: bool,
 }
 

@@ -207,6 +207,7 @@ fn volume_slot_tables_are_what_is_written() {
         clean: true,
         own_serial: 0x7e,
         consistent_from: Epoch(0x7f),
+        own_synced: 0x80,
     };
     let mut bytes = vec![0; meta::SLOT_BYTES];
     meta.encode(&mut bytes);
@@ -235,6 +236,7 @@ fn volume_slot_tables_are_what_is_written() {
         ("durable", le!(0x7du64)),
         ("own_serial", le!(0x7eu64)),
         ("consistent_from", le!(0x7fu64)),
+        ("own_synced", le!(0x80u64)),
     ];
     assert_none(&offsets("JOURNAL.md", &table(JOURNAL, 4), &bytes, &fields));
 }

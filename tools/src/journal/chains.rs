@@ -47,6 +47,11 @@ impl Chain {
         self.lineage.0[..8] == self.session.0.to_le_bytes()
     }
 
+    /// Number of the last record in front of the break.
+    pub(super) fn last_record(&self) -> u64 {
+        (self.first_seq + self.records).saturating_sub(1)
+    }
+
     pub(super) fn last_sealed(&self) -> Option<u64> {
         self.sealed.last().map(|(epoch, _)| *epoch)
     }

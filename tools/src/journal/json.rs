@@ -89,6 +89,7 @@ fn volume_json(volume: &Volume, verify: bool) -> Value {
             "journal_empty": meta.journal_empty,
             "clean": meta.clean,
             "own_serial": meta.own_serial,
+            "own_synced": meta.own_synced,
         })
     });
     let mut value = json!({

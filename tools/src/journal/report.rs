@@ -195,8 +195,13 @@ fn meta_text(volume: &Volume, out: &mut dyn Write) -> io::Result<()> {
     )?;
     writeln!(
         out,
-        "  inconsistent {}, consistent from {}, journal empty {}, own segment {}, clean {}",
-        meta.inconsistent, meta.consistent_from, meta.journal_empty, meta.own_serial, meta.clean
+        "  inconsistent {}, consistent from {}, journal empty {}, own segment {} synced to record {}, clean {}",
+        meta.inconsistent,
+        meta.consistent_from,
+        meta.journal_empty,
+        meta.own_serial,
+        meta.own_synced,
+        meta.clean
     )
 }
 

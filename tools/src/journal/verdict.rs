@@ -286,6 +286,15 @@ impl Volume {
                 meta.consistent_from
             ));
         }
+        // Own writes that the image may depend on, sealed or not.
+        let tail_is_own = tail.filter(|c| c.is_own());
+        let whole = own.or(tail_is_own).map_or(0, Chain::last_record);
+        if whole < meta.own_synced {
+            return Some(format!(
+                "own records up to {} were on disk, the last whole one is {whole}",
+                meta.own_synced
+            ));
+        }
         (known > sealed)
             .then(|| format!("epoch {known} was acknowledged, the last whole one is {sealed}"))
     }

@@ -91,6 +91,10 @@ impl<M: Memory> BackupVolume<M> {
         meta.generation += 1;
         meta.committed = committed;
         meta.durable = meta.durable.max(committed);
+        // Whatever this slot lets happen, to the tail or to the image, may rest on these records.
+        if !crate::mutant!("own-synced-unnamed") {
+            meta.own_synced = meta.own_synced.max(self.serve.synced_seq);
+        }
         meta.encode(bytes.as_mut());
         let offset = slot_offset(meta.generation);
         let bytes = mem.freeze(bytes);

@@ -45,6 +45,8 @@ pub(super) struct Serve<M: Memory> {
     record_seq: u64,
     prev_crc: u32,
     sealed: Epoch,
+    /// Number of the last own record that is synced.
+    pub(super) synced_seq: u64,
     /// Last own epoch that is sealed and synced.
     flushed: Epoch,
     unsealed: bool,
@@ -75,6 +77,7 @@ impl<M: Memory> Serve<M> {
             record_seq: 0,
             prev_crc: 0,
             sealed: Epoch::NONE,
+            synced_seq: 0,
             flushed: Epoch::NONE,
             unsealed: false,
             sealed_at: 0,
@@ -149,6 +152,7 @@ impl<M: Memory> BackupVolume<M> {
         self.serve.lineage = lineage;
         self.expect = None;
         self.meta.now.own_serial = serial;
+        self.meta.now.own_synced = 0;
         self.meta.now.clean = false;
         self.meta.write(Then::Committed(epoch));
         self.meta.write(Then::Serve);
@@ -288,6 +292,8 @@ impl<M: Memory> BackupVolume<M> {
             meta.tail_session = own_session(self.serve.lineage);
             meta.tail_lineage = self.serve.lineage;
             meta.own_serial = 0;
+            meta.own_synced = 0;
+            self.serve.synced_seq = 0;
             meta.journal_empty = true;
             self.meta.write(Then::Drained);
         }
@@ -483,6 +489,7 @@ impl<M: Memory> BackupVolume<M> {
             .is_some_and(|own| own.number <= synced)
         {
             let own = self.serve.own.pop_front().expect("looked at just now");
+            self.serve.synced_seq = own.end.record_seq - 1;
             for (id, _) in own.replies {
                 self.reply(id, Ok(()), None, fx);
             }

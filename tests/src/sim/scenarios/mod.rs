@@ -35,6 +35,7 @@ scenarios! {
     sessions::the_first_epoch_that_all_volumes_carry_was_an_empty_one,
     sessions::ack_of_n_plus_1_lost_and_the_primary_reuses_n_plus_1,
     promotion::killed_before_an_own_seal,
+    promotion::rot_in_an_own_write_that_is_being_applied,
     promotion::writes_after_promotion_wait_for_no_throttle,
     sessions::a_copy_of_a_lost_session_lands_after_the_comparison,
     sessions::the_ring_goes_round,

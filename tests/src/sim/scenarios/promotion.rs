@@ -127,6 +127,47 @@ pub(super) fn killed_before_an_own_seal() {
     }
 }
 
+/// A promoted side was killed, started again, and killed while it brought its own writes into the
+/// image; one of them had rotted meanwhile, and the shorter prefix of what it wrote passed for the whole.
+pub(super) fn rot_in_an_own_write_that_is_being_applied() {
+    let mut refused = 0;
+    for seed in 0..12 {
+        let mut plan = Plan::calm(seed, 1);
+        plan.apply_rate = Some(1 << 17);
+        let mut world = protected(plan);
+        for place in 0..600 {
+            write(&mut world, 0, 0, place * 3, 1);
+            run_until(&mut world, 1000, |w| w.guest.outstanding.len() < 32);
+        }
+        settle(&mut world);
+        commit(&mut world);
+        world.crash(0, true, None);
+        promote(&mut world, false).expect("promoted");
+        for place in 0..40 {
+            write(&mut world, 1, 0, place * 3, 2);
+        }
+        settle(&mut world);
+        world.crash(1, false, None);
+        world.start(1);
+        good(&mut world);
+        let applied = |w: &World| match &w.hosts[1].slots[0].engine {
+            Engine::Backup(engine) => engine.applied_bytes() > 20 * 512,
+            _ => true,
+        };
+        run_until(&mut world, 10_000, applied);
+        run_for(&mut world, 1 + seed % 4);
+        if !matches!(world.hosts[1].slots[0].engine, Engine::Backup(_)) {
+            continue;
+        }
+        world.crash(1, false, None);
+        world.rot_at_the_end(0);
+        world.start(1);
+        good(&mut world);
+        refused += u32::from(world.hosts[1].refused);
+    }
+    assert!(refused > 0, "own writes were being applied");
+}
+
 /// Little was left to apply at a promotion, so writes waited for it: as long as the throttle took that
 /// the backup had been given for quieter times.
 pub(super) fn writes_after_promotion_wait_for_no_throttle() {

@@ -46,8 +46,6 @@ pub struct Stats {
     pub replies: u64,
     /// Times images were compared to the end.
     pub syncs: u64,
-    /// Rot of own writes that recovery did not notice.
-    pub unnoticed_own_rot: u64,
     /// Rows of the recovery table, by name.
     pub rows: std::collections::BTreeMap<&'static str, u64>,
 }
@@ -74,6 +72,8 @@ pub struct World {
     pub stats: Stats,
     /// Print what happens.
     pub trace: bool,
+    /// Volume whose journal rotted last, and the generation of its metadata then.
+    pub rotted: Option<(usize, u64)>,
     /// What the operator is waiting for.
     pub promote_reply: Option<Result<Promoted, PromoteError>>,
     /// Crash a host after that many more operations.
@@ -121,6 +121,7 @@ impl World {
             oracle,
             stats: Stats::default(),
             trace,
+            rotted: None,
             promote_reply: None,
             crash_after: None,
             cut_replies: Vec::new(),

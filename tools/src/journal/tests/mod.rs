@@ -263,6 +263,7 @@ fn volume_meta(durable: u64) -> VolumeMeta {
         journal_empty: false,
         clean: false,
         own_serial: 0,
+        own_synced: 0,
         consistent_from: Epoch::NONE,
     }
 }

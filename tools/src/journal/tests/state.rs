@@ -32,6 +32,35 @@ fn metadata_and_journal_are_compared() {
     );
 }
 
+/// A promoted side's own writes are gone, and the image depends on them.
+#[test]
+fn lost_own_records_are_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut journal = Journal::usual();
+    journal.next_segment();
+    let own_serial = journal.head.serial;
+    journal.lineage = LineageId([0xab; 16]);
+    journal.session = SessionId(u64::from_le_bytes([0xab; 8]));
+    (journal.seq, journal.prev_crc, journal.durable) = (0, 0, 0);
+    journal.epoch(5);
+    let whole = journal.seq;
+    let meta = |own_synced| VolumeMeta {
+        own_serial,
+        own_synced,
+        ..volume_meta(4)
+    };
+    save_state(dir.path(), &journal, &meta(whole));
+    let (result, report) = verify(dir.path());
+    assert!(result.is_ok(), "{report:#}");
+    save_state(dir.path(), &journal, &meta(whole + 1));
+    let text = verify(dir.path()).0.unwrap_err().to_string();
+    let wanted = format!(
+        "own records up to {} were on disk, the last whole one is {whole}",
+        whole + 1
+    );
+    assert!(text.contains(&wanted), "{text}");
+}
+
 /// One torn slot is what the other is there for; two are the end of the volume.
 #[test]
 fn slots_are_told_apart() {

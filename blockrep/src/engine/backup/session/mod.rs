@@ -312,6 +312,7 @@ impl<M: Memory> BackupVolume<M> {
         meta.tail_session = session;
         meta.tail_lineage = lineage;
         meta.own_serial = 0;
+        meta.own_synced = 0;
         meta.journal_empty = false;
         meta.clean = false;
         // A blank image that has to be compared is no epoch before that has begun, either.
