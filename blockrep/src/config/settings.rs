@@ -75,6 +75,8 @@ keys! {
     Group = "group", Text, (true, true);
     /// Address for NBD clients.
     Nbd = "nbd", Text, (true, true);
+    /// Socket for VMMs that speak vhost-user.
+    VhostUser = "vhost-user", Text, (true, true);
     /// Control socket.
     Control = "control", Text, (true, true);
     /// Length of an epoch.

@@ -65,6 +65,10 @@ impl Layout {
         self.state.join(format!("volume-{index}.meta"))
     }
 
+    pub(super) fn inflight(&self, index: usize) -> PathBuf {
+        self.state.join(format!("volume-{index}.inflight"))
+    }
+
     pub(super) fn journal_dir(&self, index: usize) -> PathBuf {
         self.journal.join(format!("journal-{index}"))
     }

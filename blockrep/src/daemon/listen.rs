@@ -3,7 +3,7 @@
 use super::files::words;
 use super::startup::StartError;
 use crate::cli::ExitCode;
-use crate::config::{ListenAddr, NbdListen};
+use crate::config::{Common, ListenAddr, NbdListen};
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
@@ -61,6 +61,15 @@ pub(super) fn nbd_listener(listen: Option<&NbdListen>) -> Result<Option<OwnedFd>
         }
         Some(NbdListen::Tcp(address)) => Some(tcp_listener(*address, "NBD address tcp:")?),
     })
+}
+
+/// Listens for a VMM that speaks vhost-user.
+///
+/// # Errors
+/// As [`nbd_listener`].
+pub(super) fn vhost_listener(common: &Common, index: usize) -> Result<Option<OwnedFd>, StartError> {
+    let path = common.vhost_user.get(index);
+    nbd_listener(path.map(|path| NbdListen::Unix(path.clone())).as_ref())
 }
 
 /// Removes a socket file that nobody listens on any more.

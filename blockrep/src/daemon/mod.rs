@@ -26,6 +26,7 @@ mod startup;
 mod status;
 mod thread;
 mod timeline;
+mod vhost;
 mod watch;
 
 pub use startup::{StartError, run_backup, run_primary};

@@ -46,6 +46,8 @@ pub(super) enum Mail {
     Control(ctl::Request, ReplyHandle),
     /// Somebody wants to know the status.
     Status(Arc<Collector>),
+    /// Of the vhost thread: guests' rings.
+    Ring(super::vhost::RingMail),
     /// The image was taken away (and how), or is back.
     Image(Option<String>),
     /// End in order.
@@ -92,6 +94,8 @@ pub(super) enum Token {
     LinkAccept = 8,
     LinkRecv = 9,
     LinkSend = 10,
+    RingKick = 11,
+    RingCancel = 12,
 }
 
 impl Token {
@@ -137,6 +141,8 @@ pub(super) struct VolumeThread {
     pub(super) parts: Slab<super::nbd::Part>,
     pub(super) todo: std::collections::VecDeque<(usize, u64)>,
     pub(super) stalled: bool,
+    /// Rings of a guest, where vhost-user is served.
+    pub(super) rings: Option<super::vhost::Rings>,
     /// Journal charge of the writes that clients have in flight, in bytes.
     pub(super) front_bytes: u64,
     /// For metadata of the group, whatever else takes memory.
@@ -220,15 +226,18 @@ impl VolumeThread {
         loop {
             self.run_effects();
             self.pump_clients();
+            self.pump_rings();
             if self.fx.is_empty() && self.gfx.is_empty() && self.local.is_empty() {
                 break;
             }
         }
         self.flush_clients();
+        self.call_guests();
         self.pump_net();
         if !self.fx.is_empty() || !self.gfx.is_empty() {
             self.run_effects();
             self.flush_clients();
+            self.call_guests();
             self.pump_net();
         }
     }
@@ -287,6 +296,7 @@ impl VolumeThread {
             Mail::Client(handover) => self.adopt_client(*handover),
             Mail::Control(request, reply) => self.control(request, reply),
             Mail::Status(collector) => self.report(&collector),
+            Mail::Ring(mail) => self.ring_mail(mail),
             Mail::Image(trouble) => self.image_looked_at(trouble),
             Mail::Stop => self.begin_stop(),
         }
@@ -478,6 +488,8 @@ impl VolumeThread {
         const LINK_ACCEPT: u8 = Token::LinkAccept as u8;
         const LINK_RECV: u8 = Token::LinkRecv as u8;
         const LINK_SEND: u8 = Token::LinkSend as u8;
+        const RING_KICK: u8 = Token::RingKick as u8;
+        const RING_CANCEL: u8 = Token::RingCancel as u8;
         match kind {
             IO => {
                 let result = completion.result.map(|_| ()).map_err(|e| io_error(&e));
@@ -502,6 +514,8 @@ impl VolumeThread {
             LINK_ACCEPT => self.link_accepted(completion),
             LINK_RECV => self.link_received(value, completion),
             LINK_SEND => self.link_sent(value, completion),
+            RING_KICK => self.ring_kicked(value),
+            RING_CANCEL => {}
             _ => unreachable!("no such token"),
         }
         false
@@ -604,7 +618,10 @@ impl VolumeThread {
 
     fn reply(&mut self, reply: Reply<PoolMemory>) {
         let errno = reply.result.err().map(|e: IoError| e.errno);
-        self.part_done(reply.id, errno, reply.buf.map(|b| b.0.freeze()));
+        let data = reply.buf.map(|b| b.0.freeze());
+        if !self.ring_part_done(reply.id, errno, data.as_ref()) {
+            self.part_done(reply.id, errno, data);
+        }
     }
 
     fn begin_stop(&mut self) {
@@ -627,7 +644,8 @@ impl VolumeThread {
             tracing::warn!("volume {}: gave up waiting for requests", self.about.index);
             return true;
         }
-        if !self.requests.is_empty() {
+        let rings_quiet = self.rings.as_ref().is_none_or(|rings| rings.is_quiet());
+        if !self.requests.is_empty() || !rings_quiet {
             return false;
         }
         match &mut self.engine {

@@ -19,11 +19,13 @@ use crate::cli::ExitCode;
 use crate::config::{self, BackupConfig, Common, EpochMode, OutputClass, PrimaryConfig};
 use crate::daemon::faults::Faults;
 use crate::daemon::files::{self, FileError, Layout, words};
-use crate::daemon::listen::{link_listener, nbd_listener};
+use crate::daemon::listen::{link_listener, nbd_listener, vhost_listener};
+use crate::daemon::vhost::Mapping;
 use crate::daemon::watch::Watch;
 use crate::daemon::{EXTENT_BYTES, EXTENTS_MAX, FRONT_BYTES_MAX, owner};
 use crate::engine::backup::{BackupSettings, SWITCH_EXTENTS};
 use crate::engine::primary::PrimarySettings;
+use crate::frontend::virtio_blk::inflight::TABLE_WORDS;
 use crate::group::backup::MemberFacts;
 use crate::group::primary::GroupSettings;
 use crate::journal::ring::Geometry;
@@ -135,6 +137,8 @@ pub fn run_primary(config: &PrimaryConfig) -> Result<(), StartError> {
             link_listener: None,
             remote: volume.remote.clone(),
             exports: exports.clone(),
+            vhost_listener: vhost_listener(&config.common, index)?,
+            inflight: inflight_table(&config.common, &layout, index)?,
             locks: descriptors(&locks)?,
             kind: Kind::Primary {
                 identity,
@@ -152,6 +156,23 @@ pub fn run_primary(config: &PrimaryConfig) -> Result<(), StartError> {
         Watch::new(&images),
         &shutdown,
     )
+}
+
+/// The table of what a guest has in flight, where one is served by vhost-user.
+fn inflight_table(
+    common: &Common,
+    layout: &Layout,
+    index: usize,
+) -> Result<Option<Mapping>, StartError> {
+    if common.vhost_user.is_empty() {
+        return Ok(None);
+    }
+    let path = layout.inflight(index);
+    let mapping = Mapping::open(&path, TABLE_WORDS).map_err(|error| {
+        let text = format!("cannot map {}: {}", path.display(), words(&error));
+        StartError::new(ExitCode::Store, text)
+    })?;
+    Ok(Some(mapping))
 }
 
 /// Runs a backup until it is told to stop.
@@ -226,6 +247,8 @@ pub fn run_backup(config: &BackupConfig) -> Result<(), StartError> {
             )?),
             remote: None,
             exports: exports.clone(),
+            vhost_listener: vhost_listener(&config.common, index)?,
+            inflight: inflight_table(&config.common, &layout, index)?,
             locks: descriptors(&locks)?,
             kind: Kind::Backup {
                 resume: recovered.resume,

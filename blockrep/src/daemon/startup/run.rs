@@ -9,6 +9,7 @@ use crate::daemon::control::Router;
 use crate::daemon::faults::Faults;
 use crate::daemon::files::{self, words};
 use crate::daemon::thread::Mail;
+use crate::daemon::vhost;
 use crate::daemon::watch::Watch;
 use crate::reactor::{MailSender, mailbox};
 use blockrep_host::ctl::{EventLog, NewEvent, Server, ServerConfig};
@@ -51,7 +52,10 @@ pub(super) fn run(
     )
     .map_err(|error| StartError::new(ExitCode::AddressInUse, error.to_string()))?;
     let mut threads: Vec<JoinHandle<Result<Option<String>, std::io::Error>>> = Vec::new();
-    for (seed, mailbox) in seeds.into_iter().zip(boxes) {
+    let mut servers = Vec::new();
+    for (mut seed, mailbox) in seeds.into_iter().zip(boxes) {
+        let vhost = seed.vhost_listener.take();
+        let (index, size_bytes) = (seed.about.index, seed.about.size_bytes);
         let peers = senders.clone();
         let log = events.clone();
         let faults = faults.clone();
@@ -60,6 +64,10 @@ pub(super) fn run(
             .name(name)
             .spawn(move || sprout(seed, &faults, mailbox, peers, log)?.run());
         threads.push(spawned.map_err(other)?);
+        if let Some(listener) = vhost {
+            let sender = senders[index].clone();
+            servers.push(vhost::serve(listener, index, size_bytes, sender).map_err(other)?);
+        }
     }
     let kind = blkback_proto::ctl::EventKind::DaemonStarted;
     events.publish(NewEvent::new(common.group.clone(), kind, "started", ""));
@@ -67,9 +75,13 @@ pub(super) fn run(
     wait(shutdown, watch, &threads, &senders);
     notify::stopping("stopping");
     let result = join(threads);
+    servers.into_iter().for_each(vhost::Server::stop);
     drop(server);
     if let Some(NbdListen::Unix(path)) = &common.nbd {
         // Gone already or not ours any more: both are fine.
+        let _ = std::fs::remove_file(path);
+    }
+    for path in &common.vhost_user {
         let _ = std::fs::remove_file(path);
     }
     result

@@ -44,13 +44,6 @@ pub mod feature {
     pub const VERSION_1: u64 = 1 << 32;
 
     /// What is always offered.
-    pub const ALWAYS: u64 = SEG_MAX
-        | BLK_SIZE
-        | FLUSH
-        | MQ
-        | DISCARD
-        | WRITE_ZEROES
-        | INDIRECT
-        | EVENT_IDX
-        | VERSION_1;
+    pub const ALWAYS: u64 =
+        SEG_MAX | BLK_SIZE | FLUSH | MQ | DISCARD | WRITE_ZEROES | INDIRECT | EVENT_IDX | VERSION_1;
 }

@@ -20,7 +20,11 @@ fn descriptor(address: u64, length: u32, is_writable: bool) -> Descriptor {
 }
 
 /// Guest memory whose bytes at 0x1000 are the header, at 0x2000 ranges.
-fn memory(kind: u32, sector: u64, ranges: &[(u64, u32, u32)]) -> impl FnMut(u64, &mut [u8]) -> bool {
+fn memory(
+    kind: u32,
+    sector: u64,
+    ranges: &[(u64, u32, u32)],
+) -> impl FnMut(u64, &mut [u8]) -> bool {
     let mut bytes = vec![0; 0x3000];
     bytes[0x1000..0x1004].copy_from_slice(&kind.to_le_bytes());
     bytes[0x1008..0x1010].copy_from_slice(&sector.to_le_bytes());
@@ -79,7 +83,13 @@ fn reads_and_writes_as_linux_sends_them() {
     ];
     let parsed = ask(TYPE_IN, 8, &[], &data).unwrap();
     let length = 4608;
-    assert_eq!(parsed.ask, Ask::Read { offset: 4096, length });
+    assert_eq!(
+        parsed.ask,
+        Ask::Read {
+            offset: 4096,
+            length
+        }
+    );
     assert_eq!(parsed.data.len(), 2);
     assert_eq!(parsed.status, STATUS);
     let data = [descriptor(0x4000, 512, false)];
@@ -101,10 +111,22 @@ fn any_cut_into_descriptors_is_the_same_request() {
     let read = &mut memory(TYPE_IN, 1, &[]);
     let parsed = parse(chain.into_iter(), LIMITS, read).unwrap();
     let length = 512;
-    assert_eq!(parsed.ask, Ask::Read { offset: 512, length });
+    assert_eq!(
+        parsed.ask,
+        Ask::Read {
+            offset: 512,
+            length
+        }
+    );
     assert_eq!(parsed.status, 0x4000 + 512);
     let address = 0x4000;
-    assert_eq!(parsed.data, [Segment { address, length: 512 }]);
+    assert_eq!(
+        parsed.data,
+        [Segment {
+            address,
+            length: 512
+        }]
+    );
 }
 
 #[test]
