@@ -49,6 +49,8 @@ pub(crate) enum Word {
     Done,
     Fail(String),
     ProbeOk,
+    /// What stands behind `CHURN`: operations so far, or blocks found.
+    Churn(u64),
     /// What stands behind `POWER`.
     Power(String),
 }
@@ -57,7 +59,7 @@ impl Word {
     fn parse(line: &str) -> Option<Self> {
         let line = line.trim();
         // The serial line can carry half a kernel message in front.
-        let start = ["LEDGER", "VERIFIED", "PROBE", "POWER"]
+        let start = ["LEDGER", "VERIFIED", "PROBE", "POWER", "CHURN"]
             .iter()
             .filter_map(|word| line.find(word))
             .min();
@@ -68,6 +70,7 @@ impl Word {
             "LEDGER-FAIL" => Some(Self::Fail(words.collect::<Vec<_>>().join(" "))),
             "LEDGER" => words.next()?.parse().ok().map(Self::Entry),
             "POWER" => Some(Self::Power(words.collect::<Vec<_>>().join(" "))),
+            "CHURN" => words.next()?.parse().ok().map(Self::Churn),
             "PROBE" => (words.next()? == "ok").then_some(Self::ProbeOk),
             "VERIFIED" => {
                 let last = words.next()?.strip_prefix("last=")?.parse().ok()?;
@@ -252,6 +255,23 @@ impl Boot<'_> {
         }
         command.args(self.devices);
     }
+}
+
+/// QEMU's arguments for a disk behind a vhost-user back end, whose memory the back end shares. A back
+/// end that goes away is looked for once a second.
+pub(crate) fn vhost_disk(socket: &Path) -> [String; 8] {
+    let path = socket.display().to_string().replace(',', ",,");
+    [
+        "-object",
+        "memory-backend-memfd,id=ram,size=256M,share=on",
+        "-machine",
+        "memory-backend=ram",
+        "-chardev",
+        &format!("socket,id=vu0,path={path},reconnect=1"),
+        "-device",
+        "vhost-user-blk-pci,chardev=vu0,num-queues=2",
+    ]
+    .map(str::to_owned)
 }
 
 /// QEMU's arguments for a disk behind an NBD server on a Unix socket.

@@ -45,6 +45,8 @@ struct Ring {
     again: VecDeque<u16>,
     /// Answers stand in the used ring that the guest may have to be called for.
     to_call: bool,
+    /// It has to be called, whatever the indices say: somebody else may have answered and not called.
+    must_call: bool,
     stop: Option<SyncSender<u16>>,
 }
 
@@ -97,7 +99,7 @@ impl VolumeThread {
                 if let Some(ring) = &mut rings.rings[ring] {
                     ring.call = call;
                     // What was answered before may have been announced to nobody.
-                    ring.to_call = true;
+                    ring.must_call = true;
                 }
             }
             RingMail::Stop(ring, answer) => match &mut rings.rings[ring] {
@@ -148,8 +150,10 @@ impl VolumeThread {
             is_broken: false,
             in_flight: 0,
             again: found.heads.into(),
-            // Answers of a process that died between the used ring and the call.
-            to_call: true,
+            to_call: false,
+            // For answers of a process that died between the used ring and the call: the guest
+            // waits for that call, and the indices only speak of answers given since.
+            must_call: true,
             stop: None,
         });
         self.poll_ring(index);
@@ -454,10 +458,11 @@ impl VolumeThread {
         let Some(rings) = &mut self.rings else { return };
         let Some(guest) = &rings.guest else { return };
         for ring in rings.rings.iter_mut().flatten() {
-            if !std::mem::take(&mut ring.to_call) {
+            let must_call = std::mem::take(&mut ring.must_call);
+            if !std::mem::take(&mut ring.to_call) && !must_call {
                 continue;
             }
-            let wanted = ring.queue.needs_notification(&**guest).unwrap_or(true);
+            let wanted = ring.queue.needs_notification(&**guest).unwrap_or(true) || must_call;
             if let Some(call) = &ring.call
                 && wanted
                 && let Err(error) = call.notify()
