@@ -147,6 +147,7 @@ pub(crate) fn run(checkout: &Checkout, options: &Options, under: Under) -> Resul
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
     let scratch = Scratch::new(checkout)?;
     packages::provide(checkout, &purposes(options), options.no_install)?;
+    packages::require(&purposes(options))?;
     let programs = match under {
         Under::Blockrep => Some(build(checkout, options.release)?),
         Under::QemuNbd => None,
