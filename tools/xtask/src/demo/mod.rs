@@ -178,7 +178,7 @@ pub(crate) fn run(checkout: &Checkout, options: &Options, under: Under) -> Resul
         }
         rows.push(stage.round(round)?);
     }
-    let verdict = judge::print(&stage.headline(), &rows);
+    let verdict = judge::print(&stage.headline(), &rows, options.ack.promises_all());
     if let Some(plant) = options.plant {
         let name = plant
             .to_possible_value()
