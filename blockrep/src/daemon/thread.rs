@@ -112,6 +112,13 @@ pub(super) struct CutWait {
     pub(super) until: Nanos,
 }
 
+/// A promotion that waits for the end of the link.
+pub(super) struct PromoteWait {
+    pub(super) request: ctl::PromoteRequest,
+    pub(super) reply: ReplyHandle,
+    pub(super) until: Nanos,
+}
+
 /// The I/O thread of a volume.
 pub(super) struct VolumeThread {
     pub(super) about: About,
@@ -146,6 +153,7 @@ pub(super) struct VolumeThread {
     pub(super) cut_waits: Vec<CutWait>,
     pub(super) pending_cuts: Vec<(u64, bool, Nanos, ReplyHandle)>,
     pub(super) promotes: Vec<(u64, Epoch, ReplyHandle)>,
+    pub(super) promote_waits: Vec<PromoteWait>,
     pub(super) next_token: u64,
     pub(super) latencies: Latencies,
     pub(super) rates: [Rate; 3],
@@ -257,6 +265,7 @@ impl VolumeThread {
         let next = [
             self.engine.next_tick(),
             group,
+            self.promote_waits.iter().map(|wait| wait.until).min(),
             retry,
             slow,
             self.net_next_tick(),

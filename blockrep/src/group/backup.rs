@@ -497,7 +497,11 @@ impl BackupGroup {
         self.tell(&ToVolume::Fence, fx);
     }
 
-    fn may_promote(
+    /// Whether a promotion would be refused, and why.
+    ///
+    /// # Errors
+    /// The reason.
+    pub fn may_promote(
         &self,
         force: bool,
         accept_suspect: bool,

@@ -169,8 +169,8 @@ pub struct Promoted {
 pub enum PromoteError {
     /// The primary is alive.
     #[error(
-        "the primary is connected and was heard of {heard_ms} ms ago: stop it first, or say \
-         --force if you know that its guest is dead"
+        "the primary is still connected and was heard of {heard_ms} ms ago: stop it first; if its \
+         host is really dead, say --force"
     )]
     Alive {
         /// How long ago.
