@@ -51,7 +51,7 @@ pub enum RefuseCode {
     Identity = 2,
     /// Sizes differ.
     Size = 3,
-    /// The histories do not continue one another, or this side was promoted.
+    /// The histories do not continue one another.
     Lineage = 4,
     /// Another primary is connected.
     Busy = 5,
@@ -61,6 +61,8 @@ pub enum RefuseCode {
     Protocol = 7,
     /// The daemon is stopping.
     Stopping = 8,
+    /// The backup was promoted: who connects is its former primary.
+    Superseded = 9,
 }
 
 impl RefuseCode {
@@ -76,6 +78,7 @@ impl RefuseCode {
             6 => Self::Store,
             7 => Self::Protocol,
             8 => Self::Stopping,
+            9 => Self::Superseded,
             _ => return None,
         })
     }

@@ -138,7 +138,7 @@ fn exit_codes_tell_failures_apart() {
     assert_fails(&rig.run(&["cut", "--wiat"]), 2, "--wait");
     assert_fails(&rig.run(&[]), 2, "blockrepctl status");
     assert_fails(&rig.run(&["promote"]), 4, "type promote --force");
-    assert_fails(&rig.run(&["--group", "vm9", "status"]), 3, "vm1.sock");
+    assert_fails(&rig.run(&["--group", "vm9", "status"]), 3, "--group vm1");
     rig.server = None;
     assert_fails(&rig.run(&["status"]), 3, "start one");
     assert_fails(

@@ -48,8 +48,8 @@ pub use request::{
 };
 pub use status::{
     Bounds, CommitLatency, DaemonStatus, Epochs, GroupStatus, JournalStatus, Lag, LineageEntry,
-    LinkStatus, MemoryPart, OutputStatus, QueueBound, Rates, Stated, Status, SyncProgress,
-    VolumeCounters, VolumeStatus,
+    LinkStatus, MemoryPart, OutputStatus, QueueBound, Rates, RefusedPeer, Stated, Status,
+    SyncProgress, VolumeCounters, VolumeStatus,
 };
 pub use text::{TEXT_BYTES_MAX, one_line};
 pub use words::{

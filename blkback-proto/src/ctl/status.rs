@@ -16,6 +16,9 @@ pub struct Status {
     pub group: GroupStatus,
     /// When a write is answered.
     pub ack_mode: AckMode,
+    /// Answers wait for the backup as the mode says; not so where there is none, or on a backup.
+    #[serde(default = "yes")]
+    pub ack_in_force: bool,
     /// What others can see before a commit.
     pub output: OutputStatus,
     /// Newest epoch in each stage.
@@ -34,6 +37,11 @@ pub struct Status {
     pub commit_latency: CommitLatency,
     /// Who wrote what: oldest first.
     pub lineage: Vec<LineageEntry>,
+}
+
+/// What a daemon that does not say it yet means.
+fn yes() -> bool {
+    true
 }
 
 /// A state with its reason; its fields stand directly in the object that has the state.
@@ -133,6 +141,20 @@ pub struct LinkStatus {
     /// What may still be sent before the backup frees more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credit_bytes: Option<u64>,
+    /// The peer this side refused last, unless one was taken in since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<RefusedPeer>,
+}
+
+/// A peer that was not taken in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedPeer {
+    /// Its address.
+    pub peer: String,
+    /// What it was told.
+    pub reason: String,
+    /// When it was refused last, Unix time.
+    pub unix_ms: u64,
 }
 
 /// One disk.

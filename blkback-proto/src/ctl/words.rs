@@ -80,9 +80,11 @@ words! {
         Starting = "starting",
         /// The backup acknowledges epochs.
         Protected = "protected",
+        /// The backup was lost; that is being made durable.
+        Degrading = "degrading",
         /// Runs on without the backup, by the loss policy; differences are being noted.
         Degraded = "degraded",
-        /// Runs without a backup because none was asked for.
+        /// Runs without a backup: none was given, or none has taken this side in since the start.
         Standalone = "standalone",
         /// The other side is being made equal.
         Resyncing = "resyncing",
@@ -92,12 +94,18 @@ words! {
         Paused = "paused",
         /// A backup that has a usable epoch and no primary connected.
         WaitingForPrimary = "waiting-for-primary",
+        /// A backup that follows its primary.
+        Following = "following",
         /// A primary whose backup has not yet connected since the start.
         WaitingForBackup = "waiting-for-backup",
         /// The last acknowledged epoch may be damaged; an operator decides.
         Suspect = "suspect",
+        /// A backup that is becoming primary.
+        Promoting = "promoting",
         /// A backup that became primary.
         Promoted = "promoted",
+        /// A former primary: its backup was promoted and holds the current disk.
+        Superseded = "superseded",
         /// Both sides have a history of their own.
         SplitBrain = "split-brain",
         /// Ending: draining what is in flight.

@@ -2,8 +2,8 @@
 
 use super::role::Group;
 use super::status::Collector;
-use super::thread::{CutWait, Mail, VolumeThread, fresh_lineage, now};
-use crate::engine::ToVolume;
+use super::thread::{CutWait, Mail, PromoteWait, VolumeThread, fresh_lineage, now};
+use crate::engine::{Nanos, ToVolume};
 use crate::group::{PromoteError, Promoted, State};
 use crate::reactor::MailSender;
 use blkback_proto::ctl::{
@@ -15,6 +15,9 @@ use std::sync::Arc;
 
 /// Longest wait for a commit that a client may ask for, in milliseconds.
 const WAIT_MS_MAX: u64 = 60_000;
+/// How long a promotion without force waits for the link to end: a primary that was killed a moment
+/// ago still looks connected until the kernel tells of it.
+const LINK_END_NS_MAX: Nanos = 2_000_000_000;
 
 /// Hands requests of the control thread to the I/O threads.
 pub(super) struct Router {
@@ -56,7 +59,7 @@ impl VolumeThread {
                 let mut at = now(self.now, &mut fresh);
                 group.cut(&mut at, token, &mut self.gfx);
             }
-            Request::Promote(promote) => self.promote(&promote, reply),
+            Request::Promote(promote) => self.ask_promotion(promote, reply),
             Request::Hello(_) | Request::Events(_) | Request::Status(_) => {
                 reply.error(ErrorCode::Unsupported, "answered elsewhere");
             }
@@ -114,6 +117,7 @@ impl VolumeThread {
 
     /// Answers waits that are over.
     pub(super) fn tick_control(&mut self) {
+        self.tick_promotions();
         let (committed, now) = (self.committed(), self.now);
         let failed = match &self.group {
             Some(Group::Primary(group)) if group.standing().state == State::Failed => {
@@ -143,13 +147,47 @@ impl VolumeThread {
         }
     }
 
+    fn ask_promotion(&mut self, request: PromoteRequest, reply: ReplyHandle) {
+        tracing::warn!("an operator asks for promotion: {}", request.reason);
+        if self.is_held_by_link(&request) {
+            tracing::info!("the primary is still connected: waits for the link to end");
+            self.promote_waits.push(PromoteWait {
+                request,
+                reply,
+                until: self.now + LINK_END_NS_MAX,
+            });
+            return;
+        }
+        self.promote(&request, reply);
+    }
+
+    /// Nothing but a primary that looks alive stands against the promotion.
+    fn is_held_by_link(&self, request: &PromoteRequest) -> bool {
+        let Some(Group::Backup(group)) = &self.group else {
+            return false;
+        };
+        let held = group.may_promote(request.force, request.accept_suspect, Some(0));
+        matches!(held, Err(PromoteError::Alive { .. }))
+    }
+
+    /// Promotions whose link has ended, or has not in all the time there is.
+    fn tick_promotions(&mut self) {
+        let waits = std::mem::take(&mut self.promote_waits);
+        for wait in waits {
+            if wait.until > self.now && self.is_held_by_link(&wait.request) {
+                self.promote_waits.push(wait);
+            } else {
+                self.promote(&wait.request, wait.reply);
+            }
+        }
+    }
+
     fn promote(&mut self, request: &PromoteRequest, reply: ReplyHandle) {
         let Some(Group::Backup(group)) = &mut self.group else {
             let text = "this side is the primary already: nothing to promote";
             reply.error(ErrorCode::WrongRole, text);
             return;
         };
-        tracing::warn!("an operator asks for promotion: {}", request.reason);
         let token = self.next_token;
         self.next_token += 1;
         let before = group.committed();
@@ -182,7 +220,7 @@ impl VolumeThread {
                     EventKind::Promoted,
                     format!("promoted at epoch {}", promoted.epoch),
                     if self.nbd_listener.is_some() || self.about.index > 0 {
-                        "serves the volumes; a former primary is refused"
+                        State::Promoted.next()
                     } else {
                         "nobody can reach the disk: start the daemon again with --nbd ADDRESS"
                     },

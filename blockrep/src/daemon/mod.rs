@@ -16,6 +16,7 @@ mod faults;
 mod files;
 mod link;
 mod listen;
+mod loss;
 mod memory;
 mod nbd;
 mod nbd_loop;

@@ -6,14 +6,15 @@ use super::memory::PoolMemory;
 use super::role::{Engine, Group};
 use super::thread::{Mail, Token, VolumeThread};
 use crate::engine::Nanos;
-use crate::group::backup::promoted_text;
+use crate::engine::primary::PrimaryVolume;
+use crate::group::refusal::{other_group_text, superseded_text};
 use crate::reactor::{Completion, Op as ROp, SockId};
-use blkback_proto::ctl::EventKind;
+use blkback_proto::ctl::{EventKind, RefusedPeer};
 use blkback_proto::diskspec::Endpoint;
 use blkback_proto::ids::SessionId;
-use blkback_proto::link::{Frame, RefuseCode};
+use blkback_proto::link::{Frame, Hello, RefuseCode};
 use blockrep_host::ctl::NewEvent;
-use blockrep_host::ids;
+use blockrep_host::{clock, ids};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
@@ -51,11 +52,15 @@ pub(super) struct Net {
     accepting: bool,
     pub(super) said_bye: bool,
     /// The refusal told of last, and when.
-    refused: (String, Nanos),
+    told_refused: (String, Nanos),
+    /// Who was refused here last, unless somebody was taken in since.
+    pub(super) refused: Option<RefusedPeer>,
     /// Why there is no connection, in words.
     pub(super) trouble: String,
     /// The backup refused this connection: its words stand in `trouble`.
     refused_here: bool,
+    /// The backup refused this side and will do so again.
+    pub(super) refusal: Option<RefuseCode>,
     /// Records may be received again at this time.
     throttled_until: Nanos,
     pub(super) heard: Nanos,
@@ -78,9 +83,11 @@ impl Net {
             next_dial: 0,
             accepting: false,
             said_bye: false,
-            refused: (String::new(), 0),
+            told_refused: (String::new(), 0),
+            refused: None,
             trouble: String::new(),
             refused_here: false,
+            refusal: None,
             throttled_until: 0,
             heard: 0,
             received_bytes: 0,
@@ -181,6 +188,7 @@ impl VolumeThread {
                     tracing::warn!("volume {}: {text}", self.about.index);
                 }
                 self.net.trouble = text;
+                self.net.refusal = None;
                 return;
             }
         };
@@ -401,9 +409,13 @@ impl VolumeThread {
                     let took = record.len() as u64 * 1_000_000_000 / rate.max(1);
                     self.net.throttled_until = self.net.throttled_until.max(self.now) + took;
                 }
+                if let Arrived::Frame(Frame::Welcome(_), _) = &arrived {
+                    self.net.refusal = None;
+                }
                 if let Arrived::Frame(Frame::Refuse { code, text }, _) = &arrived {
                     self.net.trouble = format!("refused by the backup: {text}");
                     self.net.refused_here = true;
+                    self.net.refusal = code.is_final().then_some(*code);
                     if code.is_final() {
                         self.net.next_dial = self.now + REDIAL_REFUSED_NS;
                     }
@@ -425,14 +437,7 @@ impl VolumeThread {
         let engine = match &mut self.engine {
             Engine::Backup(engine) => engine,
             Engine::Primary(engine) => {
-                // Promoted, and its journal drained.
-                let (own, first_epoch) = engine.tip();
-                let theirs = hello.lineage.last().map(|(id, _)| *id).unwrap_or_default();
-                let text = promoted_text(first_epoch.previous(), own, theirs);
-                let frame = Frame::Refuse {
-                    code: RefuseCode::Lineage,
-                    text,
-                };
+                let frame = promoted_refusal(engine, &hello);
                 self.last_words(id, link, session, &frame);
                 return;
             }
@@ -464,11 +469,16 @@ impl VolumeThread {
 
     /// An event for a refusal; a primary that keeps trying is told of once a minute.
     pub(super) fn tell_refused(&mut self, peer: &str, text: &str) {
-        let (last, at) = &self.net.refused;
+        self.net.refused = Some(RefusedPeer {
+            peer: peer.to_owned(),
+            reason: text.to_owned(),
+            unix_ms: clock::unix_ms(),
+        });
+        let (last, at) = &self.net.told_refused;
         if last == text && self.now < at + TELL_REFUSED_NS {
             return;
         }
-        self.net.refused = (text.to_owned(), self.now);
+        self.net.told_refused = (text.to_owned(), self.now);
         let what = format!("a primary at {peer} was refused: {text}");
         let group = self.about.group_name.clone();
         let next = "see the reason; the primary keeps trying";
@@ -485,6 +495,22 @@ impl VolumeThread {
             .dying
             .push((id, link, self.now + GREETING_NS_MAX / 5));
     }
+}
+
+/// What a promoted side that has drained its journal says to any primary.
+fn promoted_refusal(engine: &PrimaryVolume<PoolMemory>, hello: &Hello) -> Frame {
+    let (own, first_epoch) = engine.tip();
+    let epoch = first_epoch.previous();
+    let group = engine.identity().group;
+    if group != hello.group {
+        let text = other_group_text(engine.group_name(), group, Some(epoch), hello);
+        let code = RefuseCode::Identity;
+        return Frame::Refuse { code, text };
+    }
+    let theirs = hello.lineage.last().map(|(id, _)| *id).unwrap_or_default();
+    let text = superseded_text(epoch, own, theirs);
+    let code = RefuseCode::Superseded;
+    Frame::Refuse { code, text }
 }
 
 fn recv(

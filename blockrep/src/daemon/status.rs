@@ -1,16 +1,19 @@
 //! Status: every thread reports its volume, the last one to report answers.
 
+use super::loss::{ack_is_in_force, possible_loss};
 use super::nbd_loop::PARTS_MAX;
 use super::role::{Engine, Group};
 use super::thread::VolumeThread;
+use crate::config::LossPolicy;
 use crate::engine::Nanos;
 use crate::engine::backup::Mode;
 use crate::group::State;
+use crate::group::refusal::remedy;
 use blkback_proto::ctl::{
     AckMode, Answer, Bounds, CommitLatency, DaemonStatus, Epochs, GroupState, GroupStatus,
     JournalStatus, Lag, LineageEntry, LinkState, LinkStatus, MemoryPart, OutputClass, OutputStatus,
-    QueueBound, Rates, Role, Stated, Status, SyncProgress, VolumeCounters, VolumeState,
-    VolumeStatus,
+    QueueBound, Rates, RefusedPeer, Role, Stated, Status, SyncProgress, VolumeCounters,
+    VolumeState, VolumeStatus,
 };
 use blkback_proto::ids::Epoch;
 use blockrep_host::clock;
@@ -20,6 +23,9 @@ use std::sync::Mutex;
 
 /// How often a sync is told of in the log when there is no terminal.
 const LOG_NS: Nanos = 5_000_000_000;
+
+/// What to do on a primary that was started without a backup.
+const GIVE_A_BACKUP: &str = "give the address of a backup in the disk spec to protect it";
 
 /// What one volume knows.
 #[derive(Clone, Debug)]
@@ -41,6 +47,7 @@ struct GroupReport {
     daemon: DaemonStatus,
     group: GroupStatus,
     ack_mode: AckMode,
+    ack_in_force: bool,
     output: OutputStatus,
     lag_ms: u64,
     epochs_per_s: f64,
@@ -73,11 +80,14 @@ impl Collector {
 }
 
 fn compose(reports: Vec<Report>) -> Status {
-    let group = reports[0]
+    let mut group = reports[0]
         .group
         .clone()
         .expect("the first volume has the group");
-    let link = reports[0].link.clone();
+    let mut link = reports[0].link.clone();
+    let refused = reports.iter().filter_map(|r| r.link.refused.clone());
+    link.refused = refused.max_by_key(|refused| refused.unix_ms);
+    tell_of_refused(&mut group.group.stated, link.refused.as_ref());
     let least =
         |pick: fn(&Epochs) -> Option<u64>| reports.iter().map(|r| pick(&r.epochs)).min().flatten();
     let epochs = Epochs {
@@ -92,6 +102,7 @@ fn compose(reports: Vec<Report>) -> Status {
         daemon: group.daemon,
         group: group.group,
         ack_mode: group.ack_mode,
+        ack_in_force: group.ack_in_force,
         output: group.output,
         epochs,
         lag: Lag {
@@ -112,6 +123,18 @@ fn compose(reports: Vec<Report>) -> Status {
         commit_latency: group.commit_latency,
         lineage: group.lineage,
         volumes: reports.into_iter().map(|r| r.volume).collect(),
+    }
+}
+
+/// A backup that waits may wait because it sent somebody away.
+fn tell_of_refused(stated: &mut Stated<GroupState>, refused: Option<&RefusedPeer>) {
+    if let Some(refused) = refused
+        && stated.state == GroupState::WaitingForPrimary
+    {
+        stated.reason += &format!(
+            "; a primary at {} was refused: {}",
+            refused.peer, refused.reason
+        );
     }
 }
 
@@ -216,21 +239,23 @@ impl VolumeThread {
                 "nothing to do",
             ),
             VolumeStands::Alone => {
-                let (reason, next) = if self.net.remote.is_some() {
+                let (reason, next) = if let Some(code) = self.net.refusal {
+                    let reason = "the backup does not take this side in: the link says why";
+                    (reason.to_owned(), remedy(code))
+                } else if self.net.remote.is_some() {
                     let next = "compared with the backup when it answers";
                     (self.trouble_with_backup(), next)
                 } else if self.about.is_primary_daemon {
-                    let next = "give the address of a backup in the disk spec to protect it";
-                    ("no backup was given".to_owned(), next)
+                    ("no backup was given".to_owned(), GIVE_A_BACKUP)
                 } else {
-                    let next = "nothing to do; a promoted side takes no backup of its own yet";
+                    let next = State::Promoted.next();
                     ("promoted; it has no backup".to_owned(), next)
                 };
                 (VolumeState::Alone, reason, next)
             }
             VolumeStands::Blank => (
                 VolumeState::Alone,
-                "empty: no primary has connected yet".to_owned(),
+                "empty: no primary was taken in yet".to_owned(),
                 "compared with a primary when one connects",
             ),
             VolumeStands::Inconsistent => (
@@ -290,6 +315,7 @@ impl VolumeThread {
         let greeting = matches!(&self.engine, Engine::Primary(engine) if !engine.is_greeted());
         match (&self.net.link, &self.net.remote, self.net.listener) {
             (Some(_), _, _) if !greeting => LinkStands::Up,
+            (_, Some(_), _) if self.net.refusal.is_some() => LinkStands::Refused,
             (_, Some(_), _) => LinkStands::Connecting,
             (_, None, Some(_)) => LinkStands::Listening,
             (_, None, None) => LinkStands::Absent,
@@ -353,7 +379,12 @@ impl VolumeThread {
                 self.trouble_with_backup(),
                 "tried again every half second, after a refusal every five seconds",
             ),
-            LinkStands::Listening if matches!(self.engine, Engine::Primary(_)) => (
+            LinkStands::Refused => (
+                LinkState::Refused,
+                self.trouble_with_backup(),
+                "tried again every five seconds",
+            ),
+            LinkStands::Listening if self.is_promoted() => (
                 LinkState::Listening,
                 "this side is promoted".to_owned(),
                 "a former primary that connects is refused",
@@ -389,7 +420,12 @@ impl VolumeThread {
             session: self.net.link.as_ref().map(|_| self.net.session.to_string()),
             rtt_us: None,
             credit_bytes,
+            refused: self.net.refused.clone(),
         }
+    }
+
+    fn is_promoted(&self) -> bool {
+        matches!(self.engine, Engine::Primary(_)) || self.volume_stands() == VolumeStands::Draining
     }
 
     fn trouble_with_backup(&self) -> String {
@@ -444,12 +480,10 @@ impl VolumeThread {
         let promoted = matches!(standing.state, State::Promoted);
         let primary = self.about.is_primary_daemon || promoted;
         let ack_mode = AckMode::from(self.about.settings.ack.to_string().as_str());
-        let possible_loss = match self.about.output {
-            crate::config::OutputClass::Held => "none: output waits for the commit",
-            crate::config::OutputClass::Open => {
-                "writes answered and not yet committed: at most the open epoch and those in flight"
-            }
-        };
+        let waits = self.about.loss == LossPolicy::Pause;
+        let possible_loss = possible_loss(standing.state, self.about.output, meta.tip(), waits);
+        let given = self.net.remote.is_some() || standing.state != State::Standalone;
+        let next = if given { standing.next } else { GIVE_A_BACKUP };
         let percentiles = self.latencies.percentiles_us();
         Some(GroupReport {
             daemon: DaemonStatus {
@@ -471,16 +505,17 @@ impl VolumeThread {
                     state: state_word(standing.state),
                     reason: standing.reason.clone(),
                     since_unix_ms: standing.since_unix_ns / 1_000_000,
-                    next: standing.state.next().to_owned(),
+                    next: next.to_owned(),
                 },
             },
             ack_mode,
+            ack_in_force: ack_is_in_force(standing.state),
             output: OutputStatus {
                 class: match self.about.output {
                     crate::config::OutputClass::Held => OutputClass::Held,
                     crate::config::OutputClass::Open => OutputClass::Open,
                 },
-                possible_loss: possible_loss.to_owned(),
+                possible_loss,
             },
             lag_ms: match group {
                 Group::Primary(group) => group.oldest_uncommitted_ns(self.now) / 1_000_000,
@@ -531,6 +566,7 @@ enum VolumeStands {
 enum LinkStands {
     Up,
     Connecting,
+    Refused,
     Listening,
     Absent,
 }

@@ -10,7 +10,7 @@ use crate::config::{LossPolicy, OutputClass};
 use crate::engine::primary::PrimarySettings;
 use crate::engine::{Effect, Nanos, Outgoing, ToGroup, ToVolume};
 use crate::frontend::nbd::ExportInfo;
-use crate::group::{GroupEffect, Now};
+use crate::group::{GroupEffect, Now, State};
 use crate::io::{Done, IoError, IoId, Op, Reply, Target};
 use crate::reactor::{
     Buf, Completion, FileId, MailSender, Mailbox, Op as ROp, OpError, Pool, Reactor, SockId,
@@ -116,6 +116,13 @@ pub(super) struct CutWait {
     pub(super) until: Nanos,
 }
 
+/// A promotion that waits for the end of the link.
+pub(super) struct PromoteWait {
+    pub(super) request: ctl::PromoteRequest,
+    pub(super) reply: ReplyHandle,
+    pub(super) until: Nanos,
+}
+
 /// The I/O thread of a volume.
 pub(super) struct VolumeThread {
     pub(super) about: About,
@@ -152,6 +159,7 @@ pub(super) struct VolumeThread {
     pub(super) cut_waits: Vec<CutWait>,
     pub(super) pending_cuts: Vec<(u64, bool, Nanos, ReplyHandle)>,
     pub(super) promotes: Vec<(u64, Epoch, ReplyHandle)>,
+    pub(super) promote_waits: Vec<PromoteWait>,
     pub(super) next_token: u64,
     pub(super) latencies: Latencies,
     pub(super) rates: [Rate; 3],
@@ -217,7 +225,21 @@ impl VolumeThread {
             Some(Group::Backup(group)) => group.start(&mut self.gfx),
             None => {}
         }
+        self.tell_start();
         self.settle();
+    }
+
+    /// A side that comes up promoted is no backup, whatever its program is called.
+    fn tell_start(&self) {
+        let Some(standing) = self.group.as_ref().map(Group::standing) else {
+            return;
+        };
+        if standing.state == State::Promoted {
+            let reason = format!("comes up {}: it is the primary", standing.reason);
+            let group = self.about.group_name.clone();
+            let kind = EventKind::RoleChanged;
+            self.publish(NewEvent::new(group, kind, reason, standing.next));
+        }
     }
 
     /// Does everything that can be done without waiting.
@@ -266,6 +288,7 @@ impl VolumeThread {
         let next = [
             self.engine.next_tick(),
             group,
+            self.promote_waits.iter().map(|wait| wait.until).min(),
             retry,
             slow,
             self.net_next_tick(),
@@ -405,7 +428,7 @@ impl VolumeThread {
     }
 
     fn state_changed(&mut self, old: crate::group::State, new: &crate::group::Standing) {
-        let (state, next) = (new.state.word(), new.state.next());
+        let (state, next) = (new.state.word(), new.next);
         let event = NewEvent::new(
             self.about.group_name.clone(),
             EventKind::GroupState,
@@ -580,6 +603,9 @@ impl VolumeThread {
         if let (Frame::Refuse { text, .. }, Some(link)) = (frame, &self.net.link) {
             let peer = link.peer.clone();
             self.tell_refused(&peer, text);
+        }
+        if matches!(frame, Frame::Welcome(_)) {
+            self.net.refused = None;
         }
         let session = self.session();
         if let Some(link) = &mut self.net.link {

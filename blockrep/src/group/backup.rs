@@ -11,20 +11,12 @@
 //!
 //! An epoch is committed when every volume sealed it. Nothing else decides that.
 
+use super::refusal::{other_group_text, superseded_text};
 use super::{GroupEffect, Now, PromoteError, Promoted, Standing, State};
 use crate::engine::{Nanos, ToGroup, ToVolume};
-use blkback_proto::ids::{Epoch, LineageId};
+use blkback_proto::ids::Epoch;
 use blkback_proto::link::{Hello, RefuseCode};
 use blkback_proto::meta::{GroupMeta, LineageEntry, LineageWhy, Role};
-
-/// Why a promoted side takes no primary: both histories by name.
-#[must_use]
-pub fn promoted_text(epoch: Epoch, own: LineageId, theirs: LineageId) -> String {
-    format!(
-        "this side was promoted at epoch {epoch} and writes lineage {own}; the primary that \
-         connects writes lineage {theirs}: stop it, its guest must not run"
-    )
-}
 
 /// What recovery found of one volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +83,7 @@ impl BackupGroup {
             state: State::Waiting,
             reason: String::new(),
             since_unix_ns: unix_ns,
+            next: "",
         };
         let mut group = Self {
             meta,
@@ -110,6 +103,7 @@ impl BackupGroup {
         let (state, reason) = group.resting_state();
         group.standing.state = state;
         group.standing.reason = reason;
+        group.standing.next = group.next_of(state);
         group
     }
 
@@ -151,11 +145,20 @@ impl BackupGroup {
             state,
             reason,
             since_unix_ns: at.unix_ns,
+            next: self.next_of(state),
         };
         fx.push(GroupEffect::Changed {
             old,
             new: self.standing.clone(),
         });
+    }
+
+    /// What happens next, or what to do: a promotion is named only where it is possible.
+    fn next_of(&self, state: State) -> &'static str {
+        if state == State::Waiting && self.members.iter().any(|m| m.facts.blank) {
+            return "follows a primary when one connects; not promotable: it never held an epoch";
+        }
+        state.next()
     }
 
     /// The state that follows from the facts when nothing is going on.
@@ -189,7 +192,7 @@ impl BackupGroup {
             return (State::Suspect, reason);
         }
         let reason = if self.members.iter().any(|m| m.facts.blank) {
-            "no primary has connected yet".to_owned()
+            "no primary was taken in yet".to_owned()
         } else {
             "no primary is connected".to_owned()
         };
@@ -404,18 +407,19 @@ impl BackupGroup {
                 "a primary without a history".to_owned(),
             ));
         };
-        if self.meta.role == Role::Primary || self.promoting.is_some() {
-            let own = self.meta.tip().map(|t| t.id).unwrap_or_default();
-            let text = promoted_text(self.meta.promoted, own, *tip);
-            return Err((RefuseCode::Lineage, text));
-        }
+        let promoted = (self.meta.role == Role::Primary).then_some(self.meta.promoted);
         if !self.meta.group.is_none() && self.meta.group != hello.group {
-            let text = format!(
-                "this backup belongs to group {}, the primary to group {}: use another state \
-                 directory, or the right primary",
-                self.meta.group, hello.group
-            );
+            let text = other_group_text(&self.meta.name, self.meta.group, promoted, hello);
             return Err((RefuseCode::Identity, text));
+        }
+        if self.promoting.is_some() {
+            // It may still be given up: nobody is superseded before it is durable.
+            let text = "an operator is promoting this backup".to_owned();
+            return Err((RefuseCode::Busy, text));
+        }
+        if let Some(epoch) = promoted {
+            let own = self.meta.tip().map(|t| t.id).unwrap_or_default();
+            return Err((RefuseCode::Superseded, superseded_text(epoch, own, *tip)));
         }
         if usize::from(hello.volume_count) != self.members.len()
             || usize::from(hello.volume_index) != index
@@ -497,7 +501,11 @@ impl BackupGroup {
         self.tell(&ToVolume::Fence, fx);
     }
 
-    fn may_promote(
+    /// Whether a promotion would be refused, and why.
+    ///
+    /// # Errors
+    /// The reason.
+    pub fn may_promote(
         &self,
         force: bool,
         accept_suspect: bool,

@@ -6,9 +6,14 @@
 
 pub mod backup;
 pub mod primary;
+pub mod refusal;
+
+#[cfg(test)]
+mod tests;
 
 use crate::engine::{Nanos, ToVolume};
 use blkback_proto::ids::{Epoch, LineageId};
+use blkback_proto::link::RefuseCode;
 use blkback_proto::meta::GroupMeta;
 
 /// The time, twice, and where random ids come from.
@@ -42,6 +47,8 @@ pub enum State {
     Degraded,
     /// Primary: the backup is not there and policy holds writes.
     Paused,
+    /// Former primary: its backup was promoted and has the current disk.
+    Superseded,
     /// Backup: no primary is connected.
     Waiting,
     /// Backup: follows a primary.
@@ -69,6 +76,7 @@ impl State {
             Self::Degrading => "degrading",
             Self::Degraded => "degraded",
             Self::Paused => "paused",
+            Self::Superseded => "superseded",
             Self::Waiting => "waiting-for-primary",
             Self::Following => "following",
             Self::Inconsistent => "inconsistent",
@@ -90,6 +98,7 @@ impl State {
             Self::Protected => "nothing to do",
             Self::Degrading => "degraded once the loss of protection is durable",
             Self::Paused => "writes go on when the backup is back and equal",
+            Self::Superseded => refusal::remedy(RefuseCode::Superseded),
             Self::Waiting => "follows a primary when one connects, or `blockrepctl promote`",
             Self::Following => "nothing to do; `blockrepctl promote` when the primary is dead",
             Self::Inconsistent => {
@@ -100,7 +109,11 @@ impl State {
                  that one acknowledged epoch may be missing"
             }
             Self::Promoting => "promoted in a moment",
-            Self::Promoted => "serves the volumes; a former primary is refused",
+            Self::Promoted => {
+                "serves the volumes, without a backup: a promoted side takes none of its own yet; \
+                 to be protected again, stop it and start `blockrep` on a copy of its image with a \
+                 new backup (README, \"After a failover\")"
+            }
             Self::Failed => "see the reason, repair the storage, start the daemon again",
         }
     }
@@ -115,6 +128,8 @@ pub struct Standing {
     pub reason: String,
     /// Since when, in nanoseconds since 1970.
     pub since_unix_ns: u64,
+    /// What happens next, or what to do.
+    pub next: &'static str,
 }
 
 /// What a group wants done.
@@ -169,8 +184,8 @@ pub struct Promoted {
 pub enum PromoteError {
     /// The primary is alive.
     #[error(
-        "the primary is connected and was heard of {heard_ms} ms ago: stop it first, or say \
-         --force if you know that its guest is dead"
+        "the primary is still connected and was heard of {heard_ms} ms ago: stop it first; if its \
+         host is really dead, say --force"
     )]
     Alive {
         /// How long ago.

@@ -10,14 +10,19 @@
 //!                                                                 policy pause: Paused
 //! ```
 //!
+//! A backup that was promoted meanwhile refuses its former primary: from Standalone, Degraded and
+//! Paused that leads to Superseded, and only a backup that takes this side in leads out of it.
+//!
 //! A cut has two phases, so that no write of one volume enters epoch n that was issued after the
 //! completion of a write of another volume in n + 1: all volumes hold completions, then all cut,
 //! then all let go.
 
+use super::refusal::remedy;
 use super::{GroupEffect, Now, Standing, State};
 use crate::config::LossPolicy;
 use crate::engine::{Nanos, Protection, ToGroup, ToVolume};
 use blkback_proto::ids::{Epoch, LineageId};
+use blkback_proto::link::RefuseCode;
 use blkback_proto::meta::{GroupMeta, LineageEntry, LineageWhy};
 use std::collections::VecDeque;
 
@@ -82,6 +87,10 @@ pub struct PrimaryGroup {
     next_cut: Nanos,
     writing_meta: bool,
     lost: Option<String>,
+    /// The backup refused this side and will do so again.
+    refusal: Option<RefuseCode>,
+    /// A backup has taken every volume in since the start.
+    was_linked: bool,
 }
 
 impl PrimaryGroup {
@@ -107,6 +116,7 @@ impl PrimaryGroup {
                 state,
                 reason: reason.to_owned(),
                 since_unix_ns: unix_ns,
+                next: state.next(),
             },
             open,
             floor: Epoch::NONE,
@@ -120,6 +130,8 @@ impl PrimaryGroup {
             next_cut: 0,
             writing_meta: false,
             lost: None,
+            refusal: None,
+            was_linked: false,
         }
     }
 
@@ -199,11 +211,20 @@ impl PrimaryGroup {
             state,
             reason,
             since_unix_ns: at.unix_ns,
+            next: self.next_of(state),
         };
         fx.push(GroupEffect::Changed {
             old,
             new: self.standing.clone(),
         });
+    }
+
+    /// What happens next, or what to do: a comparison is promised only where one will come.
+    fn next_of(&self, state: State) -> &'static str {
+        match (state, self.refusal) {
+            (State::Standalone | State::Degraded | State::Paused, Some(code)) => remedy(code),
+            _ => state.next(),
+        }
     }
 
     /// Time has passed.
@@ -353,6 +374,7 @@ impl PrimaryGroup {
             }
             ToGroup::LinkUp { sync_needed } => {
                 self.must_seal = true;
+                self.refusal = None;
                 let synced = (!sync_needed).then_some(Epoch::NONE);
                 self.members[index].link = Link::Up { synced };
                 self.members[index].committed = Epoch::NONE;
@@ -387,13 +409,10 @@ impl PrimaryGroup {
                     self.become_state(at, state, reason, fx);
                 }
             }
-            ToGroup::Refused(code, text) => {
-                let sticky = if code.is_final() {
-                    "refused"
-                } else {
-                    "not taken now"
-                };
-                self.link_lost(at, index, format!("{sticky} by the backup: {text}"), fx);
+            ToGroup::Refused(code, text) => self.refused(at, index, code, &text, fx),
+            // A connection that ends after a refusal says less than the refusal did.
+            ToGroup::LinkLost(reason) if self.refusal.is_some() && self.is_alone() => {
+                self.unlink(index, &reason, fx);
             }
             ToGroup::LinkLost(reason) => self.link_lost(at, index, reason, fx),
             ToGroup::Failed(text) => {
@@ -461,6 +480,7 @@ impl PrimaryGroup {
         if !all_up {
             return;
         }
+        self.was_linked = true;
         if all_equal {
             let reason = "the backup follows".to_owned();
             self.become_state(at, State::Protected, reason, fx);
@@ -471,7 +491,56 @@ impl PrimaryGroup {
         }
     }
 
-    fn link_lost(&mut self, at: &mut Now, index: usize, reason: String, fx: &mut Vec<GroupEffect>) {
+    /// The backup does not take this side in.
+    fn refused(
+        &mut self,
+        at: &mut Now,
+        index: usize,
+        code: RefuseCode,
+        text: &str,
+        fx: &mut Vec<GroupEffect>,
+    ) {
+        if code.is_final() || self.standing.state != State::Superseded {
+            self.refusal = code.is_final().then_some(code);
+        }
+        let how = if code.is_final() {
+            "refused"
+        } else {
+            "not taken now"
+        };
+        let reason = format!("{how} by the backup: {text}");
+        let known = self.standing.state == State::Superseded && !code.is_final();
+        if !self.is_alone() || known {
+            self.link_lost(at, index, reason, fx);
+            return;
+        }
+        self.unlink(index, &reason, fx);
+        let (state, reason) = match (code, self.settings.loss) {
+            (RefuseCode::Superseded, LossPolicy::Degrade) => {
+                let and = "this side still serves its guest, and writes taken here are in nobody's \
+                           history";
+                (State::Superseded, format!("{reason}; {and}"))
+            }
+            (RefuseCode::Superseded, LossPolicy::Pause) => {
+                (State::Superseded, format!("{reason}; writes wait here"))
+            }
+            (_, LossPolicy::Pause) => (State::Paused, reason),
+            (_, LossPolicy::Degrade) if self.was_linked => (State::Degraded, reason),
+            (_, LossPolicy::Degrade) => (State::Standalone, reason),
+        };
+        self.become_state(at, state, reason, fx);
+    }
+
+    /// No backup, and that is known and durable.
+    fn is_alone(&self) -> bool {
+        matches!(
+            self.standing.state,
+            State::Standalone | State::Degraded | State::Paused | State::Superseded
+        )
+    }
+
+    /// One volume has no link: the others give theirs up.
+    fn unlink(&mut self, index: usize, reason: &str, fx: &mut Vec<GroupEffect>) {
         self.members[index].link = Link::Down;
         self.inflight.clear();
         for other in 0..self.members.len() {
@@ -480,6 +549,10 @@ impl PrimaryGroup {
                 fx.push(GroupEffect::ToVolume(other, ToVolume::DropLink(text)));
             }
         }
+    }
+
+    fn link_lost(&mut self, at: &mut Now, index: usize, reason: String, fx: &mut Vec<GroupEffect>) {
+        self.unlink(index, &reason, fx);
         match (self.standing.state, self.settings.loss) {
             (State::Protected, LossPolicy::Degrade) => self.degrade(at, reason, fx),
             (State::Protected | State::Resyncing | State::Paused, LossPolicy::Pause) => {

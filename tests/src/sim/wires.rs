@@ -264,7 +264,7 @@ impl World {
         let refusal = match &slot.engine {
             Engine::Backup(engine) if !engine.has_session() && slot.conn.is_none() => None,
             Engine::Backup(_) => Some(RefuseCode::Busy),
-            _ => Some(RefuseCode::Lineage),
+            _ => Some(RefuseCode::Superseded),
         };
         if let Some(code) = refusal {
             let mut bytes = Vec::new();

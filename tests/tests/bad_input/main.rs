@@ -9,6 +9,7 @@ mod failing;
 mod lost;
 mod starting;
 mod strangers;
+mod superseded;
 
 use blockrep_tests::harness::{Pair, Process};
 use blockrep_tests::programs::run;

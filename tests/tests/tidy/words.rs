@@ -125,7 +125,7 @@ fn the_recovery_table_of_the_document_is_that_of_the_code() {
 #[test]
 fn codes_of_the_document_are_those_of_the_code() {
     let refusals = &tables(PROTOCOL, "code")[0];
-    for code in 1..=9u64 {
+    for code in 1..=10u64 {
         let row = refusals
             .iter()
             .find(|(_, cells)| cells[0] == code.to_string());

@@ -137,16 +137,21 @@ fn mistake(error: &clap::Error) -> String {
         return "no command: type blockrepctl status, or blockrepctl --help".to_owned();
     }
     let text = error.render().to_string();
-    let what: Vec<&str> = text
+    let what: Vec<String> = text
         .lines()
         .map(str::trim)
         .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"))
         .filter(|line| !line.is_empty())
+        .map(|line| match line.strip_prefix("tip: ") {
+            Some(tip) => format!("; {tip}"),
+            None => format!(" {line}"),
+        })
         .collect();
-    let what = what.join(" ");
+    let what = what.concat();
+    let what = what.trim_start();
     format!(
         "{}; type blockrepctl --help",
-        what.strip_prefix("error: ").unwrap_or(&what)
+        what.strip_prefix("error: ").unwrap_or(what)
     )
 }
 
@@ -166,6 +171,10 @@ mod tests {
         for (words, expected) in [
             (&["promote", "--forse"][..], "--force"),
             (&["statsu"], "'status'"),
+            (
+                &["--json", "status"],
+                "unexpected argument '--json' found; 'status --json' exists; type",
+            ),
             (&[], "type blockrepctl status"),
             (
                 &["status", "--control", "/x", "--group", "g"],

@@ -6,7 +6,8 @@
 use std::fmt::Write as _;
 
 use blkback_proto::ctl::{
-    AckMode, Event, LinkState, OutputClass, QueueBound, Stated, Status, VolumeStatus, one_line,
+    AckMode, Event, GroupState, LinkState, OutputClass, QueueBound, Role, Stated, Status,
+    VolumeStatus, one_line,
 };
 use blockrep_host::clock::utc_text;
 
@@ -99,10 +100,7 @@ fn group(page: &mut Page, status: &Status, now_unix_ms: u64) {
         rates.epochs_per_s
     );
     page.row("rates", &text);
-    page.row(
-        "ack mode",
-        &explained(status.ack_mode.as_str(), ack_mode_text(&status.ack_mode)),
-    );
+    page.row("ack mode", &ack_mode(status));
     page.row(
         "output",
         &explained(
@@ -133,6 +131,11 @@ fn link(page: &mut Page, status: &Status, now_unix_ms: u64) {
     }
     if !known.is_empty() {
         page.row("now", &known.join(", "));
+    }
+    if let Some(refused) = &link.refused {
+        let when = since(refused.unix_ms, now_unix_ms);
+        let text = format!("{}, last {when}: {}", refused.peer, refused.reason);
+        page.row("refused", &text);
     }
 }
 
@@ -265,7 +268,9 @@ pub(super) fn status_line(status: &Status, now_unix_ms: u64) -> String {
     if let Some(committed) = status.epochs.committed {
         add(format!("committed {committed}"));
     }
-    add(format!("lag {}", lag(status)));
+    if status.ack_in_force {
+        add(format!("lag {}", lag(status)));
+    }
     if status.link.stated.state != LinkState::Up {
         add(format!("link {}", words(status.link.stated.state.as_str())));
     }
@@ -293,8 +298,10 @@ pub(super) fn event(event: &Event) -> String {
         event.group,
         event.kind
     );
-    if let (Some(old), Some(new)) = (&event.old_state, &event.new_state) {
-        line += &format!("{} -> {}: ", words(old), words(new));
+    match (&event.old_state, &event.new_state) {
+        (Some(old), Some(new)) if old == new => line += &format!("still {}: ", words(new)),
+        (Some(old), Some(new)) => line += &format!("{} -> {}: ", words(old), words(new)),
+        _ => {}
     }
     line += &event.reason;
     if !event.next.is_empty() {
@@ -306,7 +313,27 @@ pub(super) fn event(event: &Event) -> String {
     one_line(&line)
 }
 
+/// The mode, and whether it means anything now.
+fn ack_mode(status: &Status) -> String {
+    let mode = status.ack_mode.as_str();
+    if status.group.role == Role::Backup {
+        return "the primary's to set; see its status".to_owned();
+    }
+    if status.ack_in_force {
+        return explained(mode, ack_mode_text(&status.ack_mode));
+    }
+    let why = match status.group.stated.state {
+        GroupState::Resyncing => "until the comparison has ended",
+        GroupState::Failed => "the store failed",
+        _ => "no backup",
+    };
+    format!("{mode}, not in force: {why}")
+}
+
 fn lag(status: &Status) -> String {
+    if !status.ack_in_force && status.group.role == Role::Primary {
+        return "not known: no backup follows".to_owned();
+    }
     if status.lag.bytes == 0 && status.lag.ms == 0 {
         return "none".to_owned();
     }
@@ -349,7 +376,7 @@ fn output_text(class: &OutputClass) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use blkback_proto::ctl::EventKind;
+    use blkback_proto::ctl::{EventKind, RefusedPeer};
 
     use super::*;
 
@@ -397,6 +424,32 @@ mod tests {
         );
     }
 
+    /// Without a backup the page must not promise what only a backup keeps.
+    #[test]
+    fn a_side_without_a_backup_says_so() {
+        let mut alone = sample();
+        alone.ack_in_force = false;
+        alone.group.stated.state = GroupState::Degraded;
+        alone.link.refused = Some(RefusedPeer {
+            peer: "10.0.0.9:4711".into(),
+            reason: "sizes differ".into(),
+            unix_ms: NOW_UNIX_MS - 5000,
+        });
+        let text = status(&alone, NOW_UNIX_MS);
+        for line in [
+            "  ack mode  local, not in force: no backup\n",
+            "  lag       not known: no backup follows\n",
+            "  refused   10.0.0.9:4711, last 2025-11-21 21:07:20 UTC, 5 s ago: sizes differ\n",
+        ] {
+            assert!(text.contains(line), "{text}");
+        }
+        assert!(!status_line(&alone, NOW_UNIX_MS).contains("lag"));
+        alone.group.stated.state = GroupState::Resyncing;
+        assert!(status(&alone, NOW_UNIX_MS).contains("until the comparison has ended"));
+        alone.group.role = Role::Backup;
+        assert!(status(&alone, NOW_UNIX_MS).contains("ack mode  the primary's to set"));
+    }
+
     /// Text from a peer or a file name must not write to the operator's terminal.
     #[test]
     fn control_characters_never_reach_the_terminal() {
@@ -408,7 +461,13 @@ mod tests {
         hostile.volumes[0].image = evil.clone();
         hostile.bounds.queues[0].name = evil.clone();
         hostile.lineage[0].why = evil.clone();
-        let lines_before = status(&sample(), NOW_UNIX_MS).lines().count();
+        hostile.link.refused = Some(RefusedPeer {
+            peer: evil.clone(),
+            reason: evil.clone(),
+            unix_ms: 0,
+        });
+        // One row more: the refused peer.
+        let lines_before = status(&sample(), NOW_UNIX_MS).lines().count() + 1;
         let text = status(&hostile, NOW_UNIX_MS);
         assert_eq!(text.lines().count(), lines_before);
         let line = status_line(&hostile, NOW_UNIX_MS);
@@ -452,6 +511,8 @@ mod tests {
             "2025-11-21 20:55:03 UTC     7  vm1  group-state: waiting for backup -> protected: \
              the backup is there; next: nothing to do; epoch=41 peer=10.0.0.2"
         );
+        happened.old_state = happened.new_state.clone();
+        assert!(event(&happened).contains("group-state: still protected: the backup"));
         (happened.old_state, happened.new_state) = (None, None);
         happened.detail.clear();
         assert!(

@@ -31,18 +31,13 @@ pub(super) fn socket_path(target: &TargetArgs, dir: &Path) -> Result<PathBuf, Fa
         ([], Some(group)) => Err(Failure::new(
             Exit::Unreachable,
             format!(
-                "no daemon of group {group} runs here (in {}); {}",
-                dir.display(),
-                choices(&living)
+                "no daemon of group {group} runs here{}",
+                others(&living, dir)
             ),
         )),
         ([], None) => Err(Failure::new(
             Exit::Unreachable,
-            format!(
-                "no daemon runs here (in {}); {}",
-                dir.display(),
-                choices(&living)
-            ),
+            format!("no daemon runs here{}", others(&living, dir)),
         )),
         (several, _) => Err(Failure::new(
             Exit::Usage,
@@ -51,16 +46,30 @@ pub(super) fn socket_path(target: &TargetArgs, dir: &Path) -> Result<PathBuf, Fa
     }
 }
 
-/// What to type instead.
-fn choices(sockets: &[PathBuf]) -> String {
-    if sockets.is_empty() {
-        return "start one, or type --control PATH".to_owned();
+/// Who runs instead of the one that was looked for.
+fn others(living: &[PathBuf], dir: &Path) -> String {
+    if living.is_empty() {
+        let dir = dir.display();
+        return format!(" (in {dir}); start one, or type --control PATH");
     }
-    let paths: Vec<String> = sockets
-        .iter()
-        .map(|path| format!("--control {}", path.display()))
-        .collect();
-    format!("type {}", paths.join(" or "))
+    let mut names: Vec<&str> = living.iter().filter_map(|path| group_of(path)).collect();
+    names.dedup();
+    format!("; running here: {}; {}", names.join(", "), choices(living))
+}
+
+/// What to type instead: the group where that is clear, else the socket.
+fn choices(sockets: &[PathBuf]) -> String {
+    let words = sockets.iter().map(|path| match group_of(path) {
+        Some(group) if of_group(sockets, group).len() == 1 => format!("--group {group}"),
+        _ => format!("--control {}", path.display()),
+    });
+    format!("type {}", words.collect::<Vec<_>>().join(" or "))
+}
+
+/// The group whose daemon has a socket of this name.
+fn group_of(socket: &Path) -> Option<&str> {
+    let name = socket.file_name()?.to_str()?.strip_suffix(".sock")?;
+    Some(name.strip_suffix(".backup").unwrap_or(name))
 }
 
 /// Sockets behind which somebody listens, by name. A killed daemon leaves its file.
@@ -139,7 +148,9 @@ mod tests {
         let wrong = find(None, Some("vm2")).unwrap_err();
         assert_eq!(wrong.exit, Exit::Unreachable);
         assert!(
-            wrong.to_string().contains(at("vm1.sock").to_str().unwrap()),
+            wrong
+                .to_string()
+                .ends_with("running here: vm1; type --group vm1"),
             "{wrong}"
         );
 
@@ -148,15 +159,19 @@ mod tests {
         assert_eq!(find(None, Some("vm1")).unwrap(), at("vm1.sock"));
         let unclear = find(None, None).unwrap_err();
         assert_eq!(unclear.exit, Exit::Usage);
-        for name in ["vm1.sock", "vm2.backup.sock"] {
-            assert!(
-                unclear.to_string().contains(at(name).to_str().unwrap()),
-                "{unclear}"
-            );
-        }
+        assert!(
+            unclear
+                .to_string()
+                .ends_with("type --group vm1 or --group vm2"),
+            "{unclear}"
+        );
         drop(first);
         assert_eq!(find(None, None).unwrap(), at("vm2.backup.sock"));
         let _third = serve(at("vm2.sock"));
-        assert_eq!(find(None, Some("vm2")).unwrap_err().exit, Exit::Usage);
+        let both = find(None, Some("vm2")).unwrap_err();
+        assert_eq!(both.exit, Exit::Usage);
+        // The name alone would not tell the two apart.
+        let path = at("vm2.backup.sock").display().to_string();
+        assert!(both.to_string().contains(&path), "{both}");
     }
 }

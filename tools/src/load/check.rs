@@ -203,11 +203,11 @@ impl fmt::Display for Report {
             self.requests_included,
             self.latest_included_id
         )?;
-        write!(
-            f,
-            "lost:     {} completed requests at the end",
-            self.lost_tail
-        )?;
+        match self.lost_tail {
+            0 => write!(f, "lost:     no completed request")?,
+            1 => write!(f, "lost:     at most 1 completed request")?,
+            lost => write!(f, "lost:     at most {lost} completed requests")?,
+        }
         if self.violations_total > 0 {
             write!(f, "\nviolations: {}", self.violations_total)?;
         }

@@ -2,16 +2,21 @@
 //!
 //! For systems where apt could install only by removing something the user has: nothing of theirs is
 //! touched, the programs run from where they were unpacked. apt still checks every download.
+//!
+//! A tree beside the root has two things wrong with it: its absolute links lead into the system, and its
+//! libraries are not where the loader looks. So links are made relative, and every program gets a starter in
+//! [`starters`], which stands at the end of the PATH of whatever this program starts.
 
+use std::ffi::OsString;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
 use crate::checkout::{Checkout, tool};
 use crate::stop::minutes;
-use crate::{process, ui};
+use crate::{packages, process, ui};
 
 /// What apt would do to install some packages.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -60,42 +65,159 @@ pub(crate) fn tree() -> PathBuf {
     Checkout::root().join(".work/packages")
 }
 
-/// Lets `command` find the libraries that were unpacked with it.
-pub(crate) fn with_libraries(command: &mut Command) {
-    let machine = format!("{}-linux-gnu", std::env::consts::ARCH);
-    let dirs = ["usr/lib", "lib"].map(|dir| tree().join(dir).join(&machine));
-    if let Ok(paths) = std::env::join_paths(dirs) {
-        command.env("LD_LIBRARY_PATH", paths);
-    }
+/// One starter for each unpacked program.
+pub(crate) fn starters() -> PathBuf {
+    tree().join(STARTERS)
+}
+
+const STARTERS: &str = "starters";
+/// Where packages have programs.
+const PROGRAM_DIRS: [&str; 4] = ["usr/bin", "usr/sbin", "bin", "sbin"];
+
+/// PATH with the unpacked programs last, so that those of the system go before.
+pub(crate) fn path() -> OsString {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let dirs = std::env::split_paths(&path).filter(|dir| *dir != starters());
+    // Only a colon in the checkout's path can fail this; then there are no unpacked programs on PATH.
+    std::env::join_paths(dirs.chain([starters()])).unwrap_or(path)
 }
 
 /// Downloads and unpacks `packages`.
 pub(crate) fn unpack(packages: &[String], log: &Path) -> Result<()> {
     let tree = tree();
     let step = ui::step(format!(
-        "unpacking {} packages under .work/packages",
-        packages.len()
+        "unpacking {} under .work/packages",
+        ui::count(packages.len(), "package")
     ));
     let partial = tree.with_extension("partial");
     if partial.exists() {
         fs::remove_dir_all(&partial).with_context(|| format!("remove {}", partial.display()))?;
     }
     fs::create_dir_all(&partial).with_context(|| format!("create {}", partial.display()))?;
-    let mut download = tool("apt-get");
-    download
-        .args(["-o", "Acquire::Retries=2", "download"])
-        .args(packages)
-        .current_dir(&partial);
-    process::run(&mut download, log, minutes(15))?.success("apt-get download")?;
-    for entry in fs::read_dir(&partial)? {
-        let deb = entry?.path();
+    let fetch = || {
+        let mut download = tool("apt-get");
+        download
+            .args(["-o", "Acquire::Retries=2", "download"])
+            .args(packages)
+            .current_dir(&partial);
+        process::run(&mut download, log, minutes(15))?.success("apt-get download")
+    };
+    if fetch().is_err() {
+        // Package lists age: the usual failure is a file that the mirror has replaced.
+        packages::update(log)?;
+        fetch()?;
+    }
+    for deb in entries(&partial)? {
         let mut extract = tool("dpkg-deb");
         extract.arg("-x").arg(&deb).arg(&tree);
         process::run(&mut extract, log, minutes(2))?.success("dpkg-deb -x")?;
     }
+    mend_links(&tree)?;
+    // They come last: a program that has a starter is whole.
+    write_starters(&tree)?;
     fs::remove_dir_all(&partial)?;
     step.done("");
     Ok(())
+}
+
+fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
+    let list = fs::read_dir(dir).with_context(|| format!("read {}", dir.display()))?;
+    let paths = list.map(|entry| Ok(entry?.path()));
+    paths.collect()
+}
+
+/// Makes every absolute link relative whose target was unpacked, too: `/sbin/depmod -> /bin/kmod`. The others
+/// mean something that the system has.
+fn mend_links(tree: &Path) -> Result<()> {
+    let mut links = Vec::new();
+    absolute_links(tree, &mut links)?;
+    // A target may be reached only through another link that has to be mended first.
+    loop {
+        let before = links.len();
+        let mut left = Vec::new();
+        for link in links {
+            match mended(tree, &link)? {
+                Some(target) => {
+                    fs::remove_file(&link)
+                        .and_then(|()| symlink(&target, &link))
+                        .with_context(|| format!("make {} relative", link.display()))?;
+                }
+                None => left.push(link),
+            }
+        }
+        if left.len() == before {
+            return Ok(());
+        }
+        links = left;
+    }
+}
+
+fn absolute_links(dir: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
+    for path in entries(dir)? {
+        let kind = fs::symlink_metadata(&path)?.file_type();
+        if kind.is_dir() {
+            absolute_links(&path, found)?;
+        } else if kind.is_symlink() && fs::read_link(&path)?.is_absolute() {
+            found.push(path);
+        }
+    }
+    Ok(())
+}
+
+/// What `link` has to say to mean the same file in `tree`, if that is there.
+fn mended(tree: &Path, link: &Path) -> Result<Option<PathBuf>> {
+    let target = fs::read_link(link)?;
+    let parts: Vec<Component<'_>> = target.components().skip(1).collect();
+    let plain = |part: &Component<'_>| matches!(part, Component::Normal(_));
+    if !parts.iter().all(plain) {
+        return Ok(None);
+    }
+    let inside: PathBuf = parts.iter().collect();
+    // On the system /bin is a link to /usr/bin; a package may have its file under either name.
+    let twin = match inside.strip_prefix("usr") {
+        Ok(rest) => rest.to_owned(),
+        Err(_) => Path::new("usr").join(&inside),
+    };
+    let place = link.strip_prefix(tree).context("a link in the tree")?;
+    let there = |inside: &PathBuf| inside != place && tree.join(inside).symlink_metadata().is_ok();
+    let Some(found) = [inside, twin].into_iter().find(there) else {
+        return Ok(None);
+    };
+    let up: PathBuf = place.components().skip(1).map(|_| "..").collect();
+    Ok(Some(up.join(found)))
+}
+
+/// One script for each program; it finds the tree by its own place, so the checkout may be moved.
+fn write_starters(tree: &Path) -> Result<()> {
+    let starters = tree.join(STARTERS);
+    fs::create_dir_all(&starters).with_context(|| format!("create {}", starters.display()))?;
+    for dir in PROGRAM_DIRS {
+        if !tree.join(dir).exists() {
+            continue;
+        }
+        for program in entries(&tree.join(dir))? {
+            let runs = |meta: fs::Metadata| meta.is_file() && meta.permissions().mode() & 0o111 > 0;
+            let name = program.file_name().and_then(|name| name.to_str());
+            let Some(name) = name.filter(|_| fs::metadata(&program).is_ok_and(runs)) else {
+                continue;
+            };
+            let starter = starters.join(name);
+            fs::write(&starter, starter_text(dir, name))
+                .and_then(|()| fs::set_permissions(&starter, fs::Permissions::from_mode(0o755)))
+                .with_context(|| format!("write {}", starter.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// The program keeps its name: some, like depmod, are one file that looks at what it was called.
+fn starter_text(dir: &str, name: &str) -> String {
+    let machine = format!("{}-linux-gnu", std::env::consts::ARCH);
+    format!(
+        "#!/bin/sh\n\
+         tree=\"${{0%/*}}/..\"\n\
+         LD_LIBRARY_PATH=\"$tree/usr/lib/{machine}:$tree/lib/{machine}\" exec \"$tree/{dir}/{name}\" \"$@\"\n"
+    )
 }
 
 #[cfg(test)]
@@ -113,5 +235,87 @@ mod tests {
         let plan = Plan::read(text);
         assert_eq!(plan.install, ["libfdt1", "qemu-system-x86"]);
         assert_eq!(plan.remove, ["qemu-utils"]);
+    }
+
+    /// An unpacked tree, removed at the end of a test.
+    struct Tree(PathBuf);
+
+    impl Tree {
+        fn path(&self) -> &Path {
+            &self.0
+        }
+    }
+
+    impl Drop for Tree {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn tree_with(name: &str, files: &[&str], links: &[(&str, &str)]) -> Tree {
+        let unique = format!("xtask-{name}-{}", std::process::id());
+        let dir = Tree(std::env::temp_dir().join(unique));
+        for place in files.iter().chain(links.iter().map(|(link, _)| link)) {
+            let above = dir.path().join(place).parent().map(Path::to_path_buf);
+            fs::create_dir_all(above.expect("below the tree")).expect("create it");
+        }
+        for file in files {
+            let path = dir.path().join(file);
+            fs::write(&path, "#!/bin/sh\necho \"${0##*/}\" \"$@\"\n").expect("write it");
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("may run");
+        }
+        for (link, target) in links {
+            symlink(target, dir.path().join(link)).expect("link it");
+        }
+        dir
+    }
+
+    // kmod's depmod is an absolute link: in a tree beside the root it led to a program that the system had not.
+    #[test]
+    fn links_lead_to_what_was_unpacked() {
+        let dir = tree_with(
+            "links",
+            &["opt/absent/tool", "opt/absent/usr/lib/real/lib.so"],
+            &[
+                ("sbin/depmod", "/opt/absent/tool"),
+                ("usr/sbin/merged", "/usr/opt/absent/tool"),
+                ("opt/absent/twice", "/sbin/depmod"),
+                ("usr/lib/by-dir", "/opt/absent/link-dir/real/lib.so"),
+                ("opt/absent/link-dir", "/opt/absent/usr/lib"),
+                ("usr/bin/of-the-system", "/bin/sh"),
+                ("usr/bin/nowhere", "/opt/absent/../nothing"),
+            ],
+        );
+        mend_links(dir.path()).expect("mended");
+        let link = |place: &str| fs::read_link(dir.path().join(place)).expect("a link");
+        assert_eq!(link("sbin/depmod"), Path::new("../opt/absent/tool"));
+        for place in [
+            "sbin/depmod",
+            "usr/sbin/merged",
+            "opt/absent/twice",
+            "usr/lib/by-dir",
+        ] {
+            assert!(dir.path().join(place).is_file(), "{place} leads to a file");
+            assert!(link(place).is_relative(), "{place}");
+        }
+        assert_eq!(link("usr/bin/of-the-system"), Path::new("/bin/sh"));
+        assert_eq!(link("usr/bin/nowhere"), Path::new("/opt/absent/../nothing"));
+    }
+
+    // A starter for something that cannot run would count as the program.
+    #[test]
+    fn programs_get_starters_that_keep_name_and_arguments() {
+        let dir = tree_with(
+            "starters",
+            &["bin/kmod"],
+            &[("sbin/depmod", "/bin/kmod"), ("usr/bin/gone", "/nowhere")],
+        );
+        mend_links(dir.path()).expect("mended");
+        write_starters(dir.path()).expect("written");
+        let starters = dir.path().join(STARTERS);
+        let mut command = std::process::Command::new(starters.join("depmod"));
+        let said = command.args(["-b", "a b"]).output().expect("it starts");
+        assert_eq!(String::from_utf8_lossy(&said.stdout), "depmod -b a b\n");
+        assert!(!starters.join("gone").exists());
     }
 }

@@ -45,6 +45,8 @@ impl Checkout {
     pub(crate) fn cargo(&self) -> Command {
         let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         command.current_dir(&self.root);
+        // Tests and measurements look for other people's programs there.
+        command.env("PATH", aside::path());
         command
     }
 
@@ -194,21 +196,32 @@ fn sweep(dir: &Path, prefix: &str) {
 pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let administrators = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
-    let unpacked = ["usr/bin", "usr/sbin", "bin", "sbin"].map(|dir| aside::tree().join(dir));
     std::env::split_paths(&path)
         .chain(administrators)
-        .chain(unpacked)
+        .chain([aside::starters()])
         .map(|dir| dir.join(name))
         .find(|candidate| candidate.is_file())
 }
 
 /// A command for a program that may stand in a directory that is not on a user's PATH.
 pub(crate) fn tool(name: &str) -> Command {
-    let program = find_program(name).unwrap_or_else(|| PathBuf::from(name));
-    let unpacked = program.starts_with(aside::tree());
-    let mut command = Command::new(program);
-    if unpacked {
-        aside::with_libraries(&mut command);
+    Command::new(find_program(name).unwrap_or_else(|| PathBuf::from(name)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // The peers' tests and the benchmark look on PATH only: fio was unpacked, and they went without.
+    #[test]
+    fn what_cargo_starts_finds_unpacked_programs_after_those_of_the_system() {
+        let command = Checkout::find().expect("this one").cargo();
+        let path = command.get_envs().find(|(name, _)| *name == "PATH");
+        let path = path
+            .and_then(|(_, value)| value)
+            .expect("it is given a PATH");
+        let dirs: Vec<PathBuf> = std::env::split_paths(path).collect();
+        assert_eq!(dirs.last(), Some(&aside::starters()));
+        assert!(dirs.len() > 1, "the system's come before");
     }
-    command
 }

@@ -341,20 +341,25 @@ pub(crate) fn accelerator(checkout: &Checkout, kernel: &GuestKernel) -> Result<A
         _ => {}
     }
     let step = ui::step("trying KVM with a probe guest");
-    let found = match probe(kernel, &cache) {
-        Ok(()) => Accelerator::Kvm,
+    let (found, how) = match probe(kernel, &cache) {
+        Ok(Some(Word::ProbeOk)) => (Accelerator::Kvm, "it works"),
+        Ok(None) => (
+            Accelerator::Tcg,
+            "it does not boot this kernel within 10 s; using TCG instead, which is slower",
+        ),
         Err(error) if error.is::<stop::Interrupted>() => return Err(error),
-        Err(_) => Accelerator::Tcg,
+        Ok(Some(_)) | Err(_) => (
+            Accelerator::Tcg,
+            "QEMU cannot use it on this machine; using TCG instead, which is slower",
+        ),
     };
     std::fs::write(&memory, format!("{key}{}", found.name()))?;
-    step.done(match found {
-        Accelerator::Kvm => "it works",
-        Accelerator::Tcg => "it does not boot this kernel within 10 s; using TCG",
-    });
+    step.done(how);
     Ok(found)
 }
 
-fn probe(kernel: &GuestKernel, dir: &Path) -> Result<()> {
+/// What a guest under KVM says; `None` if it says nothing in time.
+fn probe(kernel: &GuestKernel, dir: &Path) -> Result<Option<Word>> {
     let mut guest = Guest::boot(&Boot {
         kernel,
         accelerator: Accelerator::Kvm,
@@ -365,10 +370,8 @@ fn probe(kernel: &GuestKernel, dir: &Path) -> Result<()> {
         name: "probe",
         host: None,
     })?;
-    match guest.expect_word("to start", PROBE_LIMIT)? {
-        Word::ProbeOk => Ok(()),
-        _ => bail!("the probe guest says something else"),
-    }
+    let heard = guest.next(PROBE_LIMIT)?;
+    Ok(heard.map(|heard| heard.word))
 }
 
 #[cfg(test)]

@@ -44,6 +44,12 @@ pub(crate) fn note(text: impl Display) {
     eprintln!("{text}");
 }
 
+/// "1 round", "2 rounds".
+pub(crate) fn count(number: usize, thing: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {thing}{plural}")
+}
+
 impl Step {
     /// Shows how far it is; only on a terminal, where the line can be replaced.
     pub(crate) fn now(&self, detail: impl Display) {

@@ -5,7 +5,10 @@ use std::fmt::Display;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use blkback_proto::ctl::{EVENT_DETAILS_MAX, EVENT_JSON_BYTES_MAX, Event, EventKind, EventsAnswer};
+use blkback_proto::ctl::{
+    EVENT_DETAILS_MAX, EVENT_JSON_BYTES_MAX, Event, EventKind, EventsAnswer, GroupState,
+};
+use tracing::Level;
 
 use crate::{Waker, clock, ids};
 
@@ -199,6 +202,15 @@ impl EventLog {
 }
 
 fn log_line(event: &Event) {
+    let text = text_of(event);
+    match level_of(event) {
+        Level::ERROR => tracing::error!("{text}"),
+        Level::WARN => tracing::warn!("{text}"),
+        _ => tracing::info!("{text}"),
+    }
+}
+
+fn text_of(event: &Event) -> String {
     let Event {
         group,
         kind,
@@ -206,11 +218,44 @@ fn log_line(event: &Event) {
         next,
         ..
     } = event;
+    let mut text = format!("{group}: {kind}: ");
     match (&event.old_state, &event.new_state) {
-        (Some(old), Some(new)) => {
-            tracing::info!("{group}: {kind}: {old} -> {new}: {reason}; next: {next}");
-        }
-        _ => tracing::info!("{group}: {kind}: {reason}; next: {next}"),
+        (Some(old), Some(new)) if old == new => text += &format!("still {new}: "),
+        (Some(old), Some(new)) => text += &format!("{old} -> {new}: "),
+        _ => {}
+    }
+    text += reason;
+    if !next.is_empty() {
+        text += &format!("; next: {next}");
+    }
+    text
+}
+
+/// Where protection is lost or an operator has something to do, it is more than information.
+fn level_of(event: &Event) -> Level {
+    let state = event.new_state.as_deref().map(GroupState::from);
+    match (&event.kind, state) {
+        (EventKind::GroupState, Some(GroupState::Failed | GroupState::Superseded)) => Level::ERROR,
+        (
+            EventKind::GroupState,
+            Some(
+                GroupState::Standalone
+                | GroupState::Degraded
+                | GroupState::Paused
+                | GroupState::Suspect
+                | GroupState::Promoted,
+            ),
+        )
+        | (
+            EventKind::RoleChanged
+            | EventKind::Promoted
+            | EventKind::PromotionRefused
+            | EventKind::PeerRefused
+            | EventKind::IoError
+            | EventKind::JournalDamage,
+            _,
+        ) => Level::WARN,
+        _ => Level::INFO,
     }
 }
 
@@ -250,6 +295,46 @@ mod tests {
         );
         let rest = log.read(page.next_seq, 2);
         assert_eq!((seqs(&rest), rest.more), (vec![5], false));
+    }
+
+    /// What asks for an operator must stand out in a log, and no line ends in the middle.
+    #[test]
+    fn lines_of_the_log_are_whole_and_weighed() {
+        let mut event = Event {
+            seq: 1,
+            unix_ms: 1,
+            group: "g".into(),
+            kind: EventKind::DaemonStarted,
+            old_state: None,
+            new_state: None,
+            reason: "started".into(),
+            next: String::new(),
+            detail: BTreeMap::new(),
+        };
+        assert_eq!(text_of(&event), "g: daemon-started: started");
+        assert_eq!(level_of(&event), Level::INFO);
+        event.kind = EventKind::GroupState;
+        event.next = "stop it".into();
+        for (old, new, level, text) in [
+            (
+                "standalone",
+                "superseded",
+                Level::ERROR,
+                "standalone -> superseded",
+            ),
+            ("degraded", "degraded", Level::WARN, "still degraded"),
+            (
+                "resyncing",
+                "protected",
+                Level::INFO,
+                "resyncing -> protected",
+            ),
+        ] {
+            (event.old_state, event.new_state) = (Some(old.into()), Some(new.into()));
+            let line = format!("g: group-state: {text}: started; next: stop it");
+            assert_eq!(text_of(&event), line);
+            assert_eq!(level_of(&event), level);
+        }
     }
 
     /// After a restart of the daemon the numbers begin again: a reader that asks for its old

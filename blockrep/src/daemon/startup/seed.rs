@@ -206,6 +206,7 @@ pub(super) fn sprout(
         cut_waits: Vec::new(),
         pending_cuts: Vec::new(),
         promotes: Vec::new(),
+        promote_waits: Vec::new(),
         next_token: 1,
         latencies: Default::default(),
         rates: Default::default(),

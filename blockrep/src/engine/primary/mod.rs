@@ -264,6 +264,18 @@ impl<M: Memory> PrimaryVolume<M> {
         *self.lineage.last().expect("a primary has a history")
     }
 
+    /// Who this volume is.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The name of its group.
+    #[must_use]
+    pub fn group_name(&self) -> &str {
+        &self.group_name
+    }
+
     /// Writes that wait for room in the backup's journal.
     #[must_use]
     pub fn waiting_for_window(&self) -> usize {

@@ -88,7 +88,7 @@ pub(super) fn a_former_primary_is_refused() {
     let Group::Primary(group) = &world.hosts[0].group else {
         panic!("the old primary runs")
     };
-    assert_ne!(group.standing().state, State::Protected);
+    assert_eq!(group.standing().state, State::Superseded);
     if matches!(world.hosts[1].group, Group::Backup(_)) {
         assert_eq!(
             promote(&mut world, false),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::guest::Heard;
 use crate::guest::Word;
 use crate::lab::{CommitLatency, Promotion};
+use crate::ui;
 
 /// A round with fewer entries before the cut has proved nothing.
 pub(crate) const PROMISED_MIN: u64 = 50;
@@ -112,17 +113,17 @@ pub(crate) fn faults(reports: Reports, ledger: Ledger, promises_all: bool) -> Ve
     faults
 }
 
-/// Prints the table to stdout.
-pub(crate) fn print(headline: &str, rows: &[Row]) -> Verdict {
+/// Prints the table to stdout, and what its words mean.
+pub(crate) fn print(headline: &str, rows: &[Row], promises_all: bool) -> Verdict {
     println!("\n{headline}");
-    print!("{}", table(rows));
+    print!("{}{}", table(rows), legend(rows, promises_all));
     for (number, row) in rows.iter().enumerate() {
         for fault in &row.faults {
             println!("round {}: {fault}", number + 1);
         }
     }
     let failed = rows.iter().filter(|row| !row.holds()).count();
-    println!("{} rounds hold, {failed} failed", rows.len() - failed);
+    println!("{}", sum(rows.len() - failed, failed));
     if failed == 0 {
         Verdict::Holds
     } else {
@@ -130,25 +131,31 @@ pub(crate) fn print(headline: &str, rows: &[Row]) -> Verdict {
     }
 }
 
+fn sum(hold: usize, failed: usize) -> String {
+    let verb = if hold == 1 { "holds" } else { "hold" };
+    format!("{} {verb}, {failed} failed", ui::count(hold, "round"))
+}
+
+fn with_guest(rows: &[Row]) -> bool {
+    let guest = |row: &Row| matches!(row.shown, Shown::Guest { .. });
+    rows.iter().any(guest)
+}
+
 fn table(rows: &[Row]) -> String {
     let mut cells: Vec<Vec<String>> = Vec::new();
-    let guest = rows
-        .iter()
-        .any(|row| matches!(row.shown, Shown::Guest { .. }));
     let mut head = vec!["round", "epoch"];
-    if guest {
+    if with_guest(rows) {
         head.extend([
             "before cut",
-            "found",
             "after cut",
-            "survived",
+            "unreported",
             "torn",
             "file system",
         ]);
     } else {
         head.push("check");
     }
-    head.extend(["promotion", "commit p50/p99", "result"]);
+    head.extend(["promotion", "commit p50 / p99", "result"]);
     cells.push(head.into_iter().map(str::to_owned).collect());
     for (number, row) in rows.iter().enumerate() {
         let mut line = vec![(number + 1).to_string(), row.promotion.epoch.to_string()];
@@ -164,6 +171,29 @@ fn table(rows: &[Row]) -> String {
     aligned(&cells)
 }
 
+/// For somebody who sees the table for the first time.
+fn legend(rows: &[Row], promises_all: bool) -> String {
+    let times = "promotion: until the backup was primary; \
+        commit: from an epoch's cut until the backup had it safely (median / 99 of 100)";
+    let all = match promises_all {
+        true => "all must be there",
+        false => "only those before must be there (--ack local)",
+    };
+    if with_guest(rows) {
+        format!(
+            "before / after cut: entries found of those the guest had reported before / after the epoch's cut; {all}\n\
+             unreported: entries found whose report the kill cut off; torn: entries only half there (none may be)\n\
+             {times}\n"
+        )
+    } else {
+        format!(
+            "check: every block was compared with the record of what was written, answered and flushed, and when\n\
+             sound: all that was promised is there, and nothing from after the epoch's cut\n\
+             {times}\n"
+        )
+    }
+}
+
 fn shown(shown: &Shown) -> Vec<String> {
     match shown {
         Shown::Load { verdict } => vec![verdict.clone()],
@@ -172,24 +202,18 @@ fn shown(shown: &Shown) -> Vec<String> {
             ledger,
             file_system,
         } => {
-            let after = reports.last - reports.before_cut;
-            let found = ledger.map_or("?".to_owned(), |ledger| {
-                ledger.last.min(reports.before_cut).to_string()
-            });
-            let survived = ledger.map_or("?".to_owned(), |ledger| {
-                ledger
-                    .last
-                    .saturating_sub(reports.before_cut)
-                    .min(after)
-                    .to_string()
-            });
-            let torn = ledger.map_or("?".to_owned(), |ledger| ledger.torn.to_string());
+            let number =
+                |count: Option<u64>| count.map_or("?".to_owned(), |count| count.to_string());
+            let found = ledger.map(|ledger| ledger.last);
+            let before = number(found.map(|last| last.min(reports.before_cut)));
+            let later = reports.last - reports.before_cut;
+            let after =
+                number(found.map(|last| last.saturating_sub(reports.before_cut).min(later)));
             vec![
-                reports.before_cut.to_string(),
-                found,
-                after.to_string(),
-                survived,
-                torn,
+                format!("{before} of {}", reports.before_cut),
+                format!("{after} of {later}"),
+                number(found.map(|last| last.saturating_sub(reports.last))),
+                number(ledger.map(|ledger| ledger.torn)),
                 file_system.clone(),
             ]
         }
@@ -284,5 +308,26 @@ mod tests {
             .len(),
             1
         );
+    }
+
+    // "345 entries, found 345" beside "entries 1 to 346 are there" was taken for a contradiction.
+    #[test]
+    fn what_is_found_is_told_against_what_was_reported() {
+        let reports = Reports {
+            before_cut: 345,
+            last: 350,
+        };
+        let cells = |last| {
+            shown(&Shown::Guest {
+                reports,
+                ledger: Some(Ledger { last, torn: 0 }),
+                file_system: "clean".to_owned(),
+            })
+        };
+        assert_eq!(cells(351)[..3], ["345 of 345", "5 of 5", "1"]);
+        assert_eq!(cells(347)[..3], ["345 of 345", "2 of 5", "0"]);
+        assert_eq!(cells(340)[..3], ["340 of 345", "0 of 5", "0"]);
+        assert_eq!(sum(1, 0), "1 round holds, 0 failed");
+        assert_eq!(sum(0, 2), "0 rounds hold, 2 failed");
     }
 }

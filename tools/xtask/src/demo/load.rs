@@ -88,12 +88,7 @@ pub(super) fn run(stage: &Stage<'_>, place: &Place, mut random: fastrand::Rng) -
         stage.options.ack.name(),
     ]);
     let said = process::run(&mut command, &place.log("check"), CHECK_LIMIT)?;
-    let words = said
-        .text
-        .lines()
-        .rfind(|line| !line.trim().is_empty())
-        .unwrap_or("")
-        .to_owned();
+    let words = last_line(&said.text);
     let (verdict, faults) = match said.status.code() {
         Some(0) => ("sound", vec![]),
         Some(EXIT_VIOLATION) => ("VIOLATED", vec![words.clone()]),
@@ -102,7 +97,10 @@ pub(super) fn run(stage: &Stage<'_>, place: &Place, mut random: fastrand::Rng) -
             bail!("blockrep-load check: {how}{}", process::tail_of(&said.log));
         }
     };
-    step.done(&words);
+    step.done(match faults.is_empty() {
+        true => format!("all that was promised is there; {words}"),
+        false => words,
+    });
     Ok(Row {
         promotion,
         latency,
@@ -111,6 +109,13 @@ pub(super) fn run(stage: &Stage<'_>, place: &Place, mut random: fastrand::Rng) -
         },
         faults,
     })
+}
+
+/// The last words of a report, without the spaces that line up its columns.
+fn last_line(text: &str) -> String {
+    let line = text.lines().rfind(|line| !line.trim().is_empty());
+    let words: Vec<&str> = line.unwrap_or("").split_whitespace().collect();
+    words.join(" ")
 }
 
 /// Lets the load run for `time`; it must not end before.

@@ -147,6 +147,7 @@ pub(crate) fn run(checkout: &Checkout, options: &Options, under: Under) -> Resul
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
     let scratch = Scratch::new(checkout)?;
     packages::provide(checkout, &purposes(options), options.no_install)?;
+    packages::require(&purposes(options))?;
     let programs = match under {
         Under::Blockrep => Some(build(checkout, options.release)?),
         Under::QemuNbd => None,
@@ -177,7 +178,7 @@ pub(crate) fn run(checkout: &Checkout, options: &Options, under: Under) -> Resul
         }
         rows.push(stage.round(round)?);
     }
-    let verdict = judge::print(&stage.headline(), &rows);
+    let verdict = judge::print(&stage.headline(), &rows, options.ack.promises_all());
     if let Some(plant) = options.plant {
         let name = plant
             .to_possible_value()

@@ -57,7 +57,7 @@ pub(super) fn run(stage: &Stage<'_>, place: &Place, mut random: fastrand::Rng) -
     lab.kill_primary();
     heard.extend(guest.rest_after_kill());
     step.done(format!(
-        "{} entries, then SIGKILL to guest and primary",
+        "{} entries reported, then SIGKILL to guest and primary",
         last_entry(&heard)
     ));
 
@@ -74,8 +74,8 @@ pub(super) fn run(stage: &Stage<'_>, place: &Place, mut random: fastrand::Rng) -
     let disk = stand_in
         .as_ref()
         .map_or(lab.backup_socket(), |(_, socket)| socket.as_path());
-    let found = examine(stage, place, lab.as_ref(), disk, ledger_id)?;
     let reports = Reports::split(&heard, promotion.cut_unix_ns);
+    let found = examine(stage, place, lab.as_ref(), disk, (ledger_id, reports.last))?;
     let promises_all = stage.options.ack.promises_all();
     let mut faults = found.faults;
     if let Some(ledger) = found.ledger {
@@ -200,7 +200,7 @@ fn examine(
     place: &Place,
     lab: &dyn Lab,
     disk: &Path,
-    ledger_id: u64,
+    (ledger_id, reported): (u64, u64),
 ) -> Result<Found> {
     let mut found = Found::default();
     let step = ui::step("checking the file system on a copy of the promoted disk");
@@ -234,7 +234,7 @@ fn examine(
     }
     let last = found.ledger.map_or(0, |ledger| ledger.last);
     step.done(format!(
-        "entries 1 to {last} are there, and it goes on to {}",
+        "entries 1 to {last} are there ({reported} were reported), and it goes on to {}",
         last + MORE
     ));
     let step = ui::step("checking the file system after its orderly end");

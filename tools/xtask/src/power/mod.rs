@@ -82,6 +82,7 @@ pub(crate) fn run(checkout: &Checkout, options: &Options) -> Result<Verdict> {
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
     let scratch = Scratch::new(checkout)?;
     packages::provide(checkout, &[Purpose::Guest], options.no_install)?;
+    packages::require(&[Purpose::Guest])?;
     let programs = demo::build(checkout, options.release)?;
     let parcel = scratch.round("parcel")?;
     let files = parcel::collect(&programs, &["blockrep-backup", "blockrepctl"], &parcel)?;

@@ -195,11 +195,12 @@ impl<M: Memory> BackupVolume<M> {
             return Some((RefuseCode::Size, text));
         }
         let known = self.identity.as_ref()?;
-        if known.volume != hello.volume || known.group != hello.group {
+        // Another group is refused by the group, which knows its own name.
+        if known.group == hello.group && known.volume != hello.volume {
             let text = format!(
-                "this backup holds volume {} of group {}, the primary brings volume {} of group \
-                 {}: give one of the two another --state directory or address",
-                known.volume, known.group, hello.volume, hello.group
+                "this backup holds volume {} of group {}, the primary brings volume {}: give the \
+                 same disks in the same order on both hosts",
+                known.volume, known.group, hello.volume
             );
             return Some((RefuseCode::Identity, text));
         }
@@ -220,6 +221,12 @@ impl<M: Memory> BackupVolume<M> {
         if self.session() != Some(session) {
             return;
         }
+        let hello = self.session.hello.as_ref();
+        let same = |known: &Identity| hello.is_some_and(|hello| known.group == hello.group);
+        assert!(
+            self.identity.as_ref().is_none_or(same),
+            "the group takes in its own primaries only"
+        );
         match self.mode {
             Mode::Waiting => {}
             Mode::Draining { writing: true, .. } => {

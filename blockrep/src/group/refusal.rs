@@ -1,0 +1,88 @@
+//! What a backup says to a primary it does not take in, and what the refused one can do about it.
+//!
+//! The texts are read on both hosts: in the event of the backup and in the status of the primary.
+
+use blkback_proto::ids::{Epoch, GroupUuid, LineageId};
+use blkback_proto::link::{Hello, RefuseCode};
+
+/// A promoted side to its former primary: both histories by name.
+#[must_use]
+pub fn superseded_text(epoch: Epoch, own: LineageId, theirs: LineageId) -> String {
+    format!(
+        "the backup was promoted at epoch {epoch} and has the current disk (lineage {own}); this \
+         primary is its former one (lineage {theirs}): stop it, its guest must not run"
+    )
+}
+
+/// A backup to a primary of another group, which may well be a good one. `promoted`: the epoch of
+/// a promotion.
+#[must_use]
+pub fn other_group_text(
+    name: &str,
+    group: GroupUuid,
+    promoted: Option<Epoch>,
+    hello: &Hello,
+) -> String {
+    let promoted = promoted.map_or(String::new(), |epoch| {
+        format!(" and was promoted at epoch {epoch}")
+    });
+    format!(
+        "this backup belongs to another group, {name} ({group}){promoted}; the primary is of group \
+         {} ({}): give it a backup with a --state directory of its own, or move the old one away",
+        hello.name, hello.group
+    )
+}
+
+/// What to do about a refusal that does not go away by itself.
+#[must_use]
+pub fn remedy(code: RefuseCode) -> &'static str {
+    match code {
+        RefuseCode::Version => {
+            "install the same release on both hosts; tried again every five seconds"
+        }
+        RefuseCode::Identity => {
+            "start a backup for this group with a state directory of its own, or give its right \
+             address; tried again every five seconds"
+        }
+        RefuseCode::Size => {
+            "stop the backup, give its image the size of this one, start it again; tried again \
+             every five seconds"
+        }
+        RefuseCode::Lineage => {
+            "decide which of the two disks is the right one: nothing is compared or overwritten; \
+             to copy this one, start the backup with an empty state directory"
+        }
+        RefuseCode::Store => {
+            "see the status of the backup, repair its storage, start it again; tried again every \
+             five seconds"
+        }
+        RefuseCode::Protocol => {
+            "see the log of the backup, and install the same release on both hosts; tried again \
+             every five seconds"
+        }
+        RefuseCode::Superseded => {
+            "stop this daemon and its guest: the current disk is served at the promoted backup; to \
+             make this host its backup, move the state directory here away, start blockrep-backup \
+             on this image, and at the promoted side stop blockrep-backup and start blockrep on a \
+             copy of its image"
+        }
+        RefuseCode::Busy | RefuseCode::Stopping => "tried again every half second",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A refusal that waits for an operator says what he has to do, and promises nothing else.
+    #[test]
+    fn every_final_refusal_has_its_remedy() {
+        for code in (1..=9).filter_map(RefuseCode::from_code) {
+            let text = remedy(code);
+            assert!(!text.contains("when it answers"), "{text}");
+            let acts = ["install", "start", "stop"];
+            let says = acts.iter().any(|word| text.contains(word));
+            assert_eq!(says, code.is_final(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! What a refused side, and the side that refuses, say of themselves.
+
+use super::backup::{BackupGroup, MemberFacts};
+use super::primary::{GroupSettings, PrimaryGroup};
+use super::refusal::superseded_text;
+use super::{GroupEffect, Now, PromoteError, State};
+use crate::config::LossPolicy;
+use crate::engine::{ToGroup, ToVolume};
+use blkback_proto::ids::{Epoch, GroupUuid, LineageId, SessionId, VolumeUuid};
+use blkback_proto::link::{Hello, RefuseCode};
+use blkback_proto::meta::{GroupMeta, LineageEntry, LineageWhy, Role};
+
+const OURS: GroupUuid = GroupUuid([1; 16]);
+const TIP: LineageId = LineageId([2; 16]);
+
+fn meta(role: Role, promoted: u64) -> GroupMeta {
+    GroupMeta {
+        generation: 1,
+        group: OURS,
+        name: "vm1".to_owned(),
+        volume_count: 1,
+        role,
+        promoted: Epoch(promoted),
+        clean: false,
+        all_dirty: false,
+        lineage: vec![LineageEntry {
+            id: TIP,
+            first_epoch: Epoch(1),
+            why: LineageWhy::Started,
+            unix_s: 1,
+        }],
+    }
+}
+
+/// Tells a group of one volume something, and gives what it wants done.
+fn tell_primary(group: &mut PrimaryGroup, message: ToGroup) -> Vec<GroupEffect> {
+    let mut fresh = || LineageId([9; 16]);
+    let mut at = Now {
+        ns: 1,
+        unix_ns: 1,
+        fresh: &mut fresh,
+    };
+    let mut fx = Vec::new();
+    group.volume(&mut at, 0, message, &mut fx);
+    fx
+}
+
+fn primary(loss: LossPolicy) -> PrimaryGroup {
+    let settings = GroupSettings {
+        epoch_ns: None,
+        loss,
+    };
+    PrimaryGroup::new(meta(Role::Primary, 0), settings, 1, "not reached yet")
+}
+
+fn superseded() -> ToGroup {
+    let text = superseded_text(Epoch(7), LineageId([3; 16]), TIP);
+    ToGroup::Refused(RefuseCode::Superseded, text)
+}
+
+/// An operator was told to stop the guest, and in the next line that a comparison would come.
+#[test]
+fn a_former_primary_is_told_one_thing() {
+    for (loss, words) in [
+        (LossPolicy::Degrade, "in nobody's history"),
+        (LossPolicy::Pause, "writes wait here"),
+    ] {
+        let mut group = primary(loss);
+        tell_primary(&mut group, superseded());
+        let told = group.standing().clone();
+        assert_eq!(told.state, State::Superseded);
+        for word in ["promoted at epoch 7", "must not run", words] {
+            assert!(told.reason.contains(word), "{}", told.reason);
+        }
+        assert!(told.next.starts_with("stop this daemon"), "{}", told.next);
+        // The connection ends, another one is taken not now: still superseded, and told once.
+        let busy = ToGroup::Refused(RefuseCode::Busy, "later".to_owned());
+        for message in [ToGroup::LinkLost("closed".to_owned()), busy, superseded()] {
+            let fx = tell_primary(&mut group, message);
+            let changed = |fx: &GroupEffect| matches!(fx, GroupEffect::Changed { .. });
+            assert!(!fx.iter().any(changed));
+            assert_eq!(group.standing(), &told);
+        }
+        // The operator put another backup there.
+        tell_primary(&mut group, ToGroup::LinkUp { sync_needed: true });
+        assert_eq!(group.standing().state, State::Resyncing);
+        tell_primary(&mut group, ToGroup::LinkLost("closed".to_owned()));
+        assert!(group.standing().next.contains("back"), "no remedy is left");
+    }
+}
+
+/// A refusal that waits for an operator must not read like an outage that ends by itself.
+#[test]
+fn a_final_refusal_promises_no_comparison() {
+    let mut group = primary(LossPolicy::Degrade);
+    assert!(group.standing().next.contains("when it answers"));
+    let refused = |code| ToGroup::Refused(code, "the sizes differ".to_owned());
+    tell_primary(&mut group, refused(RefuseCode::Size));
+    tell_primary(&mut group, ToGroup::LinkLost("closed".to_owned()));
+    let standing = group.standing();
+    assert_eq!(standing.state, State::Standalone);
+    assert!(
+        standing.reason.contains("the sizes differ"),
+        "{}",
+        standing.reason
+    );
+    assert!(
+        !standing.next.contains("when it answers"),
+        "{}",
+        standing.next
+    );
+    tell_primary(&mut group, refused(RefuseCode::Stopping));
+    assert!(group.standing().next.contains("when it answers"));
+}
+
+fn backup(meta: GroupMeta, blank: bool) -> BackupGroup {
+    let facts = MemberFacts {
+        sealed: meta.promoted,
+        inconsistent: false,
+        suspect: false,
+        blank,
+        consistent_from: Epoch::NONE,
+        committed: Epoch::NONE,
+    };
+    BackupGroup::new(meta, &[facts], 1)
+}
+
+fn refusal(group: &mut BackupGroup, from: GroupUuid) -> (RefuseCode, String) {
+    let hello = Hello {
+        version_min: 1,
+        version_max: 1,
+        session: SessionId(5),
+        group: from,
+        name: "vm2".to_owned(),
+        volume: VolumeUuid([4; 16]),
+        volume_index: 0,
+        volume_count: 1,
+        assume_identical: false,
+        size_bytes: 1 << 20,
+        epoch: Epoch(9),
+        lineage: vec![(TIP, Epoch(1))],
+    };
+    let mut fresh = || LineageId([9; 16]);
+    let mut at = Now {
+        ns: 1,
+        unix_ns: 1,
+        fresh: &mut fresh,
+    };
+    let mut fx = Vec::new();
+    group.volume(&mut at, 0, ToGroup::Hello(Box::new(hello)), &mut fx);
+    match fx.pop() {
+        Some(GroupEffect::ToVolume(0, ToVolume::Refuse(code, text))) => (code, text),
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+/// A good new primary at an old address was told to stop its guest.
+#[test]
+fn another_group_is_no_former_primary() {
+    let mut group = backup(meta(Role::Primary, 7), false);
+    let (code, text) = refusal(&mut group, OURS);
+    assert_eq!(code, RefuseCode::Superseded, "{text}");
+    for promoted in [None, Some(7)] {
+        let role = promoted.map_or(Role::Backup, |_| Role::Primary);
+        let mut group = backup(meta(role, promoted.unwrap_or(0)), false);
+        let (code, text) = refusal(&mut group, GroupUuid([8; 16]));
+        assert_eq!(code, RefuseCode::Identity, "{text}");
+        assert!(text.contains("another group, vm1 ("), "{text}");
+        assert!(text.contains("state directory of its own"), "{text}");
+        assert!(!text.contains("must not run"), "{text}");
+        assert_eq!(text.contains("at epoch 7"), promoted.is_some(), "{text}");
+    }
+}
+
+/// While a promotion may still be given up, nobody is told that it was done.
+#[test]
+fn a_promotion_under_way_supersedes_nobody() {
+    let mut group = backup(meta(Role::Backup, 0), false);
+    let mut fresh = || LineageId([9; 16]);
+    let mut at = Now {
+        ns: 1,
+        unix_ns: 1,
+        fresh: &mut fresh,
+    };
+    group.promote(&mut at, 1, false, false, Some(0), &mut Vec::new());
+    assert_eq!(group.standing().state, State::Promoting);
+    assert_eq!(refusal(&mut group, OURS).0, RefuseCode::Busy);
+}
+
+/// A promotion that cannot be done was offered.
+#[test]
+fn a_blank_backup_offers_no_promotion() {
+    let blank = backup(meta(Role::Backup, 0), true);
+    assert_eq!(
+        blank.may_promote(false, false, None),
+        Err(PromoteError::Blank)
+    );
+    assert!(blank.standing().next.contains("not promotable"));
+    let held = backup(meta(Role::Backup, 0), false);
+    assert!(held.standing().next.contains("blockrepctl promote"));
+}
