@@ -97,6 +97,8 @@ keys! {
     ThrottleLink = "throttle-link", Text, (false, true);
     /// Skip the first comparison.
     AssumeIdentical = "assume-identical", Switch, (true, false);
+    /// The images are those of the state directory, whatever files they are.
+    SameImage = "same-image", Switch, (true, true);
     /// Listen beyond loopback without encryption.
     InsecurePlaintext = "insecure-plaintext", Switch, (true, true);
     /// Log level.
