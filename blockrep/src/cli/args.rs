@@ -116,7 +116,8 @@ pub struct CommonArgs {
     pub state: Option<String>,
 
     /// Size of each volume's journal, 32MiB to 1TiB in whole segments of 4MiB, larger ones beyond
-    /// 4GiB [default: 1GiB].
+    /// 4GiB [default: 1GiB]. Only a backup keeps one: a primary takes the flag so that both hosts
+    /// can be given the same settings.
     #[arg(long, value_name = "SIZE")]
     pub journal_size: Option<String>,
 

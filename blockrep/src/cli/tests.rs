@@ -264,8 +264,7 @@ fn mistakes_on_the_command_line() {
         primary_fails(&["-n", "remus:10.0.0.2:70000|aio:/img"]),
         "blockrep: -n: 'remus:10.0.0.2:70000|aio:/img', column 16: there is no such port; \
          expected HOST:PORT with a port of 1 to 65535\n  \
-         remus:10.0.0.2:70000|aio:/img\n                 ^^^^^\n  \
-         expected HOST:PORT with a port of 1 to 65535\n"
+         remus:10.0.0.2:70000|aio:/img\n                 ^^^^^\n"
     );
     assert_eq!(
         primary_fails(&["-n", ""]),
