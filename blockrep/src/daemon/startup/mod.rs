@@ -79,11 +79,7 @@ pub fn run_primary(config: &PrimaryConfig) -> Result<(), StartError> {
     let images: Vec<&Path> = config.volumes.iter().map(|v| v.image.as_path()).collect();
     let opened = open_images(&images)?;
     let mut claims = claims::take(&config.common, &layout, &images, &[])?;
-    let known = Images {
-        paths: &images,
-        opened: &opened,
-        same: config.common.same_image,
-    };
+    let known = Images::new(&images, &opened, config.common.same_image);
     let name = &config.common.group;
     let (meta, identities) = primary_state(&layout, name, known, &mut claims.fresh)?;
     if config.assume_identical && !is_first_start(&meta) {
@@ -176,11 +172,7 @@ pub fn run_backup(config: &BackupConfig) -> Result<(), StartError> {
     let opened = open_images(&images)?;
     let links: Vec<_> = config.volumes.iter().map(|v| &v.listen).collect();
     let mut claims = claims::take(&config.common, &layout, &images, &links)?;
-    let known = Images {
-        paths: &images,
-        opened: &opened,
-        same: config.common.same_image,
-    };
+    let known = Images::new(&images, &opened, config.common.same_image);
     let name = &config.common.group;
     let (meta, recovered) = backup_state(&layout, name, known, &mut claims.fresh)?;
     let facts: Vec<MemberFacts> = recovered.iter().map(|start| start.facts).collect();

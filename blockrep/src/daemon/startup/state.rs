@@ -28,13 +28,21 @@ use std::path::Path;
 /// The images of a group at its start, volume 0 first.
 #[derive(Clone, Copy)]
 pub(super) struct Images<'a> {
-    pub(super) paths: &'a [&'a Path],
-    pub(super) opened: &'a [OpenedFile],
-    /// The operator's word that they are those of this state directory.
-    pub(super) same: bool,
+    paths: &'a [&'a Path],
+    opened: &'a [OpenedFile],
+    same: bool,
 }
 
-impl Images<'_> {
+impl<'a> Images<'a> {
+    /// `same` is the operator's word that they are those of this state directory.
+    pub(super) fn new(paths: &'a [&'a Path], opened: &'a [OpenedFile], same: bool) -> Self {
+        Self {
+            paths,
+            opened,
+            same,
+        }
+    }
+
     /// Refuses the image of a volume that was used with another one.
     fn check(&self, layout: &Layout, index: usize) -> Result<(), StartError> {
         let (path, image) = (self.paths[index], &self.opened[index]);
