@@ -640,6 +640,15 @@ impl VolumeThread {
         tracing::info!("volume {}: stopping", self.about.index);
         self.stopping = Some(self.now);
         self.stop_clients();
+        let waiting = self.requests.len();
+        if waiting > 0 {
+            tracing::info!(
+                "volume {}: {waiting} requests are not answered yet: they are waited for, {} s at \
+                 most",
+                self.about.index,
+                DRAIN_NS_MAX / 1_000_000_000
+            );
+        }
         if let Engine::Backup(engine) = &mut self.engine {
             engine.stop(self.now, &mut self.mem, &mut self.fx);
         }
@@ -650,7 +659,11 @@ impl VolumeThread {
             return false;
         };
         if self.now.saturating_sub(since) > DRAIN_NS_MAX {
-            tracing::warn!("volume {}: gave up waiting for requests", self.about.index);
+            tracing::warn!(
+                "volume {}: gave up waiting: {} requests were never answered",
+                self.about.index,
+                self.requests.len()
+            );
             return true;
         }
         if !self.requests.is_empty() {

@@ -185,3 +185,36 @@ proptest! {
         }
     }
 }
+
+// `--image b.img` is what everybody types first; the paths of a file are not of any one directory.
+#[test]
+fn paths_of_flags_are_those_of_the_shell() {
+    let mut given = flags(&[
+        "listen=127.0.0.1",
+        "image=b.img",
+        "state=./s",
+        "journal=../j",
+        "control=b.ctl",
+        "nbd=unix:b.nbd",
+    ]);
+    given.made_absolute("/srv/vm");
+    let config = BackupConfig::new(&given).unwrap();
+    assert_eq!(config.volumes[0].image, Path::new("/srv/vm/b.img"));
+    assert_eq!(config.common.state, Path::new("/srv/vm/s"));
+    assert_eq!(config.common.journal, Path::new("/srv/vm/../j"));
+    assert_eq!(config.common.control, Path::new("/srv/vm/b.ctl"));
+    let nbd = NbdListen::Unix("/srv/vm/b.nbd".into());
+    assert_eq!(config.common.nbd, Some(nbd));
+    // What is no path stays what was typed, for its own message.
+    for word in [
+        "image=aio:b.img",
+        "image=remus:h:1|/a",
+        "image= b",
+        "nbd=tcp:1",
+        "state=",
+    ] {
+        let mut given = flags(&[word]);
+        given.made_absolute("/srv/vm");
+        assert_eq!(given, flags(&[word]));
+    }
+}
