@@ -149,7 +149,7 @@ fn exit_codes_tell_failures_apart() {
     assert_fails(&rig.run(&["watch"]), 3, "start one");
     let help = rig.run(&["--help"]);
     assert_eq!(help.status.code(), Some(0));
-    assert!(stdout(&help).contains("  4  the daemon refuses"));
+    assert!(stdout(&help).contains("  4  refused by the daemon, or in use by one"));
 }
 
 /// A flag that does not reach the daemon is a guard that is not there.

@@ -42,6 +42,8 @@ pub enum SpecErrorKind {
     NotRaw(String),
     /// No host before the port.
     EmptyHost,
+    /// An image right behind the address, without `|` between them.
+    NoBar,
     /// Something that is neither a host name nor an address.
     BadHost,
     /// An IPv6 address without brackets.
@@ -91,6 +93,7 @@ impl fmt::Display for SpecErrorKind {
             }
             Self::NotRaw(name) => write!(f, "only raw images are served, not {name}"),
             Self::EmptyHost => f.write_str("the host is empty"),
+            Self::NoBar => f.write_str("'|' has to stand between the address and the image"),
             Self::BadHost => f.write_str("this is no host name or address"),
             Self::BareIpv6 => f.write_str("an IPv6 address needs brackets"),
             Self::BadIpv6 => f.write_str("this is no IPv6 address"),
@@ -136,8 +139,8 @@ impl SpecErrorKind {
                 "[ADDRESS]:PORT, as in [fd00::2]:9000".to_owned()
             }
             Self::PortDigits | Self::PortRange => "HOST:PORT with a port of 1 to 65535".to_owned(),
-            Self::NoImage => REMOTE_FORM.to_owned(),
-            Self::RelativeImage => format!("an absolute path, as in {IMAGE_FORM}"),
+            Self::NoImage | Self::NoBar => REMOTE_FORM.to_owned(),
+            Self::RelativeImage => "an absolute path, as in /srv/disk.img".to_owned(),
             Self::Directory => "the path of a file or block device".to_owned(),
             Self::PathTooLong => "a shorter path".to_owned(),
             Self::RemoteNotFirst => REMOTE_FORM.to_owned(),
@@ -176,8 +179,8 @@ impl SpecError {
         format!("{spec}, column {column}: {}; expected {form}", self.kind)
     }
 
-    /// Three lines, without a line break at the end: the spec, carets under the wrong part, the
-    /// form expected. A long spec is shown as a window around the wrong part.
+    /// Two lines, without a line break at the end: the spec, and carets under the wrong part; what
+    /// is expected stands in the line above them. A long spec is shown as a window around the wrong part.
     pub fn caret(&self) -> String {
         const WINDOW_CHARS: usize = 72;
         let chars: Vec<char> = self.spec.chars().map(visible).collect();
@@ -195,10 +198,9 @@ impl SpecError {
         let indent = start - first + head.chars().count();
         let carets = wrong.min(last.saturating_sub(start)).max(1);
         format!(
-            "{head}{shown}{tail}\n{}{}\nexpected {}",
+            "{head}{shown}{tail}\n{}{}",
             " ".repeat(indent),
-            "^".repeat(carets),
-            self.kind.form()
+            "^".repeat(carets)
         )
     }
 }

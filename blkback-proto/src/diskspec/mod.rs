@@ -77,6 +77,9 @@ impl DiskSpec {
             .unwrap_or(parts[0]);
         parts[0] = parts[0].without("tapdisk:").unwrap_or(parts[0]);
         if let Some(remote) = parts[0].without("remus:") {
+            if let Some(image) = image_without_bar(remote) {
+                return Err(image.wrong(SpecErrorKind::NoBar));
+            }
             let remote = Endpoint::read(remote)?;
             let Some(image) = parts.get(1) else {
                 return Err(whole.from(spec.len()).wrong(SpecErrorKind::NoImage));
@@ -188,6 +191,18 @@ impl<'a> Part<'a> {
             kind,
         }
     }
+}
+
+/// In `HOST:PORT,aio:/PATH` and the like, the part from the wrong separator on: no address has a
+/// slash, so an image is meant.
+fn image_without_bar(remote: Part<'_>) -> Option<Part<'_>> {
+    let address = &remote.text[..remote.text.find('/')?];
+    let address = IMAGE_DRIVERS
+        .iter()
+        .find_map(|driver| address.strip_suffix(&format!("{driver}:")))
+        .unwrap_or(address);
+    let address = address.trim_end_matches([',', ';', ' ', ':']);
+    Some(remote.from(address.len()))
 }
 
 /// Reads `[DRIVER:]/PATH`; a driver that is not one is compared with `words`.

@@ -61,7 +61,10 @@ impl FileLock {
         Self::lock(path, OpenOptions::new().read(true))
     }
 
-    /// Locks a lock file, which is made (empty, mode 0600) if it does not exist and stays.
+    /// Locks a lock file, which is made (empty, mode 0600) if it does not exist.
+    ///
+    /// Who holds the lock may remove the file: whoever waited for it looks whether the file still
+    /// has its name, and takes the new one if not.
     ///
     /// # Errors
     /// As [`FileLock::exclusive`].
@@ -95,12 +98,18 @@ impl FileLock {
             path: path.to_owned(),
             source,
         };
-        let file = options.open(path).map_err(io_error)?;
+        let mut file = options.open(path).map_err(io_error)?;
         let begun = Instant::now();
         let mut waited = false;
         loop {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => break,
+                Ok(()) if is_named(&file, path) => break,
+                // Its holder removed or replaced it meanwhile: a lock on a file that has lost its
+                // name keeps nobody out.
+                Ok(()) => {
+                    file = options.open(path).map_err(io_error)?;
+                    continue;
+                }
                 Err(rustix::io::Errno::WOULDBLOCK) => {
                     let holder = holder_of(&file);
                     let wait_max = match holder {
@@ -127,6 +136,15 @@ impl FileLock {
         }
         let path = path.to_owned();
         Ok(Self { file, path })
+    }
+}
+
+/// Whether the open file is the one that stands at `path` now.
+fn is_named(file: &File, path: &Path) -> bool {
+    let identity = |known: fs::Metadata| (known.dev(), known.ino());
+    match (file.metadata(), fs::metadata(path)) {
+        (Ok(open), Ok(named)) => identity(open) == identity(named),
+        _ => false,
     }
 }
 
@@ -238,6 +256,25 @@ mod tests {
         fs::write(&path, b"kept").unwrap();
         drop(FileLock::lock_file(&path).unwrap());
         assert_eq!(fs::read(&path).unwrap(), b"kept");
+    }
+
+    /// A holder removes its lock file when it ends: who waited for it, and who comes after, must
+    /// not both believe that they are alone.
+    #[test]
+    fn a_lock_file_without_its_name_is_no_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.lock");
+        let file = File::create(&path).unwrap();
+        flock(&file, FlockOperation::NonBlockingLockExclusive).unwrap();
+        // Opened before the removal, locked after it, by somebody who does not look again.
+        let blind = File::open(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        drop(file);
+        flock(&blind, FlockOperation::NonBlockingLockExclusive).unwrap();
+        assert!(!is_named(&blind, &path));
+        let lock = FileLock::lock_file(&path).unwrap();
+        assert!(is_named(&lock.file, &path));
+        assert!(!is_named(&blind, &path));
     }
 
     /// A missing image is a user's mistake, not a reason to create one.

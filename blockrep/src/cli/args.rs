@@ -121,9 +121,17 @@ pub struct CommonArgs {
     pub state: Option<String>,
 
     /// Size of each volume's journal, 32MiB to 1TiB in whole segments of 4MiB, larger ones beyond
-    /// 4GiB [default: 1GiB].
+    /// 4GiB [default: 1GiB]. Only a backup keeps one: a primary takes the flag so that both hosts
+    /// can be given the same settings.
     #[arg(long, value_name = "SIZE")]
     pub journal_size: Option<String>,
+
+    /// Take an image that is not the file the state directory was made with: it was moved or
+    /// restored, and holds the same bytes [default: refuse it]. Leave it out again afterwards.
+    ///
+    /// Whoever says this of an image that holds anything else gets it served as the volume.
+    #[arg(long)]
+    pub same_image: bool,
 
     /// Allow listeners that other hosts can reach, though nothing is encrypted
     /// [default: loopback only].
@@ -188,6 +196,7 @@ impl CommonArgs {
         settings.add_flags(Key::Control, self.control.clone());
         settings.add_flags(Key::State, self.state.clone());
         settings.add_flags(Key::JournalSize, self.journal_size.clone());
+        settings.add_flags(Key::SameImage, switch(self.same_image));
         settings.add_flags(Key::InsecurePlaintext, switch(self.insecure_plaintext));
         settings.add_flags(Key::Log, self.log.clone());
     }

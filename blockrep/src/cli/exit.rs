@@ -15,8 +15,8 @@ pub enum ExitCode {
     Usage = 2,
     /// Image, journal or state unusable: missing, of a wrong size, of another volume, damaged.
     Store = 3,
-    /// An address or a socket is in use.
-    AddressInUse = 4,
+    /// Somebody else uses it: image, journal, state directory, address or socket.
+    InUse = 4,
     /// The peer refused: another group, version, lineage or size, or a second primary or backup.
     Refused = 5,
     /// Image or journal failed while running.
@@ -38,7 +38,10 @@ impl ExitCode {
             Self::Store,
             "image, journal or state unusable (missing, wrong size, of another volume)",
         ),
-        (Self::AddressInUse, "address or socket in use"),
+        (
+            Self::InUse,
+            "image, journal, state directory, address or socket in use",
+        ),
         (Self::Refused, "refused by the peer"),
         (Self::StorageFailed, "image or journal failed while running"),
         (

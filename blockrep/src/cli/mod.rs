@@ -134,6 +134,12 @@ fn start<F: Flags, C: fmt::Display>(
         Err(error) => return not_flags(&error).map(Start::Print),
     };
     let mut settings = flags.settings();
+    // The daemon never changes its directory, so what is made of a path now stays true.
+    if let Ok(dir) = std::env::current_dir()
+        && let Some(dir) = dir.to_str()
+    {
+        settings.made_absolute(dir);
+    }
     if let Some(path) = &flags.common().config {
         let text = read_config(path)?;
         let file = Settings::from_toml(program, &path.display().to_string(), &text)?;

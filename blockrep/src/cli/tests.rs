@@ -175,6 +175,7 @@ fn every_flag_reaches_the_configuration() {
             "--journal-size",
             "64M",
             "--assume-identical",
+            "--same-image",
             "--insecure-plaintext",
             "--log",
             "debug",
@@ -189,6 +190,7 @@ nbd = "unix:/run/db.nbd"
 control = "/run/db.ctl"
 state = "/var/lib/db"
 journal-size = "64MiB"
+same-image = true
 insecure-plaintext = true
 log = "debug"
 epoch = "manual"
@@ -225,6 +227,7 @@ assume-identical = true
             "2MB/s",
             "--throttle-link",
             "1MiB/s",
+            "--same-image",
             "--insecure-plaintext",
             "--log",
             "warn",
@@ -241,6 +244,7 @@ control = "/run/db.ctl"
 state = "/var/lib/db"
 journal = "/fast/db"
 journal-size = "64MiB"
+same-image = true
 insecure-plaintext = true
 log = "warn"
 throttle-apply = "2MB/s"
@@ -260,8 +264,7 @@ fn mistakes_on_the_command_line() {
         primary_fails(&["-n", "remus:10.0.0.2:70000|aio:/img"]),
         "blockrep: -n: 'remus:10.0.0.2:70000|aio:/img', column 16: there is no such port; \
          expected HOST:PORT with a port of 1 to 65535\n  \
-         remus:10.0.0.2:70000|aio:/img\n                 ^^^^^\n  \
-         expected HOST:PORT with a port of 1 to 65535\n"
+         remus:10.0.0.2:70000|aio:/img\n                 ^^^^^\n"
     );
     assert_eq!(
         primary_fails(&["-n", ""]),

@@ -97,7 +97,7 @@ pub enum ConfigError {
     Path { place: Place, path: String },
     /// A path no socket can be bound at.
     #[error(
-        "{place}: {} is no path for a socket; give --control /PATH of at most {max} bytes",
+        "{place}: {} is no absolute path for a socket; give --control /PATH of at most {max} bytes",
         quoted(path)
     )]
     SocketPath {

@@ -97,7 +97,7 @@ pub enum NbdListenError {
     Form { text: String },
     /// A path the kernel would resolve against the working directory, or would not take at all.
     #[error(
-        "{} is no path for a socket; give unix:/PATH of at most {max} bytes",
+        "{} is no absolute path for a socket; give unix:/PATH of at most {max} bytes",
         quoted(path)
     )]
     Path { path: String, max: usize },

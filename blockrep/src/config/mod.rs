@@ -120,6 +120,8 @@ pub struct Common {
     /// Size of each volume's journal in bytes, a whole number of segments of
     /// [`journal_segment_bytes`].
     pub journal_bytes: u64,
+    /// The operator said that the images are those of the state directory, whatever files they are.
+    pub same_image: bool,
     /// The operator said that listening beyond loopback without encryption is meant.
     pub insecure_plaintext: bool,
     /// Least important line logged.
@@ -148,6 +150,7 @@ impl Common {
             vhost_user: settings.vhost_user(images.len())?,
             control: settings.control(&group)?,
             journal_bytes: settings.journal_bytes()?,
+            same_image: settings.is_on(Key::SameImage),
             insecure_plaintext: settings.is_on(Key::InsecurePlaintext),
             log: settings.word(Key::Log)?.unwrap_or(LOG_DEFAULT),
             group,
@@ -217,12 +220,12 @@ impl Common {
             Key::JournalSize,
             blkback_proto::units::exact_bytes(self.journal_bytes),
         )?;
-        writeln!(
-            f,
-            "{} = {}",
-            Key::InsecurePlaintext.name(),
-            self.insecure_plaintext
-        )?;
+        for (key, on) in [
+            (Key::SameImage, self.same_image),
+            (Key::InsecurePlaintext, self.insecure_plaintext),
+        ] {
+            writeln!(f, "{} = {on}", key.name())?;
+        }
         line(f, Key::Log, self.log)
     }
 }

@@ -99,6 +99,8 @@ keys! {
     ThrottleLink = "throttle-link", Text, (false, true);
     /// Skip the first comparison.
     AssumeIdentical = "assume-identical", Switch, (true, false);
+    /// The images are those of the state directory, whatever files they are.
+    SameImage = "same-image", Switch, (true, true);
     /// Listen beyond loopback without encryption.
     InsecurePlaintext = "insecure-plaintext", Switch, (true, true);
     /// Log level.
@@ -175,6 +177,39 @@ impl Settings {
     pub fn add_flags(&mut self, key: Key, texts: impl IntoIterator<Item = String>) {
         for text in texts {
             self.add(key, text, Place::Flag(key));
+        }
+    }
+
+    /// Paths as a shell user types them: what the flags say relative to `dir`, the directory the
+    /// command was typed in, is made absolute. Specs are not for that, nor is anything in a file:
+    /// both are read on other days and in other directories.
+    pub fn made_absolute(&mut self, dir: &str) {
+        let plain = |text: &str| {
+            let word = !text.is_empty() && !text.contains(|c: char| c.is_control() || c == '|');
+            word && text.trim() == text && !text.starts_with('/')
+        };
+        let joined = |text: &str| {
+            let text = text.strip_prefix("./").unwrap_or(text);
+            format!("{}/{text}", dir.trim_end_matches('/'))
+        };
+        for (key, given) in &mut self.given {
+            for given in given {
+                let text = given.text.as_str();
+                let made = match key {
+                    Key::Image if text.contains(':') => None,
+                    Key::Image | Key::State | Key::Journal | Key::Control => {
+                        plain(text).then(|| joined(text))
+                    }
+                    Key::Nbd | Key::VhostUser => text
+                        .strip_prefix("unix:")
+                        .filter(|path| plain(path))
+                        .map(|path| format!("unix:{}", joined(path))),
+                    _ => None,
+                };
+                if let Some(made) = made {
+                    given.text = made;
+                }
+            }
         }
     }
 

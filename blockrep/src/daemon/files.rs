@@ -7,7 +7,7 @@ use crate::journal::scan::ReadAt;
 use blkback_proto::meta::{GroupMeta, SLOT_BYTES, VolumeMeta, newest, slot_offset};
 use blkback_proto::segment::segment_file_name;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -69,6 +69,11 @@ impl Layout {
         self.state.join(format!("volume-{index}.inflight"))
     }
 
+    /// Which image the volume has, see [`super::exchanged`].
+    pub(super) fn volume_image(&self, index: usize) -> PathBuf {
+        self.state.join(format!("volume-{index}.image"))
+    }
+
     pub(super) fn journal_dir(&self, index: usize) -> PathBuf {
         self.journal.join(format!("journal-{index}"))
     }
@@ -92,6 +97,27 @@ pub(super) fn sync_dir(path: &Path) -> Result<(), FileError> {
     File::open(path)
         .and_then(|dir| dir.sync_all())
         .map_err(|error| at(path, "sync the directory", &error))
+}
+
+/// Replaces a small text file, durably.
+pub(super) fn write_text(path: &Path, text: &str) -> Result<(), FileError> {
+    let failed = |error: io::Error| at(path, "write", &error);
+    let fresh = path.with_extension("new");
+    let mut file = File::create(&fresh).map_err(failed)?;
+    file.write_all(text.as_bytes()).map_err(failed)?;
+    file.sync_all().map_err(failed)?;
+    fs::rename(&fresh, path).map_err(failed)?;
+    sync_dir(path.parent().unwrap_or(Path::new("/")))
+}
+
+/// A small text file, at most so many bytes of it; `None` when there is none.
+pub(super) fn read_text(path: &Path, bytes_max: usize) -> Result<Option<String>, FileError> {
+    let mut bytes = Vec::new();
+    match File::open(path).and_then(|file| file.take(bytes_max as u64).read_to_end(&mut bytes)) {
+        Ok(_) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(at(path, "read", &error)),
+    }
 }
 
 /// Both slots of a metadata file; `None` when there is no file.

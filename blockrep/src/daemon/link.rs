@@ -167,7 +167,9 @@ impl LinkConn {
             return Ok(None);
         }
         if page[..8] != FRAME_MAGIC {
-            return Err("not a blockrep peer: neither a frame nor a record".to_owned());
+            return Err(
+                "something else than blockrep is at the other end: check the port".to_owned(),
+            );
         }
         let total = FRAME_BYTES + peek_body_bytes(page).map_err(|error| error.to_string())?;
         if filled < total {

@@ -3,11 +3,12 @@
 use super::files::words;
 use super::startup::StartError;
 use crate::cli::ExitCode;
-use crate::config::{Common, ListenAddr, NbdListen};
+use crate::config::{ListenAddr, NbdListen};
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// How long an address may stay in use: the kernel frees the io_uring of a killed daemon, and with
@@ -21,7 +22,7 @@ fn patiently<T>(mut attempt: impl FnMut() -> Result<T, StartError>) -> Result<T,
     let end = Instant::now() + IN_USE_MAX;
     loop {
         match attempt() {
-            Err(error) if error.code == ExitCode::AddressInUse && Instant::now() < end => {
+            Err(error) if error.code == ExitCode::InUse && Instant::now() < end => {
                 std::thread::sleep(RETRY);
             }
             other => return other,
@@ -31,11 +32,11 @@ fn patiently<T>(mut attempt: impl FnMut() -> Result<T, StartError>) -> Result<T,
 
 fn in_use(what: &str, error: &std::io::Error) -> StartError {
     let code = if error.kind() == std::io::ErrorKind::AddrInUse {
-        ExitCode::AddressInUse
+        ExitCode::InUse
     } else {
         ExitCode::Other
     };
-    let hint = if code == ExitCode::AddressInUse {
+    let hint = if code == ExitCode::InUse {
         ": stop what uses it, or give another"
     } else {
         ""
@@ -46,20 +47,42 @@ fn in_use(what: &str, error: &std::io::Error) -> StartError {
     )
 }
 
+/// The file of a socket that this daemon made; it goes when this is dropped, unless somebody else
+/// has replaced it.
+#[derive(Debug)]
+pub(super) struct SocketFile {
+    path: PathBuf,
+    identity: (u64, u64),
+}
+
+fn identity_of(path: &Path) -> std::io::Result<(u64, u64)> {
+    let known = std::fs::symlink_metadata(path)?;
+    Ok((known.dev(), known.ino()))
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if identity_of(&self.path).ok() == Some(self.identity) {
+            // Left behind, it is replaced at the next start.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
 /// Listens for NBD clients.
 ///
 /// # Errors
 /// The address is in use, or no address of this host.
-pub(super) fn nbd_listener(listen: Option<&NbdListen>) -> Result<Option<OwnedFd>, StartError> {
+pub(super) fn nbd_listener(
+    listen: Option<&NbdListen>,
+) -> Result<Option<(OwnedFd, Option<SocketFile>)>, StartError> {
     Ok(match listen {
         None => None,
         Some(NbdListen::Unix(path)) => {
-            patiently(|| replace_dead_socket(path))?;
-            let what = format!("unix:{}", path.display());
-            let listener = UnixListener::bind(path).map_err(|error| in_use(&what, &error))?;
-            Some(listener.into())
+            let (listener, file) = unix_listener(path, "--nbd")?;
+            Some((listener, Some(file)))
         }
-        Some(NbdListen::Tcp(address)) => Some(tcp_listener(*address, "NBD address tcp:")?),
+        Some(NbdListen::Tcp(address)) => Some((tcp_listener(*address, "NBD address tcp:")?, None)),
     })
 }
 
@@ -67,9 +90,29 @@ pub(super) fn nbd_listener(listen: Option<&NbdListen>) -> Result<Option<OwnedFd>
 ///
 /// # Errors
 /// As [`nbd_listener`].
-pub(super) fn vhost_listener(common: &Common, index: usize) -> Result<Option<OwnedFd>, StartError> {
-    let path = common.vhost_user.get(index);
-    nbd_listener(path.map(|path| NbdListen::Unix(path.clone())).as_ref())
+pub(super) fn vhost_listener(path: &Path) -> Result<(OwnedFd, SocketFile), StartError> {
+    unix_listener(path, "--vhost-user")
+}
+
+fn unix_listener(path: &Path, flag: &str) -> Result<(OwnedFd, SocketFile), StartError> {
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    if !dir.is_dir() {
+        let text = format!(
+            "cannot listen on unix:{}: there is no directory {}: make it, or give another {flag} \
+             unix:/PATH",
+            path.display(),
+            dir.display()
+        );
+        return Err(StartError::new(ExitCode::Usage, text));
+    }
+    patiently(|| replace_dead_socket(path))?;
+    let failed = |error| in_use(&format!("unix:{}", path.display()), &error);
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    let file = SocketFile {
+        path: path.to_owned(),
+        identity: identity_of(path).map_err(failed)?,
+    };
+    Ok((listener.into(), file))
 }
 
 /// Removes a socket file that nobody listens on any more.
@@ -84,14 +127,14 @@ fn replace_dead_socket(path: &Path) -> Result<(), StartError> {
             "{} exists and is no socket: give another path",
             path.display()
         );
-        return Err(StartError::new(ExitCode::AddressInUse, text));
+        return Err(StartError::new(ExitCode::InUse, text));
     }
     if UnixStream::connect(path).is_ok() {
         let text = format!(
             "cannot listen on unix:{}: another process does: stop it, or give another path",
             path.display()
         );
-        return Err(StartError::new(ExitCode::AddressInUse, text));
+        return Err(StartError::new(ExitCode::InUse, text));
     }
     std::fs::remove_file(path).map_err(|error| in_use(&path.display().to_string(), &error))
 }
@@ -100,10 +143,20 @@ fn tcp_listener(address: SocketAddr, what: &str) -> Result<OwnedFd, StartError> 
     let listener = patiently(|| {
         TcpListener::bind(address).map_err(|error| in_use(&format!("{what}{address}"), &error))
     })?;
-    if let Ok(bound) = listener.local_addr() {
+    Ok(listener.into())
+}
+
+/// Logs the address of a TCP listener, which may have been given with port 0. Said when nothing can
+/// keep the daemon from starting any more: an error stands alone.
+pub(super) fn tell_address(what: &str, listener: &OwnedFd) {
+    // The address of a Unix socket is no internet address, and everybody knows its path.
+    let bound = listener
+        .try_clone()
+        .map(TcpListener::from)
+        .and_then(|tcp| tcp.local_addr());
+    if let Ok(bound) = bound {
         tracing::info!("listening on {what}{bound}");
     }
-    Ok(listener.into())
 }
 
 /// Listens for primaries.
@@ -160,6 +213,31 @@ mod tests {
         assert_eq!(attempts, 3);
         let _living = UnixListener::bind(&path).unwrap();
         let error = nbd_listener(Some(&NbdListen::Unix(path))).unwrap_err();
-        assert_eq!(error.code, ExitCode::AddressInUse);
+        assert_eq!(error.code, ExitCode::InUse);
+    }
+
+    /// A socket file that stays is one more thing to clean up by hand, and one that is removed
+    /// under a successor cuts its clients off.
+    #[test]
+    fn the_own_socket_file_goes_and_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("nbd");
+        let address = NbdListen::Unix(path.clone());
+        let listener = nbd_listener(Some(&address)).unwrap();
+        assert!(path.exists());
+        drop(listener);
+        assert!(!path.exists());
+        let (_fd, file) = nbd_listener(Some(&address)).unwrap().unwrap();
+        std::fs::rename(&path, dir.path().join("kept")).unwrap();
+        let _successor = UnixListener::bind(&path).unwrap();
+        drop(file);
+        assert!(path.exists());
+
+        let address = NbdListen::Unix(dir.path().join("absent/nbd"));
+        let error = nbd_listener(Some(&address)).unwrap_err();
+        assert_eq!(error.code, ExitCode::Usage);
+        let text = error.to_string();
+        assert!(text.contains("there is no directory"), "{text}");
+        assert!(text.contains("make it, or give another"), "{text}");
     }
 }

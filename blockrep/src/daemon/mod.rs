@@ -12,6 +12,7 @@
 //! Threads talk through mailboxes only; there are no locks on the path of a request.
 
 mod control;
+mod exchanged;
 mod faults;
 mod files;
 mod link;

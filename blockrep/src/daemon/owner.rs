@@ -6,20 +6,21 @@
 //! `volume-N.journal` in the state directory. They must agree. A lock keeps two daemons with
 //! different state directories out of one journal. Start-up only, blocking.
 
-use super::files::{FileError, Layout, make_dir, sync_dir, words};
+use super::files::{FileError, Layout, make_dir, read_text, write_text};
+use super::startup::StartError;
 use blockrep_host::lock::FileLock;
-use std::fs::{self, File};
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Longest mark read, in bytes.
 const MARK_BYTES_MAX: usize = 64;
 
-fn mark_in_journal(layout: &Layout, index: usize) -> PathBuf {
+/// Beside the segments.
+pub(super) fn mark_in_journal(layout: &Layout, index: usize) -> PathBuf {
     layout.journal_dir(index).join("owner")
 }
 
-fn mark_in_state(layout: &Layout, index: usize) -> PathBuf {
+/// Beside the metadata.
+pub(super) fn mark_in_state(layout: &Layout, index: usize) -> PathBuf {
     layout.state.join(format!("volume-{index}.journal"))
 }
 
@@ -27,10 +28,10 @@ fn mark_in_state(layout: &Layout, index: usize) -> PathBuf {
 ///
 /// # Errors
 /// Another daemon uses it: which one.
-pub(super) fn lock_journal(layout: &Layout, index: usize) -> Result<FileLock, FileError> {
+pub(super) fn lock_journal(layout: &Layout, index: usize) -> Result<FileLock, StartError> {
     let dir = layout.journal_dir(index);
     make_dir(&dir)?;
-    FileLock::lock_file(&dir.join("lock")).map_err(|error| FileError::store(error.to_string()))
+    Ok(FileLock::lock_file(&dir.join("lock"))?)
 }
 
 /// Marks a journal as the one of this state directory, whoever's it was: what is in it is nothing
@@ -40,21 +41,8 @@ pub(super) fn lock_journal(layout: &Layout, index: usize) -> Result<FileLock, Fi
 /// It cannot be written.
 pub(super) fn mark(layout: &Layout, index: usize, id: [u8; 16]) -> Result<(), FileError> {
     let text: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
-    write_mark(&mark_in_journal(layout, index), &text)?;
-    write_mark(&mark_in_state(layout, index), &text)
-}
-
-fn write_mark(path: &Path, text: &str) -> Result<(), FileError> {
-    let failed = |error: io::Error| {
-        let path = path.display();
-        FileError::store(format!("cannot write {path}: {}", words(&error)))
-    };
-    let fresh = path.with_extension("new");
-    let mut file = File::create(&fresh).map_err(failed)?;
-    file.write_all(text.as_bytes()).map_err(failed)?;
-    file.sync_all().map_err(failed)?;
-    fs::rename(&fresh, path).map_err(failed)?;
-    sync_dir(path.parent().expect("a mark is in a directory"))
+    write_text(&mark_in_journal(layout, index), &text)?;
+    write_text(&mark_in_state(layout, index), &text)
 }
 
 /// Refuses a journal that is not the one of this state directory.
@@ -63,8 +51,8 @@ fn write_mark(path: &Path, text: &str) -> Result<(), FileError> {
 /// Which directory it is, and what to do.
 pub(super) fn check(layout: &Layout, index: usize) -> Result<(), FileError> {
     let (there, here) = (mark_in_journal(layout, index), mark_in_state(layout, index));
-    let mark = read_mark(&here)?;
-    if mark.is_some() && mark == read_mark(&there)? {
+    let mark = read_text(&here, MARK_BYTES_MAX)?;
+    if mark.is_some() && mark == read_text(&there, MARK_BYTES_MAX)? {
         return Ok(());
     }
     Err(FileError::store(format!(
@@ -75,24 +63,11 @@ pub(super) fn check(layout: &Layout, index: usize) -> Result<(), FileError> {
     )))
 }
 
-fn read_mark(path: &Path) -> Result<Option<Vec<u8>>, FileError> {
-    use std::io::Read;
-    let mut mark = Vec::new();
-    match File::open(path).and_then(|f| f.take(MARK_BYTES_MAX as u64).read_to_end(&mut mark)) {
-        Ok(_) => Ok(Some(mark)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => {
-            let path = path.display();
-            let text = format!("cannot read {path}: {}", words(&error));
-            Err(FileError::store(text))
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::journal::ring::Geometry;
+    use std::path::Path;
 
     fn layout(dir: &Path, name: &str) -> Layout {
         let state = dir.join(name);
@@ -137,7 +112,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let a = layout(dir.path(), "a");
         let _held = lock_journal(&a, 0).unwrap();
-        let error = lock_journal(&a, 0).unwrap_err().text;
+        let error = lock_journal(&a, 0).unwrap_err().to_string();
         assert!(error.contains("is in use by"), "{error}");
     }
 }

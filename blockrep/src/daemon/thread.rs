@@ -7,6 +7,7 @@ use super::role::{Engine, Group};
 use super::status::Collector;
 use super::timeline::{Latencies, Rate};
 use crate::config::{LossPolicy, OutputClass};
+use crate::engine::backup::Mode;
 use crate::engine::primary::PrimarySettings;
 use crate::engine::{Effect, Nanos, Outgoing, ToGroup, ToVolume};
 use crate::frontend::nbd::ExportInfo;
@@ -550,7 +551,7 @@ impl VolumeThread {
         let Engine::Backup(backup) = &self.engine else {
             return;
         };
-        if backup.mode() != crate::engine::backup::Mode::Drained {
+        if backup.mode() != Mode::Drained {
             return;
         }
         // Followers know the group only by their own metadata; it is enough for a volume alone.
@@ -657,7 +658,24 @@ impl VolumeThread {
         tracing::info!("volume {}: stopping", self.about.index);
         self.stopping = Some(self.now);
         self.stop_clients();
+        let waiting = self.requests.len();
+        if waiting > 0 {
+            tracing::info!(
+                "volume {}: {waiting} requests are not answered yet: they are waited for, {} s at \
+                 most",
+                self.about.index,
+                DRAIN_NS_MAX / 1_000_000_000
+            );
+        }
         if let Engine::Backup(engine) = &mut self.engine {
+            let left = engine.unapplied_bytes();
+            if engine.mode() == Mode::Serving && left > 0 {
+                tracing::warn!(
+                    "volume {}: {left} bytes of the journal are not applied: the image alone is not \
+                     the disk; start the daemon again and wait before it is copied",
+                    self.about.index
+                );
+            }
             engine.stop(self.now, &mut self.mem, &mut self.fx);
         }
     }
@@ -667,7 +685,11 @@ impl VolumeThread {
             return false;
         };
         if self.now.saturating_sub(since) > DRAIN_NS_MAX {
-            tracing::warn!("volume {}: gave up waiting for requests", self.about.index);
+            tracing::warn!(
+                "volume {}: gave up waiting: {} requests were never answered",
+                self.about.index,
+                self.requests.len()
+            );
             return true;
         }
         let rings_quiet = self.rings.as_ref().is_none_or(|rings| rings.is_quiet());

@@ -2,7 +2,7 @@
 //!
 //! Direct I/O is preferred: no second copy in the page cache, and a completed write needs only the
 //! device's own flush. Where the file system refuses it the file is opened buffered; the reason is
-//! logged once and kept for status.
+//! kept for log and status.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
@@ -163,9 +163,6 @@ pub fn open_image(path: &Path, access: Access) -> Result<OpenedFile, OpenError> 
                 buffered_reason = Some(reason);
             }
         }
-    }
-    if let Some(reason) = &buffered_reason {
-        tracing::warn!(path = %path.display(), "Using buffered I/O. {reason}");
     }
     Ok(OpenedFile {
         fd: file.into(),

@@ -115,6 +115,8 @@ impl Stopped {
             copy_tree(&self.pair.path(file), &to).unwrap();
         }
         pair.backup_flags.clone_from(&self.pair.backup_flags);
+        // Another file, and the same bytes.
+        pair.backup_flags.push("--same-image".to_owned());
         pair
     }
 
@@ -128,7 +130,7 @@ impl Stopped {
 }
 
 /// Everything of a directory tree but locks, to see that nothing was changed.
-fn contents(dir: &Path) -> Vec<(std::path::PathBuf, Vec<u8>)> {
+pub(crate) fn contents(dir: &Path) -> Vec<(std::path::PathBuf, Vec<u8>)> {
     let mut all = Vec::new();
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();

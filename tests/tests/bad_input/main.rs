@@ -5,11 +5,13 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot set itself up fails")]
 
 mod damaged;
+mod exchanged;
 mod failing;
 mod lost;
 mod starting;
 mod strangers;
 mod superseded;
+mod twice;
 
 use blockrep_tests::harness::{Pair, Process};
 use blockrep_tests::programs::run;
@@ -28,7 +30,7 @@ mod code {
     pub(crate) const OK: i32 = 0;
     pub(crate) const USAGE: i32 = 2;
     pub(crate) const STORE: i32 = 3;
-    pub(crate) const ADDRESS_IN_USE: i32 = 4;
+    pub(crate) const IN_USE: i32 = 4;
     pub(crate) const STORAGE_FAILED: i32 = 6;
 }
 

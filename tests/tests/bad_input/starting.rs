@@ -5,14 +5,13 @@ use blockrep_tests::harness::{binary, free_port};
 use std::fs::{self, File};
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
-use std::path::Path;
 use std::process::Command;
 
-fn primary() -> Command {
+pub(crate) fn primary() -> Command {
     Command::new(binary("blockrep").unwrap())
 }
 
-fn backup() -> Command {
+pub(crate) fn backup() -> Command {
     Command::new(binary("blockrep-backup").unwrap())
 }
 
@@ -155,21 +154,21 @@ fn addresses_in_use_are_named() {
     let port = pair.port.to_string();
     let mut command = pair.backup_command().unwrap();
     let words = [port.as_str(), "in use", "stop what uses it"];
-    refused(&mut command, code::ADDRESS_IN_USE, &words);
+    refused(&mut command, code::IN_USE, &words);
     drop(taken);
 
     let taken = UnixListener::bind(pair.path("a.nbd")).unwrap();
     let path = pair.path("a.nbd").display().to_string();
     let mut command = pair.primary_command().unwrap();
     let words = [path.as_str(), "another process", "stop it"];
-    refused(&mut command, code::ADDRESS_IN_USE, &words);
+    refused(&mut command, code::IN_USE, &words);
     drop(taken);
 
     fs::remove_file(pair.path("a.nbd")).unwrap();
     fs::write(pair.path("a.nbd"), "precious").unwrap();
     let mut command = pair.primary_command().unwrap();
     let words = [path.as_str(), "is no socket"];
-    refused(&mut command, code::ADDRESS_IN_USE, &words);
+    refused(&mut command, code::IN_USE, &words);
     assert_eq!(fs::read(pair.path("a.nbd")).unwrap(), b"precious");
 
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -178,72 +177,7 @@ fn addresses_in_use_are_named() {
     let mut command = pair.primary_command().unwrap();
     let port = port.to_string();
     let words = [port.as_str(), "in use"];
-    refused(&mut command, code::ADDRESS_IN_USE, &words);
-}
-
-fn with_own(command: &mut Command, dir: &Path, flags: &[&str]) {
-    for flag in flags {
-        let path = dir.join(format!("other{flag}"));
-        let path = path.display().to_string();
-        let value = if *flag == "--nbd" {
-            format!("unix:{path}")
-        } else {
-            path
-        };
-        command.args([*flag, &value]);
-    }
-}
-
-/// The second daemon on an image, a state directory, a journal or a socket: which one is there.
-#[test]
-fn second_daemons_are_refused_and_the_first_is_named() {
-    let dir = tempfile::tempdir().unwrap();
-    let pair = small(dir.path());
-    let other_port = free_port().unwrap();
-    let mut primary = pair.start_primary().unwrap();
-    let mut backup = pair.start_backup().unwrap();
-    let pids = [&primary, &backup].map(|p| format!("process {}", p.pid()));
-
-    // The same command line once more.
-    let mut command = pair.primary_command().unwrap();
-    refused(&mut command, code::STORE, &["a.state", &pids[0], "stop it"]);
-    let mut command = pair.backup_command().unwrap();
-    refused(&mut command, code::STORE, &["b.state", &pids[1], "stop it"]);
-
-    // The image alone.
-    let image = |name: &str| pair.path(name).display().to_string();
-    let mut command = self::primary();
-    command.args(["-n", &format!("aio:{}", image("a.img"))]);
-    with_own(&mut command, dir.path(), &["--state", "--control"]);
-    refused(&mut command, code::STORE, &["a.img", &pids[0]]);
-    let listen = format!("127.0.0.1:{other_port}");
-    let mut command = self::backup();
-    command.args(["--listen", &listen, "--image", &image("b.img")]);
-    with_own(&mut command, dir.path(), &["--state", "--control"]);
-    refused(&mut command, code::STORE, &["b.img", &pids[1]]);
-
-    // The journal alone.
-    File::create(pair.path("c.img"))
-        .unwrap()
-        .set_len(8 << 20)
-        .unwrap();
-    let mut command = self::backup();
-    command.args(["--listen", &listen, "--image", &image("c.img")]);
-    command.args(["--journal-size", "32MiB", "--journal"]);
-    command.arg(pair.path("b.state").join("journal"));
-    with_own(&mut command, dir.path(), &["--state", "--control"]);
-    refused(&mut command, code::STORE, &["journal", &pids[1]]);
-
-    // The control socket alone.
-    let mut command = self::primary();
-    command.args(["-n", &format!("aio:{}", image("c.img"))]);
-    command.arg("--control").arg(pair.path("a.ctl"));
-    command.arg("--state").arg(pair.path("third"));
-    let words = ["a.ctl", &pids[0], "--control PATH"];
-    refused(&mut command, code::ADDRESS_IN_USE, &words);
-
-    ends_with(&mut primary, code::OK);
-    ends_with(&mut backup, code::OK);
+    refused(&mut command, code::IN_USE, &words);
 }
 
 /// State directories mixed up between hosts: an epoch counter or a journal would be overwritten.
@@ -285,7 +219,11 @@ fn the_journal_of_another_volume_is_refused() {
     let mut other = other;
     other.backup_flags = ["--journal-size", "64MiB"].map(String::from).to_vec();
     let mut command = other.backup_command().unwrap();
-    refused(&mut command, code::STORE, &["segment", "--journal-size"]);
+    refused(
+        &mut command,
+        code::STORE,
+        &["volume 0", "--journal-size 32MiB"],
+    );
 }
 
 /// Metadata rotted in both places: starting anew over it would forget who wrote what.

@@ -6,9 +6,9 @@
 use std::io;
 use std::path::PathBuf;
 
-use clap::Command;
+use clap::{Arg, ArgAction, Command};
 use clap_mangen::Man;
-use clap_mangen::roff::{Inline, Roff, bold, roman};
+use clap_mangen::roff::{Inline, Roff, bold, italic, roman};
 
 use crate::Output;
 use crate::programs::Program;
@@ -69,7 +69,7 @@ fn page(program: &Program, command: &Command, others: &[(String, &str)]) -> io::
     let mut bytes = Vec::new();
     man.render_title(&mut bytes)?;
     man.render_name_section(&mut bytes)?;
-    man.render_synopsis_section(&mut bytes)?;
+    synopsis(command).to_writer(&mut bytes)?;
     man.render_description_section(&mut bytes)?;
     man.render_options_section(&mut bytes)?;
     if command.has_subcommands() {
@@ -82,6 +82,59 @@ fn page(program: &Program, command: &Command, others: &[(String, &str)]) -> io::
         path: PathBuf::from(path),
         bytes,
     })
+}
+
+/// What to type. The generator's own leaves out that a flag takes a value, and which.
+fn synopsis(command: &Command) -> Roff {
+    let name = command.get_bin_name().unwrap_or(command.get_name());
+    let mut words = vec![bold(name)];
+    let shown = |arg: &&Arg| !arg.is_hide_set();
+    for arg in command.get_opts().chain(flags(command)).filter(shown) {
+        let (open, close) = if arg.is_required_set() {
+            ("", "")
+        } else {
+            ("[", "]")
+        };
+        words.push(roman(format!(" {open}")));
+        let spelled = match (arg.get_short(), arg.get_long()) {
+            (_, Some(long)) => format!("--{long}"),
+            (Some(short), None) => format!("-{short}"),
+            (None, None) => continue,
+        };
+        words.push(bold(spelled));
+        if arg.get_action().takes_values() {
+            words.push(roman(" "));
+            words.push(italic(value_of(arg)));
+        }
+        words.push(roman(close));
+        if matches!(arg.get_action(), ArgAction::Append) {
+            words.push(roman("..."));
+        }
+    }
+    for arg in command.get_positionals().filter(shown) {
+        words.push(roman(" "));
+        words.push(italic(value_of(arg)));
+    }
+    if command.has_subcommands() {
+        words.push(roman(" "));
+        words.push(italic("COMMAND"));
+    }
+    let mut roff = Roff::new();
+    roff.control("SH", ["SYNOPSIS"]);
+    roff.text(words);
+    roff
+}
+
+/// Options without a value.
+fn flags(command: &Command) -> impl Iterator<Item = &Arg> {
+    let takes = |arg: &&Arg| !arg.get_action().takes_values() && !arg.is_positional();
+    command.get_arguments().filter(takes)
+}
+
+fn value_of(arg: &Arg) -> String {
+    let names = arg.get_value_names().unwrap_or_default();
+    let names: Vec<&str> = names.iter().map(|name| name.as_str()).collect();
+    names.join(" ")
 }
 
 fn exit_status(program: &Program) -> Roff {
@@ -189,6 +242,27 @@ mod tests {
                 assert!(help.contains(&entry), "{}: {entry}", named(&program));
             }
         }
+    }
+
+    // A flag shown bare is typed bare.
+    #[test]
+    fn the_synopsis_says_what_takes_a_value() {
+        let pages = all(&programs::all()).unwrap();
+        let of = |name: &str| {
+            let found = pages.iter().find(|page| page.path.ends_with(name));
+            let text = plain(found.expect("this page"));
+            let (_, rest) = text.split_once(".SH SYNOPSIS").expect("there is one");
+            rest.split_once(".SH").expect("more follows").0.to_owned()
+        };
+        let backup = of("blockrep-backup.8");
+        for words in ["[--listen ADDR]...", "[--state DIR]", "[--same-image]"] {
+            assert!(backup.contains(words), "{backup}");
+        }
+        let verify = of("blockrepctl-journal-verify.1");
+        for words in ["blockrepctl journal verify", "[--journal DIR]", " DIR\n"] {
+            assert!(verify.contains(words), "{verify}");
+        }
+        assert!(of("blockrepctl.1").contains(" COMMAND"));
     }
 
     // A page about commands that links nowhere leaves its reader there.

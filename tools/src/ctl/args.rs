@@ -58,6 +58,16 @@ pub(super) enum Command {
     /// End the open epoch now
     Cut(CutArgs),
     /// Make this backup the primary, at the last complete epoch
+    ///
+    /// Be sure that the primary is dead, and stays so: nothing here fences it. While it runs, its
+    /// guest goes on to write to a disk that is a different one from now on. Epochs that were not
+    /// complete at the backup are dropped; every flush that was answered under --ack flush or write
+    /// is kept, under --ack local the epochs on their way are lost.
+    ///
+    /// --force is for a primary that is still connected, and that you stop yourself.
+    /// --accept-suspect is for a backup whose state is "suspect": the last sealed epoch is damaged,
+    /// and it cannot be told whether it was ever acknowledged. If the primary or its image is still
+    /// to be had, start that one instead; if not, this serves the epoch before.
     Promote(PromoteArgs),
     /// Read a journal and its metadata while no daemon uses them
     Journal(crate::journal::JournalArgs),

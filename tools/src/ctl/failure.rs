@@ -14,13 +14,13 @@ use crate::journal::JournalError;
 pub enum Exit {
     /// Done.
     Ok = 0,
-    /// The daemon, or something on the way, failed.
+    /// The daemon, or something on the way, failed; or a journal is damaged.
     Failed = 1,
     /// The command line is wrong or not clear enough.
     Usage = 2,
     /// No daemon there, or none that answers.
     Unreachable = 3,
-    /// The daemon understood and declined.
+    /// The daemon understood and declined, or it uses what was to be read in peace.
     Refused = 4,
 }
 
@@ -28,10 +28,10 @@ impl Exit {
     /// Every code with its line in `--help`.
     pub const ALL: [(Self, &'static str); 5] = [
         (Self::Ok, "done"),
-        (Self::Failed, "failed"),
+        (Self::Failed, "failed, or damage was found"),
         (Self::Usage, "wrong usage"),
         (Self::Unreachable, "the daemon cannot be reached"),
-        (Self::Refused, "the daemon refuses"),
+        (Self::Refused, "refused by the daemon, or in use by one"),
     ];
 
     /// The table for `--help`.

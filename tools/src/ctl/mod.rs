@@ -63,8 +63,12 @@ fn run(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
 fn not_in_use(dir: &Path) -> Result<Option<FileLock>, Failure> {
     match FileLock::exclusive(&dir.join("lock")) {
         Ok(lock) => Ok(Some(lock)),
-        Err(error @ LockError::Held { .. }) => {
-            let text = format!("{error}: stop the daemon first, or type `journal dump`");
+        Err(LockError::Held { holder, .. }) => {
+            let who = holder.map_or("a daemon".to_owned(), |pid| format!("process {pid}"));
+            let text = format!(
+                "{} is in use by {who}: stop the daemon first, or type blockrepctl journal dump",
+                dir.display()
+            );
             Err(Failure::new(Exit::Refused, text))
         }
         // A journal directory, or a copy of a state directory.

@@ -42,7 +42,8 @@ enum JournalCommand {
     Dump(DirArgs),
     /// Follow every chain of records and say which epochs are whole
     ///
-    /// Exit codes: 0 clean, 1 damaged, 2 wrong usage.
+    /// Ends with 0 when nothing is damaged, with 1 when something is or cannot be read, and with 4
+    /// while a daemon uses the directory.
     Verify(DirArgs),
 }
 

@@ -27,6 +27,10 @@ pub(super) fn kind_word(kind: RecordKind) -> &'static str {
     }
 }
 
+fn yes_no(it_is: bool) -> &'static str {
+    if it_is { "yes" } else { "no" }
+}
+
 fn name_of(volume: &Volume) -> String {
     volume
         .index
@@ -115,10 +119,32 @@ impl Report {
             for note in &volume.notes {
                 writeln!(out, "  note: {note}")?;
             }
+            self.promotion_note(volume, out)?;
         }
         self.problems_text(out)?;
         if self.first_problem().is_none() {
-            writeln!(out, "clean")?;
+            let no_epoch = |v: &Volume| v.meta.as_ref().is_some_and(|meta| meta.inconsistent);
+            let verdict = if self.volumes.iter().any(no_epoch) {
+                "journal undamaged; the volume is no epoch: not promotable"
+            } else {
+                "clean"
+            };
+            writeln!(out, "{verdict}")?;
+        }
+        Ok(())
+    }
+
+    /// Why the epoch of a promotion may have no seal anywhere.
+    fn promotion_note(&self, volume: &Volume, out: &mut dyn Write) -> io::Result<()> {
+        let promoted = self.group.as_ref().and_then(|g| g.newest.as_ref());
+        let promoted = promoted.map_or(0, |group| group.promoted.0);
+        let committed = volume.meta.as_ref().map_or(0, |meta| meta.committed.0);
+        if promoted > committed && committed > 0 {
+            writeln!(
+                out,
+                "  note: promoted at {promoted}, committed {committed}: epochs without writes have \
+                 no record, and hold what the one before them held"
+            )?;
         }
         Ok(())
     }
@@ -137,12 +163,12 @@ impl Report {
         };
         writeln!(
             out,
-            "  {} \"{}\", {} volumes, {role}, promoted {}, clean {}, all dirty {}",
+            "  {} \"{}\", {} volumes, {role}, promoted {}, stopped in order: {}, all dirty {}",
             meta.group,
             meta.name.escape_debug(),
             meta.volume_count,
             meta.promoted,
-            meta.clean,
+            yes_no(meta.clean),
             meta.all_dirty
         )?;
         for entry in &meta.lineage {
@@ -195,13 +221,13 @@ fn meta_text(volume: &Volume, out: &mut dyn Write) -> io::Result<()> {
     )?;
     writeln!(
         out,
-        "  inconsistent {}, consistent from {}, journal empty {}, own segment {} synced to record {}, clean {}",
+        "  inconsistent {}, consistent from {}, journal empty {}, own segment {} synced to record {}, stopped in order: {}",
         meta.inconsistent,
         meta.consistent_from,
         meta.journal_empty,
         meta.own_serial,
         meta.own_synced,
-        meta.clean
+        yes_no(meta.clean)
     )
 }
 

@@ -27,4 +27,4 @@ pub use paths::{
 };
 pub use reply::{Handler, ReplyHandle};
 pub use server::{Limits, Server, ServerConfig};
-pub use socket::{BindError, PeerCred, somebody_listens};
+pub use socket::{BindError, ControlSocket, PeerCred, somebody_listens};

@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::conn::{Conn, Context, UNREAD_BYTES_MAX};
 use super::events::EventLog;
 use super::reply::{Handler, Outbox, ReplyHandle};
-use super::socket::{BindError, Listener, peer_cred};
+use super::socket::{BindError, ControlSocket, Listener, peer_cred};
 use crate::Waker;
 
 /// How long no connection is taken after the process ran out of descriptors.
@@ -74,12 +74,27 @@ impl Server {
         log: EventLog,
         handler: impl Handler + 'static,
     ) -> Result<Self, BindError> {
+        let socket = ControlSocket::claim(&config.path)?;
+        Self::start_on(socket, config, log, handler)
+    }
+
+    /// Starts the thread on a socket that was claimed before.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub fn start_on(
+        socket: ControlSocket,
+        config: ServerConfig,
+        log: EventLog,
+        handler: impl Handler + 'static,
+    ) -> Result<Self, BindError> {
         let ServerConfig {
             path,
             daemon,
             limits,
         } = config;
-        let listener = Listener::bind(&path)?;
+        let listener = socket.0;
+        listener.listen()?;
         let io_error = |what| {
             let path = path.clone();
             move |source| BindError::Io { what, path, source }

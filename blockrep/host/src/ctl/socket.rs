@@ -67,6 +67,21 @@ pub enum BindError {
     },
 }
 
+/// A control socket that is claimed: it has its name and its lock, and nobody can connect before
+/// a server is started on it. Dropped, it is gone again.
+#[derive(Debug)]
+pub struct ControlSocket(pub(super) Listener);
+
+impl ControlSocket {
+    /// Takes the name.
+    ///
+    /// # Errors
+    /// [`BindError`], one line for the user.
+    pub fn claim(path: &Path) -> Result<Self, BindError> {
+        Listener::bind(path).map(Self)
+    }
+}
+
 /// A bound socket; its file goes when this is dropped, unless somebody else has replaced it.
 #[derive(Debug)]
 pub(super) struct Listener {
@@ -74,11 +89,11 @@ pub(super) struct Listener {
     path: PathBuf,
     /// Device and inode of the socket file.
     identity: (u64, u64),
-    _lock: FileLock,
+    lock: FileLock,
 }
 
 impl Listener {
-    /// Binds `path` with mode 0600 and listens.
+    /// Binds `path` with mode 0600; [`Listener::listen`] comes later.
     ///
     /// A lock beside the socket decides between two daemons that start at once; who holds it may
     /// replace the file a dead daemon left. The mode is set on the socket before it has a name, so
@@ -108,10 +123,18 @@ impl Listener {
             fd,
             path: path.to_owned(),
             identity,
-            _lock: lock,
+            lock,
         };
-        listen(&listener.fd, BACKLOG).map_err(io_error("listen on"))?;
         Ok(listener)
+    }
+
+    /// From now on clients can connect.
+    pub(super) fn listen(&self) -> Result<(), BindError> {
+        listen(&self.fd, BACKLOG).map_err(|errno| BindError::Io {
+            what: "listen on",
+            path: self.path.clone(),
+            source: errno.into(),
+        })
     }
 
     /// The next connection, or `None` when there is none waiting.
@@ -140,6 +163,8 @@ impl Drop for Listener {
             // Left behind, it is replaced at the next start.
             let _ = fs::remove_file(&self.path);
         }
+        // Still locked: who waits for the lock sees that the file has lost its name.
+        let _ = fs::remove_file(self.lock.path());
     }
 }
 

@@ -11,6 +11,10 @@ fn mistakes_of_a_primary() {
     let table: &[Refused] = &[
         (&[], "no disk is given; give -n 'remus:HOST:PORT|aio:/PATH'"),
         (
+            &[DISK, "vhost-user=/run/a.vu"],
+            "--vhost-user: '/run/a.vu' is no socket for vhost-user; give unix:/PATH of at most 107 bytes",
+        ),
+        (
             &[DISK, "epoch=25"],
             "--epoch: 25 has no unit; give 25ms or 25s, or manual",
         ),
@@ -71,7 +75,7 @@ fn mistakes_of_a_primary() {
         ),
         (
             &[DISK, "control=run/x"],
-            "--control: 'run/x' is no path for a socket; give --control /PATH of at most 107 bytes",
+            "--control: 'run/x' is no absolute path for a socket; give --control /PATH of at most 107 bytes",
         ),
         (
             &[DISK, "control=/run/x", "nbd=unix:/run/x"],
@@ -87,7 +91,7 @@ fn mistakes_of_a_primary() {
         ),
         (
             &[DISK, "nbd=unix:x"],
-            "--nbd: 'x' is no path for a socket; give unix:/PATH of at most 107 bytes",
+            "--nbd: 'x' is no absolute path for a socket; give unix:/PATH of at most 107 bytes",
         ),
         (
             &[DISK, "nbd=tcp:0.0.0.0:10809"],
@@ -194,7 +198,7 @@ fn mistakes_of_a_backup() {
         (
             &["listen=127.0.0.1:9000", "image=a.raw"],
             "--image: 'a.raw', column 1: the image path is not absolute; \
-             expected an absolute path, as in aio:/PATH",
+             expected an absolute path, as in /srv/disk.img",
         ),
         (
             &["listen=127.0.0.1:9000", "image=remus:h:1|/a"],

@@ -116,6 +116,24 @@ fn any_path() -> impl Strategy<Value = String> {
     "(/[a-z \"\\\\'=]{0,6}[a-z0-9]){1,3}"
 }
 
+/// A VMM given the socket of another volume would have the wrong disk.
+#[test]
+fn every_volume_has_a_vhost_user_socket_of_its_own() {
+    let disks = [
+        "disk=remus:10.0.0.2:9000|aio:/a.img",
+        "vhost-user=unix:/run/vu",
+        "group=g",
+    ];
+    let one = PrimaryConfig::new(&flags(&disks)).unwrap();
+    assert_eq!(one.common.vhost_user, [PathBuf::from("/run/vu")]);
+    assert_eq!(primary_file(&one.to_string()).unwrap(), one);
+    let more = [&disks[..], &["disk=remus:10.0.0.2:9001|aio:/b.img"]].concat();
+    let two = PrimaryConfig::new(&flags(&more)).unwrap();
+    let paths = ["/run/vu.0", "/run/vu.1"].map(PathBuf::from);
+    assert_eq!(two.common.vhost_user, paths);
+    assert_eq!(primary_file(&two.to_string()).unwrap(), two);
+}
+
 proptest! {
     // --check-config prints a file: whoever saves it must get the very same daemon.
     #[test]
@@ -183,5 +201,38 @@ proptest! {
         for error in [primary_file(&text).err(), backup_file(&text).err()].into_iter().flatten() {
             prop_assert_eq!(error.to_string().lines().count(), 1);
         }
+    }
+}
+
+// `--image b.img` is what everybody types first; the paths of a file are not of any one directory.
+#[test]
+fn paths_of_flags_are_those_of_the_shell() {
+    let mut given = flags(&[
+        "listen=127.0.0.1",
+        "image=b.img",
+        "state=./s",
+        "journal=../j",
+        "control=b.ctl",
+        "nbd=unix:b.nbd",
+    ]);
+    given.made_absolute("/srv/vm");
+    let config = BackupConfig::new(&given).unwrap();
+    assert_eq!(config.volumes[0].image, Path::new("/srv/vm/b.img"));
+    assert_eq!(config.common.state, Path::new("/srv/vm/s"));
+    assert_eq!(config.common.journal, Path::new("/srv/vm/../j"));
+    assert_eq!(config.common.control, Path::new("/srv/vm/b.ctl"));
+    let nbd = NbdListen::Unix("/srv/vm/b.nbd".into());
+    assert_eq!(config.common.nbd, Some(nbd));
+    // What is no path stays what was typed, for its own message.
+    for word in [
+        "image=aio:b.img",
+        "image=remus:h:1|/a",
+        "image= b",
+        "nbd=tcp:1",
+        "state=",
+    ] {
+        let mut given = flags(&[word]);
+        given.made_absolute("/srv/vm");
+        assert_eq!(given, flags(&[word]));
     }
 }

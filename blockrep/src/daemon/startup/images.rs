@@ -1,5 +1,4 @@
-//! The images at start: opened, of a possible size, locked against a second daemon, and what NBD
-//! clients see of them.
+//! The images at start: opened, of a possible size, and what NBD clients see of them.
 
 use super::StartError;
 use crate::cli::ExitCode;
@@ -7,14 +6,10 @@ use crate::daemon::files::words;
 use crate::frontend::nbd::{ExportInfo, Features};
 use crate::reactor::{Access, OpenedFile, open_image};
 use blkback_proto::ids::UNIT_BYTES;
-use blockrep_host::lock::FileLock;
 use std::path::Path;
 
-pub(super) fn open_images(
-    images: &[&Path],
-) -> Result<(Vec<OpenedFile>, Vec<FileLock>), StartError> {
+pub(super) fn open_images(images: &[&Path]) -> Result<Vec<OpenedFile>, StartError> {
     let mut opened = Vec::new();
-    let mut locks = Vec::new();
     for path in images {
         let image = open_store(path).map_err(with_image_hint)?;
         if image.size_bytes == 0 || image.size_bytes % UNIT_BYTES != 0 {
@@ -28,16 +23,17 @@ pub(super) fn open_images(
                 ),
             ));
         }
-        locks.push(
-            FileLock::exclusive(path)
-                .map_err(|error| StartError::new(ExitCode::Store, error.to_string()))?,
-        );
-        if let Some(reason) = &image.buffered_reason {
-            tracing::warn!("image {}: through the page cache: {reason}", path.display());
-        }
         opened.push(image);
     }
-    Ok((opened, locks))
+    Ok(opened)
+}
+
+/// Said when nothing can keep the daemon from starting any more: an error stands alone.
+pub(super) fn tell_buffered(what: &str, path: &Path, file: &OpenedFile) {
+    if let Some(reason) = &file.buffered_reason {
+        let path = path.display();
+        tracing::warn!("{what} {path}: through the page cache: {reason}");
+    }
 }
 
 pub(super) fn open_store(path: &Path) -> Result<OpenedFile, StartError> {

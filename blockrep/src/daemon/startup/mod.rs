@@ -1,13 +1,15 @@
 //! From a configuration to running threads, and back to an exit code.
 //!
-//! Runs on the main thread, in the order in which it has to happen: signals, locks, images, metadata,
-//! recovery, listeners, and only then threads. Nothing serves before everything was found good; what
-//! is wrong is one line and an exit code.
+//! Runs on the main thread, in the order in which it has to happen: signals, images, locks and
+//! addresses, metadata, recovery, and only then threads. Nothing serves before everything was found
+//! good; what is wrong is one line and an exit code, and leaves nothing behind.
 //!
 //! ```text
-//!  configuration ─► images ─► state ─► seeds ─► run ─► one thread per volume
+//!  configuration ─► images ─► claims ─► state ─► seeds ─► run ─► one thread per volume
 //! ```
 
+mod claims;
+mod fresh;
 mod images;
 mod run;
 mod seed;
@@ -18,11 +20,11 @@ pub(super) use state::lone_group;
 use crate::cli::ExitCode;
 use crate::config::{self, BackupConfig, Common, EpochMode, OutputClass, PrimaryConfig};
 use crate::daemon::faults::Faults;
-use crate::daemon::files::{self, FileError, Layout, words};
-use crate::daemon::listen::{link_listener, nbd_listener, vhost_listener};
+use crate::daemon::files::{FileError, Layout, words};
+use crate::daemon::listen::tell_address;
 use crate::daemon::vhost::Mapping;
 use crate::daemon::watch::Watch;
-use crate::daemon::{EXTENT_BYTES, EXTENTS_MAX, FRONT_BYTES_MAX, owner};
+use crate::daemon::{EXTENT_BYTES, EXTENTS_MAX, FRONT_BYTES_MAX};
 use crate::engine::backup::{BackupSettings, SWITCH_EXTENTS};
 use crate::engine::primary::PrimarySettings;
 use crate::frontend::virtio_blk::inflight::TABLE_WORDS;
@@ -33,10 +35,11 @@ use crate::journal::start::is_first_start;
 use blockrep_host::lock::FileLock;
 use blockrep_host::logging;
 use blockrep_host::signals::Shutdown;
-use images::{exports, open_images, open_meta, open_store};
+use fresh::Fresh;
+use images::{exports, open_images, open_meta, open_store, tell_buffered};
 use run::run;
 use seed::{Kind, Seed, about, memory_bounds};
-use state::{backup_group_meta, primary_group_meta, primary_volume_meta, recover};
+use state::{Images, backup_state, primary_state};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
@@ -75,13 +78,13 @@ impl From<FileError> for StartError {
 pub fn run_primary(config: &PrimaryConfig) -> Result<(), StartError> {
     let faults = begin(&config.common)?;
     let shutdown = install_signals()?;
-    files::make_dir(&config.common.state)?;
-    let state_lock = lock(&config.common.state.join("lock"))?;
     let layout = layout(&config.common);
     let images: Vec<&Path> = config.volumes.iter().map(|v| v.image.as_path()).collect();
-    let (opened, mut locks) = open_images(&images)?;
-    locks.push(state_lock);
-    let meta = primary_group_meta(&layout, config)?;
+    let opened = open_images(&images)?;
+    let mut claims = claims::take(&config.common, &layout, &images, &[])?;
+    let known = Images::new(&images, &opened, config.common.same_image);
+    let name = &config.common.group;
+    let (meta, identities) = primary_state(&layout, name, known, &mut claims.fresh)?;
     if config.assume_identical && !is_first_start(&meta) {
         tracing::warn!("--assume-identical counts at the first start only: images are compared");
     }
@@ -100,10 +103,13 @@ pub fn run_primary(config: &PrimaryConfig) -> Result<(), StartError> {
         loss: config.on_backup_loss,
     };
     let exports = exports(&images, &opened)?;
-    let mut nbd = nbd_listener(config.common.nbd.as_ref())?;
+    if let Some(nbd) = &claims.nbd {
+        tell_address("NBD address tcp:", nbd);
+    }
     let mut seeds = Vec::new();
-    for (index, (volume, image)) in config.volumes.iter().zip(opened).enumerate() {
-        let identity = primary_volume_meta(&layout, index, &meta, &volume.image, &image)?;
+    let volumes = config.volumes.iter().zip(opened).zip(identities);
+    for (index, ((volume, image), identity)) in volumes.enumerate() {
+        tell_buffered("image", &volume.image, &image);
         let reason = volume
             .remote
             .as_ref()
@@ -133,13 +139,13 @@ pub fn run_primary(config: &PrimaryConfig) -> Result<(), StartError> {
             group_meta: (index == 0)
                 .then(|| open_meta(&layout.group_meta()))
                 .transpose()?,
-            nbd_listener: nbd.take(),
+            nbd_listener: claims.nbd.take(),
             link_listener: None,
             remote: volume.remote.clone(),
             exports: exports.clone(),
-            vhost_listener: vhost_listener(&config.common, index)?,
-            inflight: inflight_table(&config.common, &layout, index)?,
-            locks: descriptors(&locks)?,
+            vhost_listener: claims.vhost.pop_front(),
+            inflight: inflight_table(&config.common, &layout, index, &mut claims.fresh)?,
+            locks: descriptors(&claims.locks)?,
             kind: Kind::Primary {
                 identity,
                 meta: meta.clone(),
@@ -151,6 +157,7 @@ pub fn run_primary(config: &PrimaryConfig) -> Result<(), StartError> {
     run(
         &config.common,
         "blockrep",
+        claims,
         seeds,
         &faults,
         Watch::new(&images),
@@ -163,11 +170,13 @@ fn inflight_table(
     common: &Common,
     layout: &Layout,
     index: usize,
+    fresh: &mut Fresh,
 ) -> Result<Option<Mapping>, StartError> {
     if common.vhost_user.is_empty() {
         return Ok(None);
     }
     let path = layout.inflight(index);
+    fresh.file(&path);
     let mapping = Mapping::open(&path, TABLE_WORDS).map_err(|error| {
         let text = format!("cannot map {}: {}", path.display(), words(&error));
         StartError::new(ExitCode::Store, text)
@@ -182,20 +191,14 @@ fn inflight_table(
 pub fn run_backup(config: &BackupConfig) -> Result<(), StartError> {
     let faults = begin(&config.common)?;
     let shutdown = install_signals()?;
-    files::make_dir(&config.common.state)?;
-    let state_lock = lock(&config.common.state.join("lock"))?;
     let layout = layout(&config.common);
     let images: Vec<&Path> = config.volumes.iter().map(|v| v.image.as_path()).collect();
-    let (opened, mut locks) = open_images(&images)?;
-    locks.push(state_lock);
-    for index in 0..images.len() {
-        locks.push(owner::lock_journal(&layout, index)?);
-    }
-    let meta = backup_group_meta(&layout, config)?;
-    let mut recovered = Vec::new();
-    for (index, image) in opened.iter().enumerate() {
-        recovered.push(recover(&layout, index, &meta, images[index], image)?);
-    }
+    let opened = open_images(&images)?;
+    let links: Vec<_> = config.volumes.iter().map(|v| &v.listen).collect();
+    let mut claims = claims::take(&config.common, &layout, &images, &links)?;
+    let known = Images::new(&images, &opened, config.common.same_image);
+    let name = &config.common.group;
+    let (meta, recovered) = backup_state(&layout, name, known, &mut claims.fresh)?;
     let facts: Vec<MemberFacts> = recovered.iter().map(|start| start.facts).collect();
     let settings = PrimarySettings {
         ack: config::AckMode::Flush,
@@ -204,16 +207,26 @@ pub fn run_backup(config: &BackupConfig) -> Result<(), StartError> {
         pressure_ns_max: nanos(config::BACKPRESSURE_TIMEOUT_DEFAULT),
     };
     let exports = exports(&images, &opened)?;
-    let mut nbd = nbd_listener(config.common.nbd.as_ref())?;
-    if nbd.is_none() {
+    if let Some(nbd) = &claims.nbd {
+        tell_address("NBD address tcp:", nbd);
+    }
+    if claims.nbd.is_none() {
         tracing::warn!("no --nbd: after a promotion nobody could reach the disk");
     }
     let mut seeds = Vec::new();
-    let volumes = config.volumes.iter().zip(opened).zip(recovered);
-    for (index, ((volume, image), recovered)) in volumes.enumerate() {
+    let links = std::mem::take(&mut claims.links);
+    for link in &links {
+        tell_address("link address ", link);
+    }
+    let volumes = config.volumes.iter().zip(opened).zip(recovered).zip(links);
+    for (index, (((volume, image), recovered), link)) in volumes.enumerate() {
+        tell_buffered("image", &volume.image, &image);
         let mut segments = Vec::new();
         for file in 0..layout.geometry.segment_count {
             segments.push(open_store(&layout.segment(index, file))?);
+        }
+        if let Some(first) = segments.first() {
+            tell_buffered("journal", &layout.journal_dir(index), first);
         }
         let memory = memory_bounds(index, EXTENTS_MAX as u64 * EXTENT_BYTES);
         let known = recovered.recovered.meta.volume;
@@ -240,16 +253,13 @@ pub fn run_backup(config: &BackupConfig) -> Result<(), StartError> {
             group_meta: (index == 0)
                 .then(|| open_meta(&layout.group_meta()))
                 .transpose()?,
-            nbd_listener: nbd.take(),
-            link_listener: Some(link_listener(
-                &volume.listen,
-                config.common.insecure_plaintext,
-            )?),
+            nbd_listener: claims.nbd.take(),
+            link_listener: Some(link),
             remote: None,
             exports: exports.clone(),
-            vhost_listener: vhost_listener(&config.common, index)?,
-            inflight: inflight_table(&config.common, &layout, index)?,
-            locks: descriptors(&locks)?,
+            vhost_listener: claims.vhost.pop_front(),
+            inflight: inflight_table(&config.common, &layout, index, &mut claims.fresh)?,
+            locks: descriptors(&claims.locks)?,
             kind: Kind::Backup {
                 resume: recovered.resume,
                 recovered: Box::new(recovered.recovered),
@@ -266,6 +276,7 @@ pub fn run_backup(config: &BackupConfig) -> Result<(), StartError> {
     run(
         &config.common,
         "blockrep-backup",
+        claims,
         seeds,
         &faults,
         Watch::new(&images),
@@ -290,10 +301,6 @@ fn install_signals() -> Result<Shutdown, StartError> {
 
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
-fn lock(path: &Path) -> Result<FileLock, StartError> {
-    FileLock::lock_file(path).map_err(|error| StartError::new(ExitCode::Store, error.to_string()))
 }
 
 fn descriptors(locks: &[FileLock]) -> Result<Vec<OwnedFd>, StartError> {

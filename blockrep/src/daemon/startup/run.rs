@@ -2,12 +2,13 @@
 //! threads ended with becomes the exit code. Owned by the main thread, which also feeds the watchdog.
 
 use super::StartError;
+use super::claims::Claims;
 use super::seed::{MAILBOX_MAX, Seed, sprout};
 use crate::cli::ExitCode;
-use crate::config::{Common, NbdListen};
+use crate::config::Common;
 use crate::daemon::control::Router;
 use crate::daemon::faults::Faults;
-use crate::daemon::files::{self, words};
+use crate::daemon::files::words;
 use crate::daemon::thread::Mail;
 use crate::daemon::vhost;
 use crate::daemon::watch::Watch;
@@ -22,6 +23,7 @@ use std::time::Duration;
 pub(super) fn run(
     common: &Common,
     daemon: &str,
+    claims: Claims,
     seeds: Vec<Seed>,
     faults: &Faults,
     watch: Watch,
@@ -36,10 +38,17 @@ pub(super) fn run(
         senders.push(sender);
         boxes.push(mailbox);
     }
-    if let Some(dir) = common.control.parent() {
-        files::make_dir(dir)?;
-    }
-    let server = Server::start(
+    // Dropped from the last to the first: what was made goes while it is locked.
+    let Claims {
+        locks,
+        nbd_file,
+        vhost_files,
+        control,
+        fresh,
+        ..
+    } = claims;
+    let server = Server::start_on(
+        control,
         ServerConfig {
             path: common.control.clone(),
             daemon: format!("{daemon} {}", env!("CARGO_PKG_VERSION")),
@@ -49,8 +58,9 @@ pub(super) fn run(
         Router {
             threads: senders.clone(),
         },
-    )
-    .map_err(|error| StartError::new(ExitCode::AddressInUse, error.to_string()))?;
+    )?;
+    // The first thread may write to what was blank so far.
+    fresh.keep();
     let mut threads: Vec<JoinHandle<Result<Option<String>, std::io::Error>>> = Vec::new();
     let mut servers = Vec::new();
     for (mut seed, mailbox) in seeds.into_iter().zip(boxes) {
@@ -76,14 +86,7 @@ pub(super) fn run(
     notify::stopping("stopping");
     let result = join(threads);
     servers.into_iter().for_each(vhost::Server::stop);
-    drop(server);
-    if let Some(NbdListen::Unix(path)) = &common.nbd {
-        // Gone already or not ours any more: both are fine.
-        let _ = std::fs::remove_file(path);
-    }
-    for path in &common.vhost_user {
-        let _ = std::fs::remove_file(path);
-    }
+    drop((server, nbd_file, vhost_files, locks));
     result
 }
 

@@ -15,6 +15,8 @@ mod device;
 mod mapping;
 mod request;
 mod rings;
+mod vring;
+mod work;
 
 pub(super) use device::{Server, serve};
 pub(super) use mapping::Mapping;

@@ -1,20 +1,13 @@
 //! The rings of a volume on its I/O thread: kicks come in through the reactor, requests go to the
 //! engine, answers into the used ring, and the guest is called once a turn of the loop.
 
-use super::request::{RingPart, RingRequest, gather, scatter};
+use super::request::{RingPart, RingRequest};
 use super::{Guest, Mapping, RingMail, Start};
-use crate::daemon::memory::{PoolBuf, PoolBufMut};
-use crate::daemon::nbd::PIECE_BYTES;
-use crate::daemon::nbd_loop::{charge_of, has_room};
 use crate::daemon::thread::{Token, VolumeThread};
 use crate::frontend::virtio_blk::QUEUES_MAX;
-use crate::frontend::virtio_blk::chain::Chain;
 use crate::frontend::virtio_blk::inflight::Table;
-use crate::frontend::virtio_blk::request::{
-    Ask, Descriptor, ID_BYTES, Limits, Mistake, Parsed, Status, parse,
-};
-use crate::io::{Request, RequestId};
-use crate::reactor::{Buf, Op as ROp};
+use crate::frontend::virtio_blk::request::{Descriptor, ID_BYTES};
+use crate::reactor::Op as ROp;
 use slab::Slab;
 use std::collections::VecDeque;
 use std::os::fd::AsRawFd;
@@ -23,15 +16,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::SyncSender;
 use virtio_queue::{Queue, QueueT};
-use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::event::{EventConsumer, EventNotifier};
 
-/// Ids of pieces that come from rings have this bit.
-const RING_BIT: u64 = 1 << 63;
-
 /// A ring that runs.
-struct Ring {
-    queue: Queue,
+pub(super) struct Ring {
+    pub(super) queue: Queue,
     kick: Rc<EventConsumer>,
     call: Option<EventNotifier>,
     /// Token of the poll for kicks.
@@ -40,7 +29,7 @@ struct Ring {
     kicked: bool,
     /// The driver broke the rules of the ring: nothing more is taken from it.
     is_broken: bool,
-    in_flight: usize,
+    pub(super) in_flight: usize,
     /// Taken before this process began, to be carried out again.
     again: VecDeque<u16>,
     /// Answers stand in the used ring that the guest may have to be called for.
@@ -52,17 +41,17 @@ struct Ring {
 
 /// All rings of a volume.
 pub(in crate::daemon) struct Rings {
-    guest: Option<Arc<Guest>>,
-    rings: [Option<Ring>; QUEUES_MAX],
+    pub(super) guest: Option<Arc<Guest>>,
+    pub(super) rings: [Option<Ring>; QUEUES_MAX],
     /// Ring and descriptor of polls that are out, by token; the descriptor lives as long.
     polls: Slab<(usize, Rc<EventConsumer>)>,
-    requests: Slab<RingRequest>,
-    parts: Slab<RingPart>,
+    pub(super) requests: Slab<RingRequest>,
+    pub(super) parts: Slab<RingPart>,
     /// Requests that wait for memory.
-    waiting: VecDeque<usize>,
-    table: Table<Mapping>,
-    id: [u8; ID_BYTES as usize],
-    descriptors: Vec<Descriptor>,
+    pub(super) waiting: VecDeque<usize>,
+    pub(super) table: Table<Mapping>,
+    pub(super) id: [u8; ID_BYTES as usize],
+    pub(super) descriptors: Vec<Descriptor>,
 }
 
 impl Rings {
@@ -239,220 +228,6 @@ impl VolumeThread {
         None
     }
 
-    fn take_request(&mut self, index: usize, head: u16) {
-        let limits = Limits {
-            size_bytes: self.about.size_bytes,
-            is_read_only: false,
-        };
-        let Some(rings) = &mut self.rings else { return };
-        let (Some(guest), Some(ring)) = (rings.guest.clone(), rings.rings[index].as_mut()) else {
-            return;
-        };
-        ring.in_flight += 1;
-        let mut read =
-            |address: u64, out: &mut [u8]| guest.read_slice(out, GuestAddress(address)).is_ok();
-        let mut descriptors = std::mem::take(&mut rings.descriptors);
-        descriptors.clear();
-        let table = ring.queue.desc_table();
-        descriptors.extend(Chain::new(table, ring.queue.size(), head, &mut read));
-        let parsed = parse(descriptors.drain(..), limits, &mut read);
-        rings.descriptors = descriptors;
-        match parsed {
-            Ok(Parsed { ask, data, status }) => {
-                let key = rings.requests.insert(RingRequest {
-                    ring: index,
-                    head,
-                    status,
-                    ask,
-                    data,
-                    handed: 0,
-                    left: 1,
-                    answer: Status::Ok,
-                });
-                if !self.hand_on(key)
-                    && let Some(rings) = &mut self.rings
-                {
-                    rings.waiting.push_back(key);
-                }
-            }
-            Err(mistake) => {
-                tracing::debug!("vhost-user: ring {index}: {mistake}");
-                let length = match mistake {
-                    Mistake::NoStatus => 0,
-                    Mistake::Answer { status, answer, .. } => {
-                        let _ = guest.write_obj(answer as u8, GuestAddress(status));
-                        1
-                    }
-                };
-                rings.publish(&guest, index, head, length);
-            }
-        }
-    }
-
-    /// Hands on what had to wait for memory, in order.
-    fn hand_waiting(&mut self) {
-        loop {
-            let waiting = self.rings.as_ref().and_then(|r| r.waiting.front().copied());
-            let Some(key) = waiting else { return };
-            if !self.hand_on(key) {
-                return;
-            }
-            if let Some(rings) = &mut self.rings {
-                rings.waiting.pop_front();
-            }
-        }
-    }
-
-    /// Hands the pieces of a request to the engine; false when some have to wait for memory.
-    fn hand_on(&mut self, key: usize) -> bool {
-        loop {
-            let Some(rings) = &mut self.rings else {
-                return true;
-            };
-            let request = &mut rings.requests[key];
-            if request.is_handed() || request.answer != Status::Ok {
-                if request.ask == Ask::GetId {
-                    let guest = rings.guest.as_ref().expect("rings have memory");
-                    if !scatter(guest, &request.data, 0, &rings.id) {
-                        request.answer = Status::IoError;
-                    }
-                }
-                self.ring_step(key);
-                return true;
-            }
-            match self.piece(key) {
-                Some((engine_request, charge, at)) => {
-                    let Some(rings) = &mut self.rings else {
-                        return true;
-                    };
-                    rings.requests[key].left += 1;
-                    let part = rings.parts.insert(RingPart {
-                        request: key,
-                        at,
-                        charge,
-                    });
-                    self.front_bytes += charge;
-                    let id = RequestId(RING_BIT | part as u64);
-                    self.engine
-                        .request(self.now, &mut self.mem, id, engine_request, &mut self.fx);
-                }
-                None => {
-                    let failed = self
-                        .rings
-                        .as_ref()
-                        .is_some_and(|r| r.requests[key].answer != Status::Ok);
-                    if !failed {
-                        self.stalled = true;
-                        return false;
-                    }
-                }
-            }
-        }
-    }
-
-    /// The next piece of a request, its charge, and where in the data it begins; `None` when there is
-    /// no memory, or the request turned out to be wrong.
-    fn piece(
-        &mut self,
-        key: usize,
-    ) -> Option<(Request<crate::daemon::memory::PoolMemory>, u64, u64)> {
-        let rings = self.rings.as_mut()?;
-        let guest = rings.guest.as_ref()?;
-        let request = &mut rings.requests[key];
-        let at = request.handed;
-        match &request.ask {
-            Ask::Read { offset, length } => {
-                let bytes = (*length - at).min(PIECE_BYTES);
-                let buf = self
-                    .mem
-                    .alloc_outside(usize::try_from(bytes).expect("pieces are small"))?;
-                request.handed += bytes;
-                let offset = *offset + at;
-                let buf = PoolBufMut(buf);
-                Some((Request::Read { offset, buf }, 0, at))
-            }
-            Ask::Write { offset, length } => {
-                let bytes = (*length - at).min(PIECE_BYTES);
-                if !has_room(self.front_bytes, bytes) {
-                    return None;
-                }
-                let mut buf = self
-                    .mem
-                    .alloc_outside(usize::try_from(bytes).expect("pieces are small"))?;
-                if !gather(guest, &request.data, at, &mut buf) {
-                    request.answer = Status::IoError;
-                    return None;
-                }
-                request.handed += bytes;
-                let engine_request = Request::Write {
-                    offset: *offset + at,
-                    buf: PoolBuf(buf.freeze()),
-                    fua: false,
-                };
-                Some((engine_request, charge_of(bytes), at))
-            }
-            Ask::Zero(ranges) => {
-                if !has_room(self.front_bytes, 0) {
-                    return None;
-                }
-                let range = ranges[usize::try_from(at).expect("few")];
-                request.handed += 1;
-                let engine_request = Request::Zero {
-                    offset: range.offset,
-                    length: range.length,
-                    discard: range.discard,
-                    fua: false,
-                };
-                Some((engine_request, charge_of(0), at))
-            }
-            Ask::Flush => {
-                request.handed = 1;
-                Some((Request::Flush, 0, 0))
-            }
-            Ask::GetId => None,
-        }
-    }
-
-    /// The engine answered a piece; false when the piece is none of a ring's.
-    pub(in crate::daemon) fn ring_part_done(
-        &mut self,
-        id: RequestId,
-        errno: Option<i32>,
-        data: Option<&Buf>,
-    ) -> bool {
-        if id.0 & RING_BIT == 0 {
-            return false;
-        }
-        let Some(rings) = &mut self.rings else {
-            return true;
-        };
-        let part = rings
-            .parts
-            .remove(usize::try_from(id.0 & !RING_BIT).expect("ids come from this slab"));
-        self.front_bytes -= part.charge;
-        let request = &mut rings.requests[part.request];
-        let guest = rings.guest.as_ref().expect("rings have memory");
-        let fits = data.is_none_or(|data| scatter(guest, &request.data, part.at, data));
-        if errno.is_some() || !fits {
-            request.answer = Status::IoError;
-        }
-        self.ring_step(part.request);
-        true
-    }
-
-    fn ring_step(&mut self, key: usize) {
-        let Some(rings) = &mut self.rings else { return };
-        let request = &mut rings.requests[key];
-        request.left -= 1;
-        if request.left > 0 {
-            return;
-        }
-        let request = rings.requests.remove(key);
-        let guest = rings.guest.clone().expect("rings have memory");
-        let _ = guest.write_obj(request.answer as u8, GuestAddress(request.status));
-        rings.publish(&guest, request.ring, request.head, request.written_bytes());
-    }
-
     /// Calls the guest for what was answered in this turn.
     pub(in crate::daemon) fn call_guests(&mut self) {
         let Some(rings) = &mut self.rings else { return };
@@ -499,7 +274,7 @@ impl VolumeThread {
 
 impl Rings {
     /// Puts an answer into the used ring.
-    fn publish(&mut self, guest: &Guest, index: usize, head: u16, length: u32) {
+    pub(super) fn publish(&mut self, guest: &Guest, index: usize, head: u16, length: u32) {
         let Some(ring) = &mut self.rings[index] else {
             return;
         };

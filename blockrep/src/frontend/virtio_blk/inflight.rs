@@ -122,7 +122,8 @@ impl<W: AsRef<[AtomicU64]>> Table<W> {
         let fits = heads.len() <= waiting
             && waiting <= usize::from(entries)
             && heads.iter().all(|(_, head)| *head < entries);
-        let forgotten = !heads.is_empty() && !(expected && fits);
+        let is_of_this_guest = heads.is_empty() || (expected && fits);
+        let forgotten = !is_of_this_guest;
         if forgotten {
             self.forget(ring);
             heads.clear();

@@ -147,28 +147,11 @@ pub fn parse(
     limits: Limits,
     read: ReadGuest<'_>,
 ) -> Result<Parsed, Mistake> {
-    let mut readable = Vec::new();
-    let mut writable = Vec::new();
-    let mut last = None;
-    let mut out_of_order = false;
-    let mut count = 0;
-    for descriptor in chain {
-        count += 1;
-        if count > DESCRIPTORS_MAX {
-            break;
-        }
-        let segment = Segment {
-            address: descriptor.address,
-            length: descriptor.length,
-        };
-        if descriptor.is_writable {
-            writable.push(segment);
-        } else {
-            out_of_order |= !writable.is_empty();
-            readable.push(segment);
-        }
-        last = Some(descriptor);
-    }
+    let Sorted {
+        mut readable,
+        mut writable,
+        fault,
+    } = sort(chain);
     let status = take_status(&mut writable).ok_or(Mistake::NoStatus)?;
     let wrong = |answer, what| Mistake::Answer {
         status,
@@ -176,11 +159,8 @@ pub fn parse(
         what,
     };
     let broken = |what| wrong(Status::IoError, what);
-    if count > DESCRIPTORS_MAX {
-        return Err(broken("a chain of too many descriptors"));
-    }
-    if out_of_order || last.is_some_and(|d| d.has_next) {
-        return Err(broken("a broken chain of descriptors"));
+    if let Some(what) = fault {
+        return Err(broken(what));
     }
     let mut header = [0; HEADER_BYTES as usize];
     if !take_bytes(&mut readable, &mut header, read) {
@@ -225,6 +205,45 @@ pub fn parse(
         Ask::Flush | Ask::Zero(_) => Vec::new(),
     };
     Ok(Parsed { ask, data, status })
+}
+
+/// The segments of a chain by direction, and what is wrong with it.
+struct Sorted {
+    readable: Vec<Segment>,
+    writable: Vec<Segment>,
+    fault: Option<&'static str>,
+}
+
+fn sort(chain: impl Iterator<Item = Descriptor>) -> Sorted {
+    let mut sorted = Sorted {
+        readable: Vec::new(),
+        writable: Vec::new(),
+        fault: None,
+    };
+    let mut is_open = false;
+    for (count, descriptor) in chain.enumerate() {
+        if count == DESCRIPTORS_MAX {
+            sorted.fault = Some("a chain of too many descriptors");
+            return sorted;
+        }
+        let segment = Segment {
+            address: descriptor.address,
+            length: descriptor.length,
+        };
+        if descriptor.is_writable {
+            sorted.writable.push(segment);
+        } else {
+            if !sorted.writable.is_empty() {
+                sorted.fault = Some("a descriptor in the wrong order");
+            }
+            sorted.readable.push(segment);
+        }
+        is_open = descriptor.has_next;
+    }
+    if is_open {
+        sorted.fault = Some("a broken chain of descriptors");
+    }
+    sorted
 }
 
 fn split_header(header: &[u8; HEADER_BYTES as usize]) -> (u32, u64) {

@@ -84,6 +84,20 @@ fn slots_are_told_apart() {
     );
 }
 
+/// "clean" under a volume that cannot be promoted reads like a promise.
+#[test]
+fn the_last_line_does_not_promise_a_promotion() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::usual();
+    let mut meta = volume_meta(4);
+    meta.inconsistent = true;
+    save_state(dir.path(), &journal, &meta);
+    let said = text(dir.path(), true);
+    let last = "journal undamaged; the volume is no epoch: not promotable\n";
+    assert!(said.ends_with(last), "{said}");
+    assert!(said.contains("stopped in order: no"), "{said}");
+}
+
 /// What people read has to name place and reason.
 #[test]
 fn text_names_what_and_where() {

@@ -1,0 +1,100 @@
+//! Everything a daemon must have for itself: locks, addresses, control socket. Taken before the
+//! first byte of state is written, and given back, with what was made for it, by a start that
+//! fails.
+
+use super::StartError;
+use super::fresh::Fresh;
+use crate::cli::ExitCode;
+use crate::config::{Common, ListenAddr};
+use crate::daemon::files::{self, Layout};
+use crate::daemon::listen::{SocketFile, link_listener, nbd_listener, vhost_listener};
+use crate::daemon::owner;
+use blockrep_host::ctl::{BindError, ControlSocket};
+use blockrep_host::lock::{FileLock, LockError};
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+/// Held until the daemon ends. What this start made goes first, then the sockets, and the locks
+/// at last: fields are dropped in this order.
+pub(super) struct Claims {
+    pub(super) fresh: Fresh,
+    pub(super) control: ControlSocket,
+    pub(super) nbd: Option<OwnedFd>,
+    pub(super) nbd_file: Option<SocketFile>,
+    /// One for each volume, where vhost-user is served.
+    pub(super) vhost: VecDeque<OwnedFd>,
+    pub(super) vhost_files: Vec<SocketFile>,
+    /// One for each volume of a backup.
+    pub(super) links: Vec<OwnedFd>,
+    pub(super) locks: Vec<FileLock>,
+}
+
+/// Takes everything. `links` are the addresses of a backup, which has journals, too; a primary has
+/// none.
+pub(super) fn take(
+    common: &Common,
+    layout: &Layout,
+    images: &[&Path],
+    links: &[&ListenAddr],
+) -> Result<Claims, StartError> {
+    let mut locks = Vec::new();
+    // Behind the locks, so that it is dropped before them.
+    let mut fresh = Fresh::default();
+    let state_lock = layout.state.join("lock");
+    fresh.dir(&layout.state);
+    files::make_dir(&layout.state)?;
+    fresh.file(&state_lock);
+    locks.push(FileLock::lock_file(&state_lock)?);
+    for image in images {
+        locks.push(FileLock::exclusive(image)?);
+    }
+    for index in 0..links.len() {
+        let dir = layout.journal_dir(index);
+        fresh.dir(&dir);
+        fresh.file(&dir.join("lock"));
+        locks.push(owner::lock_journal(layout, index)?);
+    }
+    if let Some(dir) = common.control.parent() {
+        files::make_dir(dir)?;
+    }
+    let control = ControlSocket::claim(&common.control)?;
+    let (nbd, nbd_file) = nbd_listener(common.nbd.as_ref())?.unzip();
+    let vhost = common.vhost_user.iter().map(|path| vhost_listener(path));
+    let (vhost, vhost_files) = vhost.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
+    let links = links
+        .iter()
+        .map(|address| link_listener(address, common.insecure_plaintext))
+        .collect::<Result<_, _>>()?;
+    Ok(Claims {
+        fresh,
+        control,
+        nbd,
+        nbd_file: nbd_file.flatten(),
+        vhost,
+        vhost_files,
+        links,
+        locks,
+    })
+}
+
+impl From<LockError> for StartError {
+    fn from(error: LockError) -> Self {
+        let code = match error {
+            LockError::Held { .. } => ExitCode::InUse,
+            LockError::Io { .. } => ExitCode::Store,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<BindError> for StartError {
+    fn from(error: BindError) -> Self {
+        let code = match error {
+            BindError::InUse { .. } | BindError::NotASocket { .. } => ExitCode::InUse,
+            BindError::PathTooLong { .. } | BindError::NoDirectory { .. } => ExitCode::Usage,
+            BindError::Io { .. } => ExitCode::Other,
+        };
+        Self::new(code, error.to_string())
+    }
+}

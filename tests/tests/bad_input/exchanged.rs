@@ -1,0 +1,95 @@
+//! An image that was exchanged between two starts: its state directory is not about it.
+
+use super::damaged::contents;
+use super::{LIMIT, code, ends_with, refused, small};
+use blockrep_tests::harness::Pair;
+use std::fs::{self, File};
+
+/// Puts an empty image of the same size in the place of another one, which is kept.
+fn exchange(pair: &Pair, name: &str) {
+    fs::rename(pair.path(name), pair.path(&format!("{name}.kept"))).unwrap();
+    let file = File::create(pair.path(name)).unwrap();
+    file.set_len(pair.size_bytes).unwrap();
+}
+
+fn put_back(pair: &Pair, name: &str) {
+    fs::rename(pair.path(&format!("{name}.kept")), pair.path(name)).unwrap();
+}
+
+/// A promotion of an exchanged image served zeros as an epoch, and said that nothing was dropped.
+#[test]
+fn an_exchanged_image_is_refused_on_both_sides() {
+    let dir = tempfile::tempdir().unwrap();
+    let pair = small(dir.path());
+    let mut backup = pair.start_backup().unwrap();
+    let mut primary = pair.start_primary().unwrap();
+    pair.wait_state("a", "protected", LIMIT).unwrap();
+    ends_with(&mut primary, code::OK);
+    ends_with(&mut backup, code::OK);
+
+    for (host, image) in [("a", "a.img"), ("b", "b.img")] {
+        let command = || match host {
+            "a" => pair.primary_command().unwrap(),
+            _ => pair.backup_command().unwrap(),
+        };
+        let state = pair.path(&format!("{host}.state"));
+        let before = contents(&state);
+        exchange(&pair, image);
+        let said = refused(&mut command(), code::STORE, &[" now)"]);
+        let (head, tail) = (said.find(" (inode ").unwrap(), said.find(" now)").unwrap());
+        let program = if host == "a" {
+            "blockrep"
+        } else {
+            "blockrep-backup"
+        };
+        let path = pair.path(image).display().to_string();
+        assert_eq!(
+            format!("{}{}", &said[..head], &said[tail + 5..]),
+            format!(
+                "{program}: the image {path} is not the file this state directory was made with: \
+                 put that one back; if this one holds the same bytes (moved, restored at the same \
+                 epoch) type --same-image; to begin anew remove {}",
+                state.display()
+            )
+        );
+        assert!(
+            contents(&state) == before,
+            "the state of {host} was changed"
+        );
+        put_back(&pair, image);
+        ends_with(&mut pair.launch(host, &mut command()).unwrap(), code::OK);
+    }
+
+    // A copy, said to be one, is the image from then on.
+    fs::copy(pair.path("b.img"), pair.path("copy")).unwrap();
+    fs::rename(pair.path("copy"), pair.path("b.img")).unwrap();
+    let words = ["is not the file", "--same-image"];
+    refused(&mut pair.backup_command().unwrap(), code::STORE, &words);
+    let mut command = pair.backup_command().unwrap();
+    command.arg("--same-image");
+    ends_with(&mut pair.launch("b", &mut command).unwrap(), code::OK);
+    let _backup = pair.start_backup().unwrap();
+    let promoted = pair.ctl_json("b", &["promote"]).unwrap();
+    assert_ne!(promoted["epoch"], 0, "{promoted}");
+}
+
+/// A backup that never held anything takes what it is given, and remembers that.
+#[test]
+fn a_blank_backup_takes_any_image() {
+    let dir = tempfile::tempdir().unwrap();
+    let pair = small(dir.path());
+    ends_with(&mut pair.start_backup().unwrap(), code::OK);
+    exchange(&pair, "b.img");
+    let mut backup = pair.start_backup().unwrap();
+    let mut primary = pair.start_primary().unwrap();
+    pair.wait_state("a", "protected", LIMIT).unwrap();
+    ends_with(&mut primary, code::OK);
+    ends_with(&mut backup, code::OK);
+    put_back(&pair, "b.img");
+    let words = ["is not the file", "--same-image"];
+    refused(&mut pair.backup_command().unwrap(), code::STORE, &words);
+    // A state directory of before, which does not know its image, learns it.
+    fs::remove_file(pair.path("b.state/volume-0.image")).unwrap();
+    ends_with(&mut pair.start_backup().unwrap(), code::OK);
+    assert!(pair.path("b.state/volume-0.image").exists());
+}
