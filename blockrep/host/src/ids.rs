@@ -3,6 +3,17 @@
 use std::fmt::Write as _;
 use std::io;
 
+/// Which boot of the host this is, as two words; zeros where the kernel does not say.
+pub fn boot_id() -> [u64; 2] {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
+    let word = |range| {
+        let part = digits.get(range);
+        part.and_then(|part| u64::from_str_radix(part, 16).ok())
+    };
+    [word(0..16).unwrap_or(0), word(16..32).unwrap_or(0)]
+}
+
 /// 16 random bytes from the kernel.
 ///
 /// # Errors

@@ -106,6 +106,11 @@ pub struct CommonArgs {
     #[arg(long, value_name = "ADDR")]
     pub nbd: Option<String>,
 
+    /// Serve a VMM's vhost-user-blk device there: unix:/PATH, and with several volumes unix:/PATH.0,
+    /// unix:/PATH.1 and so on [default: nowhere].
+    #[arg(long, value_name = "ADDR")]
+    pub vhost_user: Option<String>,
+
     /// Control socket, for blockrepctl [default: /run/blockrep/GROUP.sock].
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub control: Option<String>,
@@ -187,6 +192,7 @@ impl CommonArgs {
     fn add_to(&self, settings: &mut Settings) {
         settings.add_flags(Key::Group, self.group.clone());
         settings.add_flags(Key::Nbd, self.nbd.clone());
+        settings.add_flags(Key::VhostUser, self.vhost_user.clone());
         settings.add_flags(Key::Control, self.control.clone());
         settings.add_flags(Key::State, self.state.clone());
         settings.add_flags(Key::JournalSize, self.journal_size.clone());

@@ -66,6 +66,13 @@ pub enum ConfigError {
         place: Place,
         source: NbdListenError,
     },
+    /// No socket for vhost-user.
+    #[error(
+        "{place}: {} is no socket for vhost-user; give unix:/PATH of at most {} bytes",
+        quoted(text),
+        super::SOCKET_PATH_BYTES_MAX
+    )]
+    VhostUser { place: Place, text: String },
     /// A value beyond its bounds.
     #[error("{place}: {value} is out of range; give {low} to {high}")]
     OutOfRange {

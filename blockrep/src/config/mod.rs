@@ -109,6 +109,8 @@ pub struct Common {
     pub group: String,
     /// Where NBD clients are served; none: nowhere.
     pub nbd: Option<NbdListen>,
+    /// Sockets for VMMs that speak vhost-user, one a volume; none: nowhere.
+    pub vhost_user: Vec<PathBuf>,
     /// Path of the control socket.
     pub control: PathBuf,
     /// Directory of the metadata.
@@ -145,6 +147,7 @@ impl Common {
             .unwrap_or_else(|| state.join("journal"));
         let common = Self {
             nbd: settings.nbd()?,
+            vhost_user: settings.vhost_user(images.len())?,
             control: settings.control(&group)?,
             journal_bytes: settings.journal_bytes()?,
             same_image: settings.is_on(Key::SameImage),
@@ -181,7 +184,11 @@ impl Common {
             ),
             (self.control.as_path(), Key::Control, "the control socket"),
         ];
-        for (path, key, what) in own.into_iter().chain(nbd) {
+        let vhost = self.vhost_user.iter().map(|path| {
+            let what = "a vhost-user socket";
+            (path.as_path(), Key::VhostUser, what)
+        });
+        for (path, key, what) in own.into_iter().chain(nbd).chain(vhost) {
             if let Some((_, other)) = taken.iter().find(|(other, _)| *other == path) {
                 let (place, path) = (settings.place(key), path.to_owned());
                 return Err(ConfigError::PathTaken { place, path, other });
@@ -196,6 +203,12 @@ impl Common {
         line(f, Key::Group, &self.group)?;
         if let Some(nbd) = &self.nbd {
             line(f, Key::Nbd, nbd)?;
+        }
+        if let Some(first) = self.vhost_user.first() {
+            let text = first.display().to_string();
+            let several = self.vhost_user.len() > 1;
+            let path = text.strip_suffix(".0").filter(|_| several).unwrap_or(&text);
+            line(f, Key::VhostUser, format_args!("unix:{path}"))?;
         }
         line(f, Key::Control, self.control.display())?;
         line(f, Key::State, self.state.display())?;

@@ -114,6 +114,29 @@ impl Settings {
         Ok(Some(listen))
     }
 
+    /// The socket of each volume.
+    pub(super) fn vhost_user(&self, volumes: usize) -> Result<Vec<PathBuf>, ConfigError> {
+        let Some(given) = self.one(Key::VhostUser) else {
+            return Ok(Vec::new());
+        };
+        let wrong = || ConfigError::VhostUser {
+            place: given.place.clone(),
+            text: given.text.clone(),
+        };
+        let path = given.text.strip_prefix("unix:").ok_or_else(wrong)?;
+        let named = |index: usize| match volumes {
+            1 => path.to_owned(),
+            _ => format!("{path}.{index}"),
+        };
+        (0..volumes)
+            .map(|index| {
+                let path = named(index);
+                let fits = is_socket_path(&path);
+                fits.then(|| PathBuf::from(path)).ok_or_else(wrong)
+            })
+            .collect()
+    }
+
     pub(super) fn journal_bytes(&self) -> Result<u64, ConfigError> {
         let Some(given) = self.one(Key::JournalSize) else {
             return Ok(JOURNAL_BYTES_DEFAULT);

@@ -75,6 +75,8 @@ keys! {
     Group = "group", Text, (true, true);
     /// Address for NBD clients.
     Nbd = "nbd", Text, (true, true);
+    /// Socket for VMMs that speak vhost-user.
+    VhostUser = "vhost-user", Text, (true, true);
     /// Control socket.
     Control = "control", Text, (true, true);
     /// Length of an epoch.
@@ -198,7 +200,7 @@ impl Settings {
                     Key::Image | Key::State | Key::Journal | Key::Control => {
                         plain(text).then(|| joined(text))
                     }
-                    Key::Nbd => text
+                    Key::Nbd | Key::VhostUser => text
                         .strip_prefix("unix:")
                         .filter(|path| plain(path))
                         .map(|path| format!("unix:{}", joined(path))),

@@ -65,6 +65,10 @@ impl Layout {
         self.state.join(format!("volume-{index}.meta"))
     }
 
+    pub(super) fn inflight(&self, index: usize) -> PathBuf {
+        self.state.join(format!("volume-{index}.inflight"))
+    }
+
     /// Which image the volume has, see [`super::exchanged`].
     pub(super) fn volume_image(&self, index: usize) -> PathBuf {
         self.state.join(format!("volume-{index}.image"))

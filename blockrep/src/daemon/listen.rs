@@ -79,18 +79,26 @@ pub(super) fn nbd_listener(
     Ok(match listen {
         None => None,
         Some(NbdListen::Unix(path)) => {
-            let (listener, file) = unix_listener(path)?;
+            let (listener, file) = unix_listener(path, "--nbd")?;
             Some((listener, Some(file)))
         }
         Some(NbdListen::Tcp(address)) => Some((tcp_listener(*address, "NBD address tcp:")?, None)),
     })
 }
 
-fn unix_listener(path: &Path) -> Result<(OwnedFd, SocketFile), StartError> {
+/// Listens for a VMM that speaks vhost-user.
+///
+/// # Errors
+/// As [`nbd_listener`].
+pub(super) fn vhost_listener(path: &Path) -> Result<(OwnedFd, SocketFile), StartError> {
+    unix_listener(path, "--vhost-user")
+}
+
+fn unix_listener(path: &Path, flag: &str) -> Result<(OwnedFd, SocketFile), StartError> {
     let dir = path.parent().unwrap_or(Path::new("/"));
     if !dir.is_dir() {
         let text = format!(
-            "cannot listen on unix:{}: there is no directory {}: make it, or give another --nbd \
+            "cannot listen on unix:{}: there is no directory {}: make it, or give another {flag} \
              unix:/PATH",
             path.display(),
             dir.display()

@@ -28,6 +28,7 @@ mod startup;
 mod status;
 mod thread;
 mod timeline;
+mod vhost;
 mod watch;
 
 pub use startup::{StartError, run_backup, run_primary};

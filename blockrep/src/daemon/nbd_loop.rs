@@ -456,13 +456,13 @@ impl VolumeThread {
 }
 
 /// Journal charge of a piece at most: a record of its own, in bytes.
-fn charge_of(payload_bytes: u64) -> u64 {
+pub(super) fn charge_of(payload_bytes: u64) -> u64 {
     HEADER_BYTES as u64 + builder::charge_of(payload_bytes)
 }
 
 /// Whether one more write may be taken from a client: all that are in flight must fit into the part
 /// of the backup's window that is kept back for them.
-fn has_room(front_bytes: u64, payload_bytes: u64) -> bool {
+pub(super) fn has_room(front_bytes: u64, payload_bytes: u64) -> bool {
     front_bytes == 0 || front_bytes + charge_of(payload_bytes) <= FRONT_BYTES_MAX
 }
 

@@ -7,6 +7,7 @@ use super::role::{Engine, Group};
 use super::status::Collector;
 use super::timeline::{Latencies, Rate};
 use crate::config::{LossPolicy, OutputClass};
+use crate::engine::backup::Mode;
 use crate::engine::primary::PrimarySettings;
 use crate::engine::{Effect, Nanos, Outgoing, ToGroup, ToVolume};
 use crate::frontend::nbd::ExportInfo;
@@ -46,6 +47,8 @@ pub(super) enum Mail {
     Control(ctl::Request, ReplyHandle),
     /// Somebody wants to know the status.
     Status(Arc<Collector>),
+    /// Of the vhost thread: guests' rings.
+    Ring(super::vhost::RingMail),
     /// The image was taken away (and how), or is back.
     Image(Option<String>),
     /// End in order.
@@ -92,6 +95,8 @@ pub(super) enum Token {
     LinkAccept = 8,
     LinkRecv = 9,
     LinkSend = 10,
+    RingKick = 11,
+    RingCancel = 12,
 }
 
 impl Token {
@@ -144,6 +149,8 @@ pub(super) struct VolumeThread {
     pub(super) parts: Slab<super::nbd::Part>,
     pub(super) todo: std::collections::VecDeque<(usize, u64)>,
     pub(super) stalled: bool,
+    /// Rings of a guest, where vhost-user is served.
+    pub(super) rings: Option<super::vhost::Rings>,
     /// Journal charge of the writes that clients have in flight, in bytes.
     pub(super) front_bytes: u64,
     /// For metadata of the group, whatever else takes memory.
@@ -242,15 +249,18 @@ impl VolumeThread {
         loop {
             self.run_effects();
             self.pump_clients();
+            self.pump_rings();
             if self.fx.is_empty() && self.gfx.is_empty() && self.local.is_empty() {
                 break;
             }
         }
         self.flush_clients();
+        self.call_guests();
         self.pump_net();
         if !self.fx.is_empty() || !self.gfx.is_empty() {
             self.run_effects();
             self.flush_clients();
+            self.call_guests();
             self.pump_net();
         }
     }
@@ -310,6 +320,7 @@ impl VolumeThread {
             Mail::Client(handover) => self.adopt_client(*handover),
             Mail::Control(request, reply) => self.control(request, reply),
             Mail::Status(collector) => self.report(&collector),
+            Mail::Ring(mail) => self.ring_mail(mail),
             Mail::Image(trouble) => self.image_looked_at(trouble),
             Mail::Stop => self.begin_stop(),
         }
@@ -501,6 +512,8 @@ impl VolumeThread {
         const LINK_ACCEPT: u8 = Token::LinkAccept as u8;
         const LINK_RECV: u8 = Token::LinkRecv as u8;
         const LINK_SEND: u8 = Token::LinkSend as u8;
+        const RING_KICK: u8 = Token::RingKick as u8;
+        const RING_CANCEL: u8 = Token::RingCancel as u8;
         match kind {
             IO => {
                 let result = completion.result.map(|_| ()).map_err(|e| io_error(&e));
@@ -525,6 +538,8 @@ impl VolumeThread {
             LINK_ACCEPT => self.link_accepted(completion),
             LINK_RECV => self.link_received(value, completion),
             LINK_SEND => self.link_sent(value, completion),
+            RING_KICK => self.ring_kicked(value),
+            RING_CANCEL => {}
             _ => unreachable!("no such token"),
         }
         false
@@ -536,7 +551,7 @@ impl VolumeThread {
         let Engine::Backup(backup) = &self.engine else {
             return;
         };
-        if backup.mode() != crate::engine::backup::Mode::Drained {
+        if backup.mode() != Mode::Drained {
             return;
         }
         // Followers know the group only by their own metadata; it is enough for a volume alone.
@@ -630,7 +645,10 @@ impl VolumeThread {
 
     fn reply(&mut self, reply: Reply<PoolMemory>) {
         let errno = reply.result.err().map(|e: IoError| e.errno);
-        self.part_done(reply.id, errno, reply.buf.map(|b| b.0.freeze()));
+        let data = reply.buf.map(|b| b.0.freeze());
+        if !self.ring_part_done(reply.id, errno, data.as_ref()) {
+            self.part_done(reply.id, errno, data);
+        }
     }
 
     fn begin_stop(&mut self) {
@@ -650,6 +668,14 @@ impl VolumeThread {
             );
         }
         if let Engine::Backup(engine) = &mut self.engine {
+            let left = engine.unapplied_bytes();
+            if engine.mode() == Mode::Serving && left > 0 {
+                tracing::warn!(
+                    "volume {}: {left} bytes of the journal are not applied: the image alone is not \
+                     the disk; start the daemon again and wait before it is copied",
+                    self.about.index
+                );
+            }
             engine.stop(self.now, &mut self.mem, &mut self.fx);
         }
     }
@@ -666,7 +692,8 @@ impl VolumeThread {
             );
             return true;
         }
-        if !self.requests.is_empty() {
+        let rings_quiet = self.rings.as_ref().is_none_or(|rings| rings.is_quiet());
+        if !self.requests.is_empty() || !rings_quiet {
             return false;
         }
         match &mut self.engine {

@@ -9,6 +9,7 @@
 //!   nth    = which operation of that kind, from 1; with "+" that one and all after it
 //!   action = ERRNO        fail without touching the file: EIO, ENOSPC, EDQUOT, EROFS, or a number
 //!          | delay:<ms>ms hold back for that long, then go on
+//!          | shuffle:<ms>ms  as delay, each for another time up to that long
 //!          | short:<n>    let the kernel take at most n bytes at the first attempt
 //! ```
 //!
@@ -48,6 +49,9 @@ pub enum FaultAction {
     Fail(i32),
     /// Reaches the kernel this much later.
     Delay(Duration),
+    /// As [`FaultAction::Delay`], each operation for another time, at most that long: they end in
+    /// another order than they were asked for in.
+    Shuffle(Duration),
     /// The kernel sees at most this many bytes at first (rounded down to 512, at least 512), as if
     /// it had come up short.
     Short(u32),
@@ -66,7 +70,7 @@ pub enum FaultParseError {
     Count { rule: String },
     #[error(
         "Fault rule \"{rule}\" needs an errno (EIO, ENOSPC, EDQUOT, EROFS or a number), \
-         delay:<n>ms or short:<bytes>"
+         delay:<n>ms, shuffle:<n>ms or short:<bytes>"
     )]
     Action { rule: String },
 }
@@ -93,8 +97,18 @@ impl FaultPlan {
             };
             count == rule.nth || (rule.and_later && count > rule.nth)
         });
-        hit.map(|rule| rule.action)
+        hit.map(|rule| match rule.action {
+            FaultAction::Shuffle(most) => FaultAction::Delay(spread(most, seen[5])),
+            action => action,
+        })
     }
+}
+
+/// Some part of `most`, another for each operation.
+fn spread(most: Duration, operation: u64) -> Duration {
+    // A multiplicative hash: no two operations near each other wait equally long.
+    let mixed = operation.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48;
+    most * (mixed as u32) / (1 << 16)
 }
 
 impl FromStr for FaultPlan {
@@ -155,6 +169,10 @@ fn parse_action(text: &str) -> Option<FaultAction> {
         let ms = delay.strip_suffix("ms")?.parse().ok()?;
         return Some(FaultAction::Delay(Duration::from_millis(ms)));
     }
+    if let Some(most) = text.strip_prefix("shuffle:") {
+        let ms = most.strip_suffix("ms")?.parse().ok()?;
+        return Some(FaultAction::Shuffle(Duration::from_millis(ms)));
+    }
     if let Some(bytes) = text.strip_prefix("short:") {
         return Some(FaultAction::Short(bytes.parse().ok()?));
     }
@@ -188,6 +206,7 @@ impl fmt::Display for FaultRule {
         write!(f, ":{}{}=", self.nth, if self.and_later { "+" } else { "" })?;
         match self.action {
             FaultAction::Delay(by) => write!(f, "delay:{}ms", by.as_millis()),
+            FaultAction::Shuffle(most) => write!(f, "shuffle:{}ms", most.as_millis()),
             FaultAction::Short(bytes) => write!(f, "short:{bytes}"),
             FaultAction::Fail(errno) => match ERRNO_NAMES.iter().find(|(_, e)| *e == errno) {
                 Some((name, _)) => f.write_str(name),
@@ -204,7 +223,8 @@ mod tests {
     /// A crash test that plants nothing proves nothing.
     #[test]
     fn text_and_plan_are_the_same() {
-        let text = "sync:3=EIO,write:10+=delay:50ms,any:1=short:512,discard:2=95";
+        let text =
+            "sync:3=EIO,write:10+=delay:50ms,any:1=short:512,discard:2=95,read:1+=shuffle:9ms";
         let plan: FaultPlan = text.parse().unwrap();
         assert_eq!(plan.to_string(), text);
     }

@@ -75,7 +75,7 @@ impl Reactor {
         match fault {
             None => {}
             Some(FaultAction::Fail(errno)) => return self.fail_file(index, errno),
-            Some(FaultAction::Delay(by)) => {
+            Some(FaultAction::Delay(by) | FaultAction::Shuffle(by)) => {
                 return self.delayed.push((Instant::now() + by, index));
             }
             Some(FaultAction::Short(bytes)) => {

@@ -101,7 +101,7 @@ pub(crate) const LARGE_FUNCTIONS: &[Exception] = &[
     ),
     function(
         "blockrep/src/config/tests/mistakes.rs::mistakes_of_a_primary",
-        135,
+        139,
         CASES,
     ),
     function(

@@ -1,5 +1,9 @@
 //! The guest: QEMU with one disk over NBD, and what its program says on the serial line.
 
+mod disks;
+
+pub(crate) use disks::{disk, vhost_disk};
+
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{ChildStdout, Command};
@@ -49,6 +53,8 @@ pub(crate) enum Word {
     Done,
     Fail(String),
     ProbeOk,
+    /// What stands behind `CHURN`: operations so far, or blocks found.
+    Churn(u64),
     /// What stands behind `POWER`.
     Power(String),
 }
@@ -57,7 +63,7 @@ impl Word {
     fn parse(line: &str) -> Option<Self> {
         let line = line.trim();
         // The serial line can carry half a kernel message in front.
-        let start = ["LEDGER", "VERIFIED", "PROBE", "POWER"]
+        let start = ["LEDGER", "VERIFIED", "PROBE", "POWER", "CHURN"]
             .iter()
             .filter_map(|word| line.find(word))
             .min();
@@ -68,6 +74,7 @@ impl Word {
             "LEDGER-FAIL" => Some(Self::Fail(words.collect::<Vec<_>>().join(" "))),
             "LEDGER" => words.next()?.parse().ok().map(Self::Entry),
             "POWER" => Some(Self::Power(words.collect::<Vec<_>>().join(" "))),
+            "CHURN" => words.next()?.parse().ok().map(Self::Churn),
             "PROBE" => (words.next()? == "ok").then_some(Self::ProbeOk),
             "VERIFIED" => {
                 let last = words.next()?.strip_prefix("last=")?.parse().ok()?;
@@ -252,19 +259,6 @@ impl Boot<'_> {
         }
         command.args(self.devices);
     }
-}
-
-/// QEMU's arguments for a disk behind an NBD server on a Unix socket.
-pub(crate) fn disk(name: &str, socket: &Path) -> [String; 4] {
-    // QEMU reads a comma as the end of a value unless it is doubled.
-    let path = socket.display().to_string().replace(',', ",,");
-    [
-        "-blockdev".to_owned(),
-        format!("driver=nbd,node-name={name},server.type=unix,server.path={path},cache.direct=on"),
-        // A disk with a volatile cache: the guest's flushes come through.
-        "-device".to_owned(),
-        format!("virtio-blk-pci,drive={name},write-cache=on"),
-    ]
 }
 
 fn read_serial(pipe: ChildStdout, mut copy: std::fs::File, words: &SyncSender<Heard>) {

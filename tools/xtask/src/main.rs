@@ -1,4 +1,4 @@
-//! Project commands: `cargo xtask demo`, `test`, `sim`, `crash`, `power`, `bench`, `man`, `install`.
+//! Project commands: `cargo xtask demo`, `test`, `sim`, `crash`, `power`, `restarts`, `bench`, `man`, `install`.
 //!
 //! Exit codes: 0 all holds; 1 it was tried and does not hold; 2 it could not be tried, or the command
 //! line is wrong; 130 interrupted.
@@ -18,6 +18,7 @@ mod netns;
 mod packages;
 mod power;
 mod process;
+mod restarts;
 mod stop;
 mod suite;
 mod ui;
@@ -65,6 +66,8 @@ enum Command {
     Crash(Passed),
     /// Cut the power of the backup's machine, whose disks then lose what was not flushed
     Power(power::Options),
+    /// Kill and restart the disk's daemon under a living guest, which must not notice
+    Restarts(restarts::Options),
     /// Measure; `bench disk` compares stacks. Arguments are passed on
     Bench(Passed),
     /// Write man pages, and completions for bash, zsh and fish, from the programs' command lines
@@ -116,6 +119,7 @@ fn run(command: Command) -> Result<Verdict> {
         Command::GuestSelftest(options) => demo::run(&checkout, &options.into(), Under::QemuNbd),
         Command::Test(options) => suite::run(&checkout, &options),
         Command::Power(options) => power::run(&checkout, &options),
+        Command::Restarts(options) => restarts::run(&checkout, &options),
         Command::Sim(passed) => become_tests_program(&checkout, "sim", &passed),
         Command::Crash(passed) => become_tests_program(&checkout, "crash", &passed),
         Command::Bench(passed) => {

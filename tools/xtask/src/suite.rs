@@ -313,6 +313,12 @@ fn guest_parts(checkout: &Checkout, extent: Extent, daemons: &Option<String>) ->
             &both,
             &["demo", "--plant", "older-epoch"],
         ),
+        part(
+            "restarts under a guest",
+            0,
+            &both,
+            &["restarts", "--kills", "20"],
+        ),
         part("power cuts", 0, &both, &["power", "--rounds", &cuts]),
         part(
             "power cuts find a missing sync",

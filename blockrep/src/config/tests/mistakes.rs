@@ -11,6 +11,10 @@ fn mistakes_of_a_primary() {
     let table: &[Refused] = &[
         (&[], "no disk is given; give -n 'remus:HOST:PORT|aio:/PATH'"),
         (
+            &[DISK, "vhost-user=/run/a.vu"],
+            "--vhost-user: '/run/a.vu' is no socket for vhost-user; give unix:/PATH of at most 107 bytes",
+        ),
+        (
             &[DISK, "epoch=25"],
             "--epoch: 25 has no unit; give 25ms or 25s, or manual",
         ),

@@ -116,6 +116,24 @@ fn any_path() -> impl Strategy<Value = String> {
     "(/[a-z \"\\\\'=]{0,6}[a-z0-9]){1,3}"
 }
 
+/// A VMM given the socket of another volume would have the wrong disk.
+#[test]
+fn every_volume_has_a_vhost_user_socket_of_its_own() {
+    let disks = [
+        "disk=remus:10.0.0.2:9000|aio:/a.img",
+        "vhost-user=unix:/run/vu",
+        "group=g",
+    ];
+    let one = PrimaryConfig::new(&flags(&disks)).unwrap();
+    assert_eq!(one.common.vhost_user, [PathBuf::from("/run/vu")]);
+    assert_eq!(primary_file(&one.to_string()).unwrap(), one);
+    let more = [&disks[..], &["disk=remus:10.0.0.2:9001|aio:/b.img"]].concat();
+    let two = PrimaryConfig::new(&flags(&more)).unwrap();
+    let paths = ["/run/vu.0", "/run/vu.1"].map(PathBuf::from);
+    assert_eq!(two.common.vhost_user, paths);
+    assert_eq!(primary_file(&two.to_string()).unwrap(), two);
+}
+
 proptest! {
     // --check-config prints a file: whoever saves it must get the very same daemon.
     #[test]

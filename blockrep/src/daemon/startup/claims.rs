@@ -7,10 +7,11 @@ use super::fresh::Fresh;
 use crate::cli::ExitCode;
 use crate::config::{Common, ListenAddr};
 use crate::daemon::files::{self, Layout};
-use crate::daemon::listen::{SocketFile, link_listener, nbd_listener};
+use crate::daemon::listen::{SocketFile, link_listener, nbd_listener, vhost_listener};
 use crate::daemon::owner;
 use blockrep_host::ctl::{BindError, ControlSocket};
 use blockrep_host::lock::{FileLock, LockError};
+use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
@@ -21,6 +22,9 @@ pub(super) struct Claims {
     pub(super) control: ControlSocket,
     pub(super) nbd: Option<OwnedFd>,
     pub(super) nbd_file: Option<SocketFile>,
+    /// One for each volume, where vhost-user is served.
+    pub(super) vhost: VecDeque<OwnedFd>,
+    pub(super) vhost_files: Vec<SocketFile>,
     /// One for each volume of a backup.
     pub(super) links: Vec<OwnedFd>,
     pub(super) locks: Vec<FileLock>,
@@ -56,6 +60,8 @@ pub(super) fn take(
     }
     let control = ControlSocket::claim(&common.control)?;
     let (nbd, nbd_file) = nbd_listener(common.nbd.as_ref())?.unzip();
+    let vhost = common.vhost_user.iter().map(|path| vhost_listener(path));
+    let (vhost, vhost_files) = vhost.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
     let links = links
         .iter()
         .map(|address| link_listener(address, common.insecure_plaintext))
@@ -65,6 +71,8 @@ pub(super) fn take(
         control,
         nbd,
         nbd_file: nbd_file.flatten(),
+        vhost,
+        vhost_files,
         links,
         locks,
     })

@@ -22,10 +22,12 @@ use crate::config::{self, BackupConfig, Common, EpochMode, OutputClass, PrimaryC
 use crate::daemon::faults::Faults;
 use crate::daemon::files::{FileError, Layout, words};
 use crate::daemon::listen::tell_address;
+use crate::daemon::vhost::Mapping;
 use crate::daemon::watch::Watch;
 use crate::daemon::{EXTENT_BYTES, EXTENTS_MAX, FRONT_BYTES_MAX};
 use crate::engine::backup::{BackupSettings, SWITCH_EXTENTS};
 use crate::engine::primary::PrimarySettings;
+use crate::frontend::virtio_blk::inflight::TABLE_WORDS;
 use crate::group::backup::MemberFacts;
 use crate::group::primary::GroupSettings;
 use crate::journal::ring::Geometry;
@@ -33,6 +35,7 @@ use crate::journal::start::is_first_start;
 use blockrep_host::lock::FileLock;
 use blockrep_host::logging;
 use blockrep_host::signals::Shutdown;
+use fresh::Fresh;
 use images::{exports, open_images, open_meta, open_store, tell_buffered};
 use run::run;
 use seed::{Kind, Seed, about, memory_bounds};
@@ -140,6 +143,8 @@ pub fn run_primary(config: &PrimaryConfig) -> Result<(), StartError> {
             link_listener: None,
             remote: volume.remote.clone(),
             exports: exports.clone(),
+            vhost_listener: claims.vhost.pop_front(),
+            inflight: inflight_table(&config.common, &layout, index, &mut claims.fresh)?,
             locks: descriptors(&claims.locks)?,
             kind: Kind::Primary {
                 identity,
@@ -158,6 +163,25 @@ pub fn run_primary(config: &PrimaryConfig) -> Result<(), StartError> {
         Watch::new(&images),
         &shutdown,
     )
+}
+
+/// The table of what a guest has in flight, where one is served by vhost-user.
+fn inflight_table(
+    common: &Common,
+    layout: &Layout,
+    index: usize,
+    fresh: &mut Fresh,
+) -> Result<Option<Mapping>, StartError> {
+    if common.vhost_user.is_empty() {
+        return Ok(None);
+    }
+    let path = layout.inflight(index);
+    fresh.file(&path);
+    let mapping = Mapping::open(&path, TABLE_WORDS).map_err(|error| {
+        let text = format!("cannot map {}: {}", path.display(), words(&error));
+        StartError::new(ExitCode::Store, text)
+    })?;
+    Ok(Some(mapping))
 }
 
 /// Runs a backup until it is told to stop.
@@ -233,6 +257,8 @@ pub fn run_backup(config: &BackupConfig) -> Result<(), StartError> {
             link_listener: Some(link),
             remote: None,
             exports: exports.clone(),
+            vhost_listener: claims.vhost.pop_front(),
+            inflight: inflight_table(&config.common, &layout, index, &mut claims.fresh)?,
             locks: descriptors(&claims.locks)?,
             kind: Kind::Backup {
                 resume: recovered.resume,

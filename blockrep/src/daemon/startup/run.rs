@@ -10,6 +10,7 @@ use crate::daemon::control::Router;
 use crate::daemon::faults::Faults;
 use crate::daemon::files::words;
 use crate::daemon::thread::Mail;
+use crate::daemon::vhost;
 use crate::daemon::watch::Watch;
 use crate::reactor::{MailSender, mailbox};
 use blockrep_host::ctl::{EventLog, NewEvent, Server, ServerConfig};
@@ -41,6 +42,7 @@ pub(super) fn run(
     let Claims {
         locks,
         nbd_file,
+        vhost_files,
         control,
         fresh,
         ..
@@ -60,7 +62,10 @@ pub(super) fn run(
     // The first thread may write to what was blank so far.
     fresh.keep();
     let mut threads: Vec<JoinHandle<Result<Option<String>, std::io::Error>>> = Vec::new();
-    for (seed, mailbox) in seeds.into_iter().zip(boxes) {
+    let mut servers = Vec::new();
+    for (mut seed, mailbox) in seeds.into_iter().zip(boxes) {
+        let vhost = seed.vhost_listener.take();
+        let (index, size_bytes) = (seed.about.index, seed.about.size_bytes);
         let peers = senders.clone();
         let log = events.clone();
         let faults = faults.clone();
@@ -69,6 +74,10 @@ pub(super) fn run(
             .name(name)
             .spawn(move || sprout(seed, &faults, mailbox, peers, log)?.run());
         threads.push(spawned.map_err(other)?);
+        if let Some(listener) = vhost {
+            let sender = senders[index].clone();
+            servers.push(vhost::serve(listener, index, size_bytes, sender).map_err(other)?);
+        }
     }
     let kind = blkback_proto::ctl::EventKind::DaemonStarted;
     events.publish(NewEvent::new(common.group.clone(), kind, "started", ""));
@@ -76,7 +85,8 @@ pub(super) fn run(
     wait(shutdown, watch, &threads, &senders);
     notify::stopping("stopping");
     let result = join(threads);
-    drop((server, nbd_file, locks));
+    servers.into_iter().for_each(vhost::Server::stop);
+    drop((server, nbd_file, vhost_files, locks));
     result
 }
 

@@ -7,19 +7,21 @@ use crate::daemon::memory::PoolMemory;
 use crate::daemon::net::Net;
 use crate::daemon::role::{Engine, Group};
 use crate::daemon::thread::{About, Files, Mail, VolumeThread};
+use crate::daemon::vhost::{Mapping, Rings};
 use crate::daemon::{ENGINE_RESERVE_BYTES, POOL_BYTES};
 use crate::engine::Identity;
 use crate::engine::backup::{BackupSettings, BackupVolume, Recovered};
 use crate::engine::primary::{PrimarySettings, PrimaryVolume};
 use crate::frontend::nbd::ExportInfo;
+use crate::frontend::virtio_blk::inflight::Table;
 use crate::group::backup::{BackupGroup, MemberFacts};
 use crate::group::primary::{GroupSettings, PrimaryGroup};
 use crate::reactor::{MailSender, Mailbox, OpenedFile, PAGE_BYTES, Pool, Reactor, ReactorConfig};
 use blkback_proto::diskspec::Endpoint;
 use blkback_proto::ids::{Epoch, LineageId};
 use blkback_proto::meta::GroupMeta;
-use blockrep_host::clock;
 use blockrep_host::ctl::{EVENT_LOG_BYTES_MAX, EventLog};
+use blockrep_host::{clock, ids};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Instant;
@@ -40,6 +42,10 @@ pub(super) struct Seed {
     pub(super) link_listener: Option<OwnedFd>,
     pub(super) remote: Option<Endpoint>,
     pub(super) exports: Vec<ExportInfo>,
+    /// Where a VMM is served by vhost-user.
+    pub(super) vhost_listener: Option<OwnedFd>,
+    /// The table of what its guest has in flight.
+    pub(super) inflight: Option<Mapping>,
     /// Held until the kernel is done with the last operation of the thread.
     pub(super) locks: Vec<OwnedFd>,
     pub(super) kind: Kind,
@@ -165,6 +171,11 @@ pub(super) fn sprout(
         .link_listener
         .map(|fd| reactor.add_socket(fd))
         .transpose()?;
+    let id = seed.about.volume_uuid.clone().unwrap_or_default();
+    let rings = seed.inflight.map(|words| {
+        let table = Table::open(words, ids::boot_id());
+        Rings::new(table, &id.replace('-', ""))
+    });
     let (engine, group) = sprout_engine(&mut mem, &seed.about, seed.kind);
     let mut thread = VolumeThread {
         about: seed.about,
@@ -188,6 +199,7 @@ pub(super) fn sprout(
         parts: Default::default(),
         todo: Default::default(),
         stalled: false,
+        rings,
         front_bytes: 0,
         meta_pool: Pool::new(4 * PAGE_BYTES, PAGE_BYTES)?,
         net: Net::new(seed.remote, link_listener),

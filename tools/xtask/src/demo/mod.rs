@@ -256,6 +256,8 @@ impl Stage<'_> {
             programs,
             ack: self.options.ack.name(),
             image: image.to_owned(),
+            vhost_user: false,
+            faults: None,
         })
     }
 

@@ -46,12 +46,18 @@ pub(crate) struct Setup {
     pub(crate) ack: &'static str,
     /// The primary's image, ready; the backup's is made as large.
     pub(crate) image: PathBuf,
+    /// Both sides serve vhost-user besides.
+    pub(crate) vhost_user: bool,
+    /// What goes wrong with the primary's storage, as its test hook takes it.
+    pub(crate) faults: Option<&'static str>,
 }
 
 /// A protected pair.
 #[derive(Debug)]
 pub(crate) struct Blockrep {
-    programs: Programs,
+    setup: Setup,
+    place: Place,
+    address: SocketAddrV4,
     hosts: Option<[Host; 2]>,
     primary: Process,
     backup: Process,
@@ -63,6 +69,8 @@ pub(crate) struct Blockrep {
 struct Sockets {
     primary_nbd: PathBuf,
     backup_nbd: PathBuf,
+    primary_vhost: PathBuf,
+    backup_vhost: PathBuf,
     primary_control: PathBuf,
     backup_control: PathBuf,
 }
@@ -78,6 +86,8 @@ impl Blockrep {
         let sockets = Sockets {
             primary_nbd: place.socket("a"),
             backup_nbd: place.socket("b"),
+            primary_vhost: place.socket("a.vu"),
+            backup_vhost: place.socket("b.vu"),
             primary_control: place.socket("a.ctl"),
             backup_control: place.socket("b.ctl"),
         };
@@ -94,26 +104,21 @@ impl Blockrep {
         command.args(["--group", GROUP, "--journal-size", JOURNAL_SIZE]);
         command.arg("--nbd").arg(unix(&sockets.backup_nbd));
         command.arg("--control").arg(&sockets.backup_control);
+        if setup.vhost_user {
+            command.arg("--vhost-user").arg(unix(&sockets.backup_vhost));
+        }
         if let Some([_, host]) = &hosts {
             command.arg("--insecure-plaintext");
             host.place(&mut command);
         }
         let backup = Process::spawn(&mut command, "blockrep-backup", &place.log("backup"))?;
-
-        let mut command = setup.programs.command("blockrep");
-        command
-            .arg("-n")
-            .arg(format!("tap:remus:{address}|aio:{}", setup.image.display()));
-        command.arg("--nbd").arg(unix(&sockets.primary_nbd));
-        command.arg("--control").arg(&sockets.primary_control);
-        command.args(["--group", GROUP, "--epoch", "25ms", "--ack", setup.ack]);
-        if let Some([host, _]) = &hosts {
-            host.place(&mut command);
-        }
+        let setup = setup.clone();
+        let mut command = primary_command(&setup, &sockets, address, hosts.as_ref());
         let primary = Process::spawn(&mut command, "blockrep", &place.log("primary"))?;
-        let programs = setup.programs.clone();
         let mut lab = Self {
-            programs,
+            setup,
+            place,
+            address,
             hosts,
             primary,
             backup,
@@ -124,11 +129,25 @@ impl Blockrep {
         Ok(lab)
     }
 
+    /// The vhost-user sockets of primary and backup.
+    pub(crate) fn vhost_sockets(&self) -> [&Path; 2] {
+        [&self.sockets.primary_vhost, &self.sockets.backup_vhost]
+    }
+
+    /// Starts the primary again after [`Lab::kill_primary`]; its log is the `number`th.
+    pub(crate) fn start_primary_again(&mut self, number: u32) -> Result<PathBuf> {
+        let hosts = self.hosts.as_ref();
+        let mut command = primary_command(&self.setup, &self.sockets, self.address, hosts);
+        let log = self.place.log(&format!("primary-{number}"));
+        self.primary = Process::spawn(&mut command, "blockrep", &log)?;
+        Ok(log)
+    }
+
     pub(crate) fn primary_control(&self) -> &Path {
         &self.sockets.primary_control
     }
 
-    fn wait_until_protected(&mut self, progress: impl Fn(&str)) -> Result<()> {
+    pub(crate) fn wait_until_protected(&mut self, progress: impl Fn(&str)) -> Result<()> {
         let mut last = String::from("no answer yet");
         let waited = stop::wait_for("the volume to be protected", PROTECTED_LIMIT, || {
             self.check()?;
@@ -160,7 +179,7 @@ impl Blockrep {
 
     /// Asks one daemon; an error if it does not answer or refuses.
     fn control(&self, socket: &Path, arguments: &[&str]) -> Result<Value> {
-        let mut command = self.programs.command("blockrepctl");
+        let mut command = self.setup.programs.command("blockrepctl");
         command.arg("--control").arg(socket).args(arguments);
         let output = process::ask(&mut command)?;
         if !output.status.success() {
@@ -285,6 +304,33 @@ impl Drop for Blockrep {
     }
 }
 
+fn primary_command(
+    setup: &Setup,
+    sockets: &Sockets,
+    address: SocketAddrV4,
+    hosts: Option<&[Host; 2]>,
+) -> Command {
+    let mut command = setup.programs.command("blockrep");
+    command
+        .arg("-n")
+        .arg(format!("tap:remus:{address}|aio:{}", setup.image.display()));
+    command.arg("--nbd").arg(unix(&sockets.primary_nbd));
+    command.arg("--control").arg(&sockets.primary_control);
+    command.args(["--group", GROUP, "--epoch", "25ms", "--ack", setup.ack]);
+    if setup.vhost_user {
+        command
+            .arg("--vhost-user")
+            .arg(unix(&sockets.primary_vhost));
+    }
+    if let Some(faults) = setup.faults {
+        command.env("BLOCKREP_FAULTS", faults);
+    }
+    if let Some([host, _]) = hosts {
+        host.place(&mut command);
+    }
+    command
+}
+
 fn make_backup_image(place: &Place, image: &Path) -> Result<PathBuf> {
     // A directory of its own: what a daemon keeps beside its image stays apart.
     let dir = place.dir.join("b");
@@ -310,90 +356,4 @@ fn unix(path: &Path) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
-    use super::*;
-
-    /// Programs that answer as the daemons do; what they were told is in `said`.
-    fn stand_ins(dir: &Path) -> Programs {
-        let daemon = "#!/bin/sh\necho \"${0##*/} $*\" >> \"${0%/*}/said\"\nexec sleep 60\n";
-        let ctl = r#"#!/bin/sh
-here="${0%/*}"
-echo "$1 ${2##*-} $3 $4" >> "$here/said"
-case "$3" in
-status)
-    echo x >> "$here/asked"
-    state=resyncing
-    [ "$(wc -l < "$here/asked")" -ge 3 ] && state=protected
-    echo '{"group":{"state":"'$state'","reason":"first copy"},"epochs":{"open":5,"committed":5},
-        "volumes":[{"sync":{"done_bytes":1,"total_bytes":4}}],
-        "commit_latency":{"p50_us":900,"p99_us":4000}}' ;;
-promote)
-    [ -e "$here/refused" ] || { : > "$here/refused"; echo "the link is alive" >&2; exit 3; }
-    echo '{"epoch":41,"cut_unix_ns":1700000000000000000,"lineage":"ab"}' ;;
-esac
-"#;
-        for (name, text) in [
-            ("blockrep", daemon),
-            ("blockrep-backup", daemon),
-            ("blockrepctl", ctl),
-        ] {
-            let path = dir.join(name);
-            fs::write(&path, text).expect("the directory was made");
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("it is ours");
-        }
-        Programs {
-            dir: dir.to_owned(),
-        }
-    }
-
-    // A misread answer would judge the round by a wrong epoch, or start it before there is a copy.
-    #[test]
-    fn a_round_waits_for_protection_and_asks_for_promotion_until_it_is_granted() {
-        let dir = std::env::temp_dir().join(format!("xtask-lab-{}", std::process::id()));
-        fs::create_dir(&dir).expect("no other process has this number");
-        let image = dir.join("a.img");
-        fs::write(&image, [0u8; 4096]).expect("the directory was made");
-        let setup = Setup {
-            programs: stand_ins(&dir),
-            ack: "flush",
-            image: image.clone(),
-        };
-        let place = Place {
-            dir: dir.clone(),
-            sockets: dir.join("s-"),
-        };
-        let mut lab = Blockrep::start(place, &setup, None, |_| ()).expect("it becomes protected");
-        assert_eq!(
-            fs::metadata(lab.backup_image()).expect("it was made").len(),
-            4096
-        );
-        lab.settle().expect("committed equals open");
-        let latency = lab
-            .commit_latency()
-            .expect("status answers")
-            .expect("it has figures");
-        assert_eq!((latency.p50_us, latency.p99_us), (900, 4000));
-        lab.kill_primary();
-        assert!(lab.check().is_err(), "a dead primary is noticed");
-        let promotion = lab.promote().expect("granted at the second time");
-        assert_eq!(
-            (promotion.epoch, promotion.cut_unix_ns),
-            (41, 1_700_000_000_000_000_000)
-        );
-        let said = fs::read_to_string(dir.join("said")).expect("every program writes there");
-        drop(lab);
-        fs::remove_dir_all(&dir).expect("it is ours");
-        assert!(
-            said.contains(&format!("|aio:{} --nbd unix:", image.display())),
-            "{said}"
-        );
-        assert!(said.contains("--epoch 25ms --ack flush"), "{said}");
-        assert_eq!(
-            said.matches("--control b.ctl promote --json").count(),
-            2,
-            "{said}"
-        );
-    }
-}
+mod tests;

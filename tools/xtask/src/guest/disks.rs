@@ -1,0 +1,33 @@
+//! QEMU's arguments for the disk under test.
+
+use std::path::Path;
+
+/// QEMU's arguments for a disk behind a vhost-user back end, whose memory the back end shares. A back
+/// end that goes away is looked for once a second.
+pub(crate) fn vhost_disk(socket: &Path) -> [String; 8] {
+    let path = socket.display().to_string().replace(',', ",,");
+    [
+        "-object",
+        "memory-backend-memfd,id=ram,size=256M,share=on",
+        "-machine",
+        "memory-backend=ram",
+        "-chardev",
+        &format!("socket,id=vu0,path={path},reconnect=1"),
+        "-device",
+        "vhost-user-blk-pci,chardev=vu0,num-queues=2",
+    ]
+    .map(str::to_owned)
+}
+
+/// QEMU's arguments for a disk behind an NBD server on a Unix socket.
+pub(crate) fn disk(name: &str, socket: &Path) -> [String; 4] {
+    // QEMU reads a comma as the end of a value unless it is doubled.
+    let path = socket.display().to_string().replace(',', ",,");
+    [
+        "-blockdev".to_owned(),
+        format!("driver=nbd,node-name={name},server.type=unix,server.path={path},cache.direct=on"),
+        // A disk with a volatile cache: the guest's flushes come through.
+        "-device".to_owned(),
+        format!("virtio-blk-pci,drive={name},write-cache=on"),
+    ]
+}
