@@ -23,12 +23,25 @@ pub fn other_group_text(
     promoted: Option<Epoch>,
     hello: &Hello,
 ) -> String {
-    let promoted = promoted.map_or(String::new(), |epoch| {
-        format!(" and was promoted at epoch {epoch}")
-    });
+    let alike = if name == hello.name {
+        ", of the same name but with another state directory, made anew or not this one's"
+    } else {
+        ""
+    };
+    let advice = match promoted {
+        // Its disk may be the only current one: nothing here may lead to its being overwritten.
+        Some(epoch) => format!(
+            "it was promoted at epoch {epoch} and may hold the current disk: stop this primary \
+             until you know which disk is the right one, and remove nothing"
+        ),
+        None => "if the primary's disk is the right one, stop the backup, move its state directory \
+                 away and start it again, which overwrites its image; else give the primary another \
+                 backup"
+            .to_owned(),
+    };
     format!(
-        "this backup belongs to another group, {name} ({group}){promoted}; the primary is of group \
-         {} ({}): give it a backup with a --state directory of its own, or move the old one away",
+        "this backup belongs to another group, {name} ({group}); the primary is of group {} \
+         ({}){alike}: {advice}",
         hello.name, hello.group
     )
 }
@@ -41,8 +54,8 @@ pub fn remedy(code: RefuseCode) -> &'static str {
             "install the same release on both hosts; tried again every five seconds"
         }
         RefuseCode::Identity => {
-            "start a backup for this group with a state directory of its own, or give its right \
-             address; tried again every five seconds"
+            "stop the one of the two whose disk is not the right one, see the reason, or give the \
+             right address; tried again every five seconds"
         }
         RefuseCode::Size => {
             "stop the backup, give its image the size of this one, start it again; tried again \

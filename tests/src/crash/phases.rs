@@ -121,13 +121,9 @@ impl Round<'_> {
         loop {
             let group = &self.pair.status("a")?["group"];
             let reason = group["reason"].as_str().unwrap_or("");
-            if reason.contains("refused") || reason.contains("not taken") {
+            if reason.contains("refused") {
                 let state = group["state"].as_str().unwrap_or("");
-                let expected = if self.plan.pause {
-                    "paused"
-                } else {
-                    "degraded"
-                };
+                let expected = "superseded";
                 return demand(state == expected, || {
                     format!("the refused primary is {group} and not {expected}")
                 });

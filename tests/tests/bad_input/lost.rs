@@ -135,7 +135,7 @@ fn a_second_primary_is_refused_by_the_backup() {
     assert_eq!(pair.status("a").unwrap()["group"]["state"], "protected");
     // Alone with the backup it is still of another group.
     ends_with(&mut first, code::OK);
-    let words = ["refused by the backup", "--state directory of its own"];
+    let words = ["refused by the backup", "move its state directory away"];
     let status = wait_reason(&other, "a", &words);
     assert_eq!(status["group"]["state"], "standalone");
 }

@@ -83,7 +83,11 @@ fn a_former_primary_and_a_new_group_are_told_apart() {
     assert!(!reason.contains("must not run"), "{reason}");
     has(
         &status["group"]["reason"],
-        &["another group, test (", "state directory of its own"],
+        &[
+            "another group, test (",
+            "of the same name",
+            "remove nothing",
+        ],
     );
 }
 

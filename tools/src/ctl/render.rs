@@ -61,7 +61,7 @@ fn group(page: &mut Page, status: &Status, now_unix_ms: u64) {
         "{}, {}: {}",
         group.name,
         group.role,
-        words(group.stated.state.as_str())
+        group.stated.state.as_str()
     ));
     page.stated(&group.stated, now_unix_ms);
     let stages = [
@@ -114,10 +114,7 @@ fn group(page: &mut Page, status: &Status, now_unix_ms: u64) {
 fn link(page: &mut Page, status: &Status, now_unix_ms: u64) {
     let link = &status.link;
     let peer = link.peer.as_deref().unwrap_or("no peer");
-    page.heading(&format!(
-        "link to {peer}: {}",
-        words(link.stated.state.as_str())
-    ));
+    page.heading(&format!("link to {peer}: {}", link.stated.state.as_str()));
     page.stated(&link.stated, now_unix_ms);
     let mut known = Vec::new();
     if let Some(rtt_us) = link.rtt_us {
@@ -140,7 +137,7 @@ fn link(page: &mut Page, status: &Status, now_unix_ms: u64) {
 }
 
 fn volume_rows(page: &mut Page, volume: &VolumeStatus, now_unix_ms: u64) {
-    let state = words(volume.stated.state.as_str());
+    let state = volume.stated.state.as_str();
     page.heading(&format!(
         "disk {}, {}: {state}",
         volume.name,
@@ -262,7 +259,7 @@ pub(super) fn status_line(status: &Status, now_unix_ms: u64) -> String {
         utc_text(now_unix_ms),
         group.name,
         group.role,
-        words(group.stated.state.as_str())
+        group.stated.state.as_str()
     );
     let mut add = |text: String| write!(line, ", {text}").expect("writing to a String");
     if let Some(committed) = status.epochs.committed {
@@ -272,7 +269,7 @@ pub(super) fn status_line(status: &Status, now_unix_ms: u64) -> String {
         add(format!("lag {}", lag(status)));
     }
     if status.link.stated.state != LinkState::Up {
-        add(format!("link {}", words(status.link.stated.state.as_str())));
+        add(format!("link {}", status.link.stated.state.as_str()));
     }
     for volume in &status.volumes {
         if let Some(journal) = &volume.journal {
@@ -299,8 +296,8 @@ pub(super) fn event(event: &Event) -> String {
         event.kind
     );
     match (&event.old_state, &event.new_state) {
-        (Some(old), Some(new)) if old == new => line += &format!("still {}: ", words(new)),
-        (Some(old), Some(new)) => line += &format!("{} -> {}: ", words(old), words(new)),
+        (Some(old), Some(new)) if old == new => line += &format!("still {}: ", new),
+        (Some(old), Some(new)) => line += &format!("{} -> {}: ", old, new),
         _ => {}
     }
     line += &event.reason;
@@ -343,10 +340,6 @@ fn lag(status: &Status) -> String {
 fn since(unix_ms: u64, now_unix_ms: u64) -> String {
     let ago = seconds(now_unix_ms.saturating_sub(unix_ms) / 1000);
     format!("{}, {ago} ago", utc_text(unix_ms))
-}
-
-fn words(word: &str) -> String {
-    word.replace('-', " ")
 }
 
 fn explained(word: &str, text: &str) -> String {

@@ -16,8 +16,8 @@ pub(super) fn open_images(images: &[&Path]) -> Result<Vec<OpenedFile>, StartErro
             return Err(StartError::new(
                 ExitCode::Store,
                 format!(
-                    "image {} has {} bytes: a volume needs a multiple of 512, and more than none \
-                     (truncate -s SIZE makes one)",
+                    "image {} has {} bytes: a volume needs a multiple of 512, and more than none; \
+                     put the image back, or for a disk that never was, truncate -s SIZE makes one",
                     path.display(),
                     image.size_bytes
                 ),
@@ -48,7 +48,8 @@ pub(super) fn open_store(path: &Path) -> Result<OpenedFile, StartError> {
 
 fn with_image_hint(error: StartError) -> StartError {
     let text = format!(
-        "{}: give the image of the disk (truncate -s SIZE PATH makes an empty one)",
+        "{}: put the image of the disk there, or for a disk that never was, truncate -s SIZE PATH \
+         makes one",
         error.text
     );
     StartError::new(error.code, text)

@@ -2,25 +2,31 @@
 
 use super::*;
 
+/// A backup was promoted with much to apply, slowly, and has answered writes of its own since.
+fn promoted_with_a_backlog(seed: u64) -> World {
+    let mut plan = Plan::calm(seed, 1);
+    plan.apply_rate = Some(1 << 17);
+    let mut world = protected(plan);
+    for place in 0..600 {
+        write(&mut world, 0, 0, place * 3, 1);
+        run_until(&mut world, 1000, |w| w.guest.outstanding.len() < 32);
+    }
+    settle(&mut world);
+    commit(&mut world);
+    world.crash(0, true, None);
+    promote(&mut world, false).expect("promoted");
+    for place in 0..40 {
+        write(&mut world, 1, 0, place * 3, 2);
+    }
+    settle(&mut world);
+    world
+}
+
 /// The overlay of a promoted backup held an older write of the sector than the image got directly:
 /// apply then put the older one over the newer one.
 pub(super) fn write_after_promotion_over_unapplied_journal_then_crash_then_read() {
     for (seed, power) in (0..12).map(|seed| (seed, seed % 2 == 0)) {
-        let mut plan = Plan::calm(seed, 1);
-        plan.apply_rate = Some(1 << 17);
-        let mut world = protected(plan);
-        for place in 0..600 {
-            write(&mut world, 0, 0, place * 3, 1);
-            run_until(&mut world, 1000, |w| w.guest.outstanding.len() < 32);
-        }
-        settle(&mut world);
-        commit(&mut world);
-        world.crash(0, true, None);
-        promote(&mut world, false).expect("promoted");
-        for place in 0..40 {
-            write(&mut world, 1, 0, place * 3, 2);
-        }
-        settle(&mut world);
+        let mut world = promoted_with_a_backlog(seed);
         world.ask_at(1, 0, Ask::Flush, 0, 1);
         settle(&mut world);
         let applying = matches!(world.hosts[1].slots[0].engine, Engine::Backup(_));
@@ -102,21 +108,7 @@ pub(super) fn a_former_primary_is_refused() {
 /// its journal and did not count.
 pub(super) fn killed_before_an_own_seal() {
     for seed in 0..12 {
-        let mut plan = Plan::calm(seed, 1);
-        plan.apply_rate = Some(1 << 17);
-        let mut world = protected(plan);
-        for place in 0..600 {
-            write(&mut world, 0, 0, place * 3, 1);
-            run_until(&mut world, 1000, |w| w.guest.outstanding.len() < 32);
-        }
-        settle(&mut world);
-        commit(&mut world);
-        world.crash(0, true, None);
-        promote(&mut world, false).expect("promoted");
-        for place in 0..40 {
-            write(&mut world, 1, 0, place * 3, 2);
-        }
-        settle(&mut world);
+        let mut world = promoted_with_a_backlog(seed);
         world.crash(1, false, None);
         world.start(1);
         good(&mut world);
@@ -132,21 +124,7 @@ pub(super) fn killed_before_an_own_seal() {
 pub(super) fn rot_in_an_own_write_that_is_being_applied() {
     let mut refused = 0;
     for seed in 0..12 {
-        let mut plan = Plan::calm(seed, 1);
-        plan.apply_rate = Some(1 << 17);
-        let mut world = protected(plan);
-        for place in 0..600 {
-            write(&mut world, 0, 0, place * 3, 1);
-            run_until(&mut world, 1000, |w| w.guest.outstanding.len() < 32);
-        }
-        settle(&mut world);
-        commit(&mut world);
-        world.crash(0, true, None);
-        promote(&mut world, false).expect("promoted");
-        for place in 0..40 {
-            write(&mut world, 1, 0, place * 3, 2);
-        }
-        settle(&mut world);
+        let mut world = promoted_with_a_backlog(seed);
         world.crash(1, false, None);
         world.start(1);
         good(&mut world);
