@@ -501,7 +501,7 @@ mod tests {
         };
         assert_eq!(
             event(&happened),
-            "2025-11-21 20:55:03 UTC     7  vm1  group-state: waiting for backup -> protected: \
+            "2025-11-21 20:55:03 UTC     7  vm1  group-state: waiting-for-backup -> protected: \
              the backup is there; next: nothing to do; epoch=41 peer=10.0.0.2"
         );
         happened.old_state = happened.new_state.clone();
