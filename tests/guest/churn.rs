@@ -61,7 +61,9 @@ impl Block {
             };
             if self.word(at) != expected {
                 let found = self.word(at);
-                return Err(format!("block {number} word {at}: {found:x}, not {expected:x}"));
+                return Err(format!(
+                    "block {number} word {at}: {found:x}, not {expected:x}"
+                ));
             }
         }
         Ok(generation)

@@ -26,7 +26,7 @@ pub(crate) const TESTS_PACKAGE: &str = "blockrep-tests";
 /// What the command line says.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// At most ten minutes: no guests, few seeds and rounds
+    /// At most ten minutes: no lints, no guests, few seeds and rounds
     #[arg(long, conflicts_with = "all")]
     quick: bool,
     /// Seeds and rounds as for a release; may take hours
@@ -50,6 +50,8 @@ struct Extent {
     guest_rounds: u32,
     power_rounds: u32,
     mutants: bool,
+    /// Lints check everything a second time, which on a fresh machine takes minutes.
+    lints: bool,
     /// Limits are multiplied by this.
     patience: u32,
 }
@@ -61,6 +63,7 @@ const QUICK: Extent = Extent {
     guest_rounds: 0,
     power_rounds: 0,
     mutants: false,
+    lints: false,
     patience: 1,
 };
 const WHOLE: Extent = Extent {
@@ -70,6 +73,7 @@ const WHOLE: Extent = Extent {
     guest_rounds: 1,
     power_rounds: 2,
     mutants: true,
+    lints: true,
     patience: 1,
 };
 const ALL: Extent = Extent {
@@ -79,6 +83,7 @@ const ALL: Extent = Extent {
     guest_rounds: 10,
     power_rounds: 20,
     mutants: true,
+    lints: true,
     patience: 8,
 };
 
@@ -141,7 +146,7 @@ pub(crate) fn run(checkout: &Checkout, options: &Options) -> Result<Verdict> {
 
 fn parts(checkout: &Checkout, extent: Extent) -> Result<Vec<Part>> {
     let metadata = checkout.metadata()?;
-    let mut parts = static_parts(checkout);
+    let mut parts = static_parts(checkout, extent);
     parts.extend(test_parts(checkout, &metadata, extent));
     let daemons = missing_program(&metadata, "blockrep", "blockrep")
         .or_else(|| missing_program(&metadata, "blockrep-tools", "blockrep-load"))
@@ -177,14 +182,14 @@ fn parts(checkout: &Checkout, extent: Extent) -> Result<Vec<Part>> {
     Ok(parts)
 }
 
-fn static_parts(checkout: &Checkout) -> Vec<Part> {
+fn static_parts(checkout: &Checkout, extent: Extent) -> Vec<Part> {
     let cargo = |name: &str, minutes: u64, arguments: &[&str]| {
         let mut command = checkout.cargo();
         command.args(arguments);
         Part::new(name, command, minutes)
     };
     let mut rustfmt = Command::new("rustfmt");
-    let programs = ["tests/guest/ledger.rs", "tests/guest/power.rs"];
+    let programs = ["ledger", "power", "churn"].map(|name| format!("tests/guest/{name}.rs"));
     rustfmt
         .args(["--check", "--edition", "2024"])
         .args(programs);
@@ -197,13 +202,16 @@ fn static_parts(checkout: &Checkout) -> Vec<Part> {
         "-D",
         "warnings",
     ];
-    vec![
+    let mut parts = vec![
         cargo("format", 2, &["fmt", "--all", "--check"]),
         Part::new("format of the guests' programs", rustfmt, 1),
-        cargo("clippy", 15, &clippy),
-        // The tests run the daemons and tools themselves.
-        cargo("build", 15, &["build", "--workspace"]),
-    ]
+    ];
+    if extent.lints {
+        parts.push(cargo("clippy", 15, &clippy));
+    }
+    // The tests run the daemons and tools themselves.
+    parts.push(cargo("build", 15, &["build", "--workspace"]));
+    parts
 }
 
 fn test_parts(checkout: &Checkout, metadata: &Metadata, extent: Extent) -> Vec<Part> {

@@ -186,8 +186,14 @@ fn serve_one(
     let result = daemon.wait();
     // What was taken is answered into the guest's memory, whether the VMM comes back or not.
     for vring in &vrings {
-        vring.stop()?;
+        while let Err(error) = vring.stop() {
+            tracing::warn!("volume {index}: vhost-user: {error}; no VMM is served until they are");
+            if stop.wanted.load(Ordering::Acquire) {
+                return Err(error);
+            }
+        }
     }
+    drop(sender.send(Mail::Ring(RingMail::Gone)));
     match result {
         Err(vhost_user_backend::Error::HandleRequest(
             vhost::vhost_user::Error::Disconnected | vhost::vhost_user::Error::PartialMessage,

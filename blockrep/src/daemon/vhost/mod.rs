@@ -35,6 +35,8 @@ pub(super) type Guest = GuestMemoryMmap<vhost_user_backend::bitmap::BitmapMmapRe
 pub(in crate::daemon) enum RingMail {
     /// The guest's memory lies there from now on.
     Memory(Arc<Guest>),
+    /// The VMM is gone and every ring has stopped: its memory is let go of.
+    Gone,
     /// A ring starts.
     Start(Box<Start>),
     /// Answers of a ring are announced there from now on.

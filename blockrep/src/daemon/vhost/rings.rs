@@ -83,6 +83,7 @@ impl VolumeThread {
         let Some(rings) = &mut self.rings else { return };
         match mail {
             RingMail::Memory(guest) => rings.guest = Some(guest),
+            RingMail::Gone => rings.guest = None,
             RingMail::Start(start) => self.start_ring(*start),
             RingMail::Call(ring, call) => {
                 if let Some(ring) = &mut rings.rings[ring] {
@@ -106,6 +107,10 @@ impl VolumeThread {
             kick,
             call,
         } = start;
+        if rings.rings[index].is_some() {
+            tracing::error!("vhost-user: ring {index} is started and has not stopped");
+            return;
+        }
         let taken = Queue::try_from(state).ok().and_then(|mut queue| {
             let guest = rings.guest.as_ref()?;
             queue.set_ready(true);

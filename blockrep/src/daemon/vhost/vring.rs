@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use vhost_user_backend::bitmap::BitmapMmapRegion;
@@ -82,14 +82,26 @@ impl Vring {
         let Some(watcher) = self.watcher.get() else {
             return Ok(());
         };
-        if !self.is_started.swap(false, Ordering::AcqRel) {
+        if !self.is_started.load(Ordering::Acquire) {
             return Ok(());
         }
         let (answer, next) = sync_channel(1);
         watcher.tell(RingMail::Stop(watcher.ring, answer));
-        let next = next
-            .recv_timeout(STOP_MAX)
-            .map_err(|_| io::Error::other(format!("ring {} could not be stopped", watcher.ring)))?;
+        let next = match next.recv_timeout(STOP_MAX) {
+            Ok(next) => next,
+            // The I/O thread has ended, and the ring with it.
+            Err(RecvTimeoutError::Disconnected) => {
+                self.is_started.store(false, Ordering::Release);
+                return Ok(());
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                let (ring, seconds) = (watcher.ring, STOP_MAX.as_secs());
+                let text =
+                    format!("ring {ring} has requests that are not answered for {seconds} s");
+                return Err(io::Error::other(text));
+            }
+        };
+        self.is_started.store(false, Ordering::Release);
         self.inner.set_queue_next_avail(next);
         Ok(())
     }
