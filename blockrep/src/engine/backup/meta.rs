@@ -225,6 +225,7 @@ impl<M: Memory> BackupVolume<M> {
             meta.tail_session = first.end.session;
             meta.tail_lineage = first.end.lineage;
         }
+        self.apply.forget_before(self.meta.now.tail);
         self.free_segments();
     }
 

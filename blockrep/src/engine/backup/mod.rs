@@ -16,6 +16,7 @@
 
 mod append;
 mod meta;
+mod pace;
 mod reads;
 mod serve;
 mod session;
@@ -29,7 +30,7 @@ use crate::journal::recovery::Decision;
 use crate::journal::ring::{Geometry, Ring};
 use crate::journal::scan::{Expect, ScannedEpoch};
 use crate::overlay::{Extent, Overlay, Source};
-use blkback_proto::ids::{Epoch, LineageId, SessionId};
+use blkback_proto::ids::{Epoch, LineageId, Place, SessionId};
 use blkback_proto::meta::VolumeMeta;
 use slab::Slab;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -118,6 +119,7 @@ enum Io {
     JournalSync,
     MetaWrite,
     MetaSync,
+    ApplyLoad(Place),
     ApplyRead { run: usize, part: usize },
     ApplyRun(usize),
     ApplySync,
@@ -171,6 +173,7 @@ pub struct BackupVolume<M: Memory> {
     cut_unix_ns: BTreeMap<Epoch, u64>,
     overlay: Overlay,
     apply: Apply<M>,
+    pace: pace::Pace,
     wants: Vec<Want<M>>,
 
     session: session::Session<M>,
@@ -230,19 +233,12 @@ impl<M: Memory> BackupVolume<M> {
             committed_queue: VecDeque::new(),
             durable: meta.applied,
             committed: meta.applied,
-            seen: [
-                meta.applied,
-                meta.committed,
-                meta.durable,
-                meta.consistent_from,
-            ]
-            .into_iter()
-            .max()
-            .expect("four of them"),
+            seen: (meta.applied.max(meta.committed)).max(meta.durable.max(meta.consistent_from)),
             commit_durable: meta.applied,
             cut_unix_ns: BTreeMap::new(),
             overlay: Overlay::default(),
             apply,
+            pace: pace::Pace::default(),
             wants: Vec::new(),
             session: session::Session::default(),
             ios: Slab::new(),
@@ -330,10 +326,7 @@ impl<M: Memory> BackupVolume<M> {
         if self.overlay.is_empty() && self.pending.is_empty() {
             return 0;
         }
-        let tail = self.meta.now.tail;
-        let head = self.ring.head();
-        let segments = head.serial.saturating_sub(tail.serial);
-        (segments * self.settings.geometry.segment_bytes + head.offset).saturating_sub(tail.offset)
+        self.bytes_between(self.meta.now.tail, self.ring.head())
     }
 
     /// Extents in memory.
@@ -371,6 +364,7 @@ impl<M: Memory> BackupVolume<M> {
     pub fn next_tick(&self) -> Option<Nanos> {
         [
             self.apply.next_tick(),
+            self.apply_due_at(),
             self.session.next_tick(),
             self.serve.next_tick(self.mode),
         ]
@@ -437,10 +431,13 @@ impl<M: Memory> BackupVolume<M> {
             Io::JournalSync => self.journal_synced(fx),
             Io::MetaWrite => self.meta_written(fx),
             Io::MetaSync => self.meta_synced(fx),
+            Io::ApplyLoad(place) => {
+                let buf = done.buf.expect(GIVEN_BACK);
+                let buf = mem.freeze(buf);
+                self.apply.load_done(place, buf);
+            }
             Io::ApplyRead { run, part } => {
-                let buf = done
-                    .buf
-                    .expect("a read that succeeded gives its buffer back");
+                let buf = done.buf.expect(GIVEN_BACK);
                 let buf = mem.freeze(buf);
                 self.apply.read_done(run, part, buf, &mut self.wants);
             }
@@ -469,7 +466,7 @@ impl<M: Memory> BackupVolume<M> {
             self.insert_uncommitted();
             self.durable
         } else {
-            self.commit_durable
+            self.apply_limit(now)
         };
         // A copy of a sync in flight may be older than what apply would write over it. Nothing is
         // committed while copies are on their way, so this never waits; it costs nothing to be sure.
@@ -483,6 +480,16 @@ impl<M: Memory> BackupVolume<M> {
     fn issue_wants(&mut self, fx: &mut Vec<Effect<M>>) {
         for want in std::mem::take(&mut self.wants) {
             let (io, op) = match want {
+                Want::Load { place, buf } => {
+                    let target = Target::Segment(self.settings.geometry.file_of(place.serial));
+                    let offset = place.offset;
+                    let op = Op::Read {
+                        target,
+                        offset,
+                        buf,
+                    };
+                    (Io::ApplyLoad(place), op)
+                }
                 Want::Read {
                     run,
                     part,
@@ -642,13 +649,16 @@ fn final_failure(io: &Io) -> Option<&'static str> {
         Io::Append(_) => "appending to the journal",
         Io::JournalSync => "syncing the journal",
         Io::MetaWrite | Io::MetaSync => "writing the volume's metadata",
-        Io::ApplyRead { .. } => "reading the journal for apply",
+        Io::ApplyLoad(_) | Io::ApplyRead { .. } => "reading the journal for apply",
         Io::ApplyRun(_) => "writing to the image",
         Io::ApplySync | Io::DirectSync => "syncing the image",
         Io::Direct => "copying to the image",
         Io::CheckRead { .. } | Io::Guest { .. } => return None,
     })
 }
+
+/// Why a completed read has a buffer.
+const GIVEN_BACK: &str = "a read that succeeded gives its buffer back";
 
 /// Segments whose writes are not synced, by file.
 type DirtyFiles = BTreeSet<u32>;

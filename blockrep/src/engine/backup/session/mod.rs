@@ -275,7 +275,10 @@ impl<M: Memory> BackupVolume<M> {
         {
             let result = match incoming {
                 Incoming::Frame(frame) => self.take_frame(mem, frame, fx),
-                Incoming::Record(buf) => self.take_record(mem, buf, fx),
+                Incoming::Record(buf) => {
+                    self.pace.received = now;
+                    self.take_record(mem, buf, fx)
+                }
             };
             match result {
                 Ok(()) => {}
@@ -352,6 +355,7 @@ impl<M: Memory> BackupVolume<M> {
         };
         self.ring = Ring::starting_at(self.settings.geometry, self.meta.now.tail.serial);
         self.expect = None;
+        self.apply.forget_before(self.meta.now.tail);
         if self.session() != Some(session) {
             self.mode = Mode::Waiting;
             if let (Some(session), Some(accepted)) = (self.session(), self.session.accepted.take())

@@ -109,7 +109,11 @@ impl<M: Memory> BackupVolume<M> {
         let slot = self.ring.take(header.total_bytes());
         let slot = slot.ok_or_else(|| violation("no room in the journal".to_owned()))?;
         set_placement(&mut record.as_mut()[..HEADER_BYTES], slot.place);
-        let bufs = vec![mem.freeze(record)];
+        let record = mem.freeze(record);
+        let nothing_waits =
+            self.overlay.is_empty() && self.pending.iter().all(|p| p.extents.is_empty());
+        self.apply.keep(slot.place, &record, nothing_waits);
+        let bufs = vec![record];
         let number = self
             .append(mem, &header, crc, slot.place, slot.new_segment, bufs, fx)
             .expect("memory was there just now");

@@ -4,17 +4,24 @@
 //! the order of the image, adjacent ones joined; then the image is synced; only then are the
 //! extents forgotten and the journal's tail moves. The limit is an epoch whose commit is durable:
 //! apply never passes it.
+//!
+//! ```text
+//!  Idle ──limit──► Loading ──small pieces are in memory──► Copying ──all written──► Syncing ──► Idle
+//! ```
+
+mod run;
+mod window;
+
+pub use window::WINDOW_BYTES_MAX;
 
 use super::Nanos;
 use crate::io::Memory;
 use crate::overlay::{Extent, Overlay, Source};
-use blkback_proto::ids::Epoch;
+use blkback_proto::ids::{Epoch, Place};
+use run::{RUN_BYTES_MAX, next_run};
 use slab::Slab;
+use window::Window;
 
-/// Most bytes written to the image in one operation.
-pub const RUN_BYTES_MAX: u64 = 256 << 10;
-/// Most extents joined into one operation.
-const RUN_EXTENTS_MAX: usize = 64;
 /// Operations on the image in flight at once.
 const RUNS_MAX: usize = 4;
 
@@ -29,12 +36,26 @@ struct Run<M: Memory> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Idle,
-    Copying { cursor: u64, exhausted: bool },
+    /// Reads of that many stretches of the journal are on their way.
+    Loading {
+        left: usize,
+    },
+    Copying {
+        cursor: u64,
+        exhausted: bool,
+    },
     Syncing,
 }
 
 /// What apply wants done; run and part are given back with the completion.
 pub enum Want<M: Memory> {
+    /// Read a stretch of the journal that holds many pieces.
+    Load {
+        /// Where it begins.
+        place: Place,
+        /// Where to.
+        buf: M::BufMut,
+    },
     /// Read a part of a run from the journal.
     Read {
         /// Run.
@@ -71,6 +92,7 @@ pub enum Want<M: Memory> {
 impl<M: Memory> std::fmt::Debug for Want<M> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
+            Self::Load { place, .. } => write!(f, "apply load {place}"),
             Self::Read { run, part, .. } => write!(f, "apply read run {run} part {part}"),
             Self::Write { run, .. } => write!(f, "apply write run {run}"),
             Self::Zero { run, .. } => write!(f, "apply zero run {run}"),
@@ -86,6 +108,7 @@ pub struct Apply<M: Memory> {
     applied: Epoch,
     runs: Slab<Run<M>>,
     done: Vec<Extent>,
+    window: Window<M>,
     rate_bytes_per_s: Option<u64>,
     allowance: u64,
     refilled: Nanos,
@@ -114,6 +137,7 @@ impl<M: Memory> Apply<M> {
             applied,
             runs: Slab::new(),
             done: Vec::new(),
+            window: Window::default(),
             rate_bytes_per_s,
             allowance: 0,
             refilled: 0,
@@ -167,10 +191,7 @@ impl<M: Memory> Apply<M> {
         self.refill(now);
         if self.stage == Stage::Idle && limit > self.applied {
             self.limit = limit;
-            self.stage = Stage::Copying {
-                cursor: 0,
-                exhausted: false,
-            };
+            self.load(mem, overlay, wants);
         }
         while let Stage::Copying {
             cursor,
@@ -213,6 +234,49 @@ impl<M: Memory> Apply<M> {
         }
     }
 
+    /// Begins a pass: small pieces are read together.
+    fn load(&mut self, mem: &mut M, overlay: &Overlay, wants: &mut Vec<Want<M>>) {
+        let mut left = 0;
+        for chunk in window::plan(&self.window, overlay.iter_from(0, self.limit)) {
+            let length = usize::try_from(chunk.length).expect("chunks are small");
+            // Without memory its pieces are read one by one, as memory allows.
+            let Some(buf) = mem.alloc(length) else { break };
+            left += 1;
+            let place = chunk.place;
+            wants.push(Want::Load { place, buf });
+        }
+        self.stage = Stage::Loading { left };
+        self.begin_copying();
+    }
+
+    fn begin_copying(&mut self) {
+        if self.stage == (Stage::Loading { left: 0 }) {
+            self.stage = Stage::Copying {
+                cursor: 0,
+                exhausted: false,
+            };
+        }
+    }
+
+    /// A stretch of the journal was read.
+    pub fn load_done(&mut self, place: Place, buf: M::Buf) {
+        self.window.insert(place, buf);
+        if let Stage::Loading { left } = &mut self.stage {
+            *left -= 1;
+        }
+        self.begin_copying();
+    }
+
+    /// A record came in; it stands at that place of the journal.
+    pub fn keep(&mut self, place: Place, record: &M::Buf, nothing_waits: bool) {
+        self.window.keep(place, record, nothing_waits);
+    }
+
+    /// Everything in the journal before that place is applied.
+    pub fn forget_before(&mut self, place: Place) {
+        self.window.forget_before(place);
+    }
+
     fn refill(&mut self, now: Nanos) {
         let Some(rate) = self.rate_bytes_per_s else {
             return;
@@ -247,24 +311,29 @@ impl<M: Memory> Apply<M> {
             return true;
         }
         let mut bufs = Vec::with_capacity(extents.len());
-        for extent in &extents {
-            let length = usize::try_from(extent.length).expect("runs are small");
-            let Some(buf) = mem.alloc(length) else {
-                return false;
+        let mut reads = Vec::new();
+        for (part, extent) in extents.iter().enumerate() {
+            let Source::Journal(place) = extent.source else {
+                unreachable!("zeros are runs of their own")
             };
-            bufs.push(buf);
+            let kept = self.window.get(mem, place, extent.length);
+            if kept.is_none() {
+                let length = usize::try_from(extent.length).expect("runs are small");
+                let Some(buf) = mem.alloc(length) else {
+                    return false;
+                };
+                reads.push((part, *extent, buf));
+            }
+            bufs.push(kept);
         }
         self.allowance = self.allowance.saturating_sub(length);
         self.bytes += length;
-        let parts: Vec<Extent> = extents.clone();
-        let reads_left = parts.len();
-        let empty = parts.iter().map(|_| None).collect();
         let run = self.runs.insert(Run {
             extents,
-            bufs: empty,
-            reads_left,
+            bufs,
+            reads_left: reads.len(),
         });
-        for (part, (extent, buf)) in parts.into_iter().zip(bufs).enumerate() {
+        for (part, extent, buf) in reads {
             wants.push(Want::Read {
                 run,
                 part,
@@ -272,6 +341,7 @@ impl<M: Memory> Apply<M> {
                 buf,
             });
         }
+        self.write_if_read(run, wants);
         true
     }
 
@@ -280,6 +350,11 @@ impl<M: Memory> Apply<M> {
         let state = &mut self.runs[run];
         state.bufs[part] = Some(buf);
         state.reads_left -= 1;
+        self.write_if_read(run, wants);
+    }
+
+    fn write_if_read(&mut self, run: usize, wants: &mut Vec<Want<M>>) {
+        let state = &mut self.runs[run];
         if state.reads_left == 0 {
             let bufs = state
                 .bufs
@@ -309,30 +384,4 @@ impl<M: Memory> Apply<M> {
         self.applied = self.limit;
         self.stage = Stage::Idle;
     }
-}
-
-/// Adjacent extents from `cursor` on that go into the image in one operation.
-fn next_run(overlay: &Overlay, cursor: u64, limit: Epoch) -> Vec<Extent> {
-    let mut run: Vec<Extent> = Vec::new();
-    let mut length = 0;
-    for extent in overlay.iter_from(cursor, limit) {
-        let zero = matches!(extent.source, Source::Zero { .. });
-        match run.last() {
-            None => {}
-            Some(last) => {
-                let adjacent = last.offset + last.length == extent.offset;
-                if !adjacent
-                    || zero
-                    || matches!(last.source, Source::Zero { .. })
-                    || length + extent.length > RUN_BYTES_MAX
-                    || run.len() == RUN_EXTENTS_MAX
-                {
-                    break;
-                }
-            }
-        }
-        run.push(*extent);
-        length += extent.length;
-    }
-    run
 }
