@@ -164,6 +164,10 @@ pub fn open_image(path: &Path, access: Access) -> Result<OpenedFile, OpenError> 
             }
         }
     }
+    if options.direct && access == Access::ReadWrite {
+        // What a copy of the image left in the page cache and not on disk: see `leave_page_cache`.
+        file.sync_data().map_err(examine)?;
+    }
     Ok(OpenedFile {
         fd: file.into(),
         size_bytes,
@@ -171,6 +175,19 @@ pub fn open_image(path: &Path, access: Access) -> Result<OpenedFile, OpenError> 
         buffered_reason,
         is_block_device,
     })
+}
+
+/// Drops what the page cache holds of a file that is used with direct I/O from now on. The kernel
+/// would have to throw it out page by page, and hands such a write to a thread of its own.
+pub(super) fn leave_page_cache(fd: &OwnedFd) {
+    // SAFETY: advice on an open descriptor. Where it is refused, writes are merely slower.
+    let refused = unsafe { libc::posix_fadvise(fd.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+    if refused != 0 {
+        tracing::debug!(
+            "The page cache keeps a file: {}",
+            io::Error::from_raw_os_error(refused)
+        );
+    }
 }
 
 fn open_failed(path: &Path, source: io::Error) -> OpenError {

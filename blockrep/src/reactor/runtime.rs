@@ -11,7 +11,7 @@ use super::fault::FaultPlan;
 use super::files::FileRequest;
 use super::flight::{Flights, Kind};
 use super::op::{Completion, FileId, FileOp, Op, ReturnedBuf, SockId, StoreError};
-use super::open::FileOptions;
+use super::open::{FileOptions, leave_page_cache};
 use super::pool::{PAGE_BYTES, Pool};
 use super::ring::Ring;
 use super::slots::Slots;
@@ -130,6 +130,9 @@ impl Reactor {
     /// When the options are not as [`FileOptions`] says.
     pub fn add_file(&mut self, fd: OwnedFd, options: FileOptions) -> FileId {
         options.check();
+        if options.direct {
+            leave_page_cache(&fd);
+        }
         let (index, generation) = self.slots.add_file(&self.ring, fd, options);
         FileId { index, generation }
     }
