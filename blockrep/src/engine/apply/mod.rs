@@ -24,6 +24,8 @@ use window::Window;
 
 /// Operations on the image in flight at once.
 const RUNS_MAX: usize = 4;
+/// The same while somebody waits for room in the journal.
+const RUNS_HURRIED_MAX: usize = 32;
 
 /// Adjacent extents on their way into the image.
 struct Run<M: Memory> {
@@ -109,6 +111,7 @@ pub struct Apply<M: Memory> {
     runs: Slab<Run<M>>,
     done: Vec<Extent>,
     window: Window<M>,
+    runs_max: usize,
     rate_bytes_per_s: Option<u64>,
     allowance: u64,
     refilled: Nanos,
@@ -138,6 +141,7 @@ impl<M: Memory> Apply<M> {
             runs: Slab::new(),
             done: Vec::new(),
             window: Window::default(),
+            runs_max: RUNS_MAX,
             rate_bytes_per_s,
             allowance: 0,
             refilled: 0,
@@ -167,8 +171,17 @@ impl<M: Memory> Apply<M> {
                 ..
             }
         );
-        (waits && self.rate_bytes_per_s.is_some() && self.runs.len() < RUNS_MAX)
+        (waits && self.rate_bytes_per_s.is_some() && self.runs.len() < self.runs_max)
             .then_some(self.refilled + 10_000_000)
+    }
+
+    /// Somebody waits for room in the journal: more is written at once.
+    pub fn press(&mut self, is_pressed: bool) {
+        self.runs_max = if is_pressed {
+            RUNS_HURRIED_MAX
+        } else {
+            RUNS_MAX
+        };
     }
 
     /// Nothing is left of an epoch that wrote nothing.
@@ -199,7 +212,7 @@ impl<M: Memory> Apply<M> {
         } = self.stage
         {
             if hold
-                || self.runs.len() == RUNS_MAX
+                || self.runs.len() >= self.runs_max
                 || (self.rate_bytes_per_s.is_some() && self.allowance < RUN_BYTES_MAX)
             {
                 break;

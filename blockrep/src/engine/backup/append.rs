@@ -204,7 +204,11 @@ impl<M: Memory> BackupVolume<M> {
             }
             self.appends.marks.pop_front();
             // What the primary knew to be committed is durable with the record that says so.
-            self.commit_durable = self.commit_durable.max(committed.min(self.committed));
+            let carried = committed.min(self.committed);
+            if carried > self.commit_durable {
+                self.commit_durable = carried;
+                self.pace.commit_waits_since = None;
+            }
         }
         self.mark_durable(fx);
         self.own_synced(fx);

@@ -6,6 +6,9 @@ use crate::io::{Memory, Op, Target};
 use blkback_proto::ids::Epoch;
 use blkback_proto::meta::{SLOT_BYTES, VolumeMeta, slot_offset};
 
+/// So long a commit waits for a record that carries it while room is short, in nanoseconds.
+const CARRIED_NS_MAX: Nanos = 50_000_000;
+
 /// What may happen once the metadata is durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Then {
@@ -170,19 +173,30 @@ impl<M: Memory> BackupVolume<M> {
     }
 
     /// Makes the commit a durable fact when no record will carry it soon.
-    pub(super) fn advance_commit_fact(&mut self) {
-        let waiting = self.commit_durable < self.committed && !self.committed_queue.is_empty();
+    pub(super) fn advance_commit_fact(&mut self, now: Nanos) {
+        if self.commit_durable >= self.committed || self.committed_queue.is_empty() {
+            self.pace.commit_waits_since = None;
+            return;
+        }
+        let since = *self.pace.commit_waits_since.get_or_insert(now);
         // A record will carry it: the primary's next, or our own seal of what is open.
         let more = self.mode == Mode::Receiving || self.own_seal_to_come();
-        let lively =
-            more && !self.ring_is_half_full() && self.extents() < self.settings.extents_max / 2;
-        if waiting && !lively && !self.meta.has(|t| matches!(t, Then::Committed(_))) {
+        let roomy = !self.ring_is_half_full() && self.extents() < self.settings.extents_max / 2;
+        let lively = more && (roomy || now < since + CARRIED_NS_MAX);
+        if !lively && !self.meta.has(|t| matches!(t, Then::Committed(_))) {
             let committed = self.committed;
             self.meta.write(Then::Committed(committed));
+            self.pace.commit_waits_since = None;
         }
     }
 
-    fn ring_is_half_full(&self) -> bool {
+    /// When a commit has waited long enough for a record, where room is short.
+    pub(super) fn commit_fact_due_at(&self) -> Option<Nanos> {
+        let since = self.pace.commit_waits_since?;
+        self.ring_is_half_full().then_some(since + CARRIED_NS_MAX)
+    }
+
+    pub(super) fn ring_is_half_full(&self) -> bool {
         self.ring.free_bytes() < self.settings.geometry.capacity_bytes() / 2
     }
 

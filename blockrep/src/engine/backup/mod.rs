@@ -365,6 +365,7 @@ impl<M: Memory> BackupVolume<M> {
         [
             self.apply.next_tick(),
             self.apply_due_at(),
+            self.commit_fact_due_at(),
             self.session.next_tick(),
             self.serve.next_tick(self.mode),
         ]
@@ -461,7 +462,7 @@ impl<M: Memory> BackupVolume<M> {
         self.advance_reads(mem, fx);
         self.advance_serve(now, mem, fx);
         self.start_journal_sync(fx);
-        self.advance_commit_fact();
+        self.advance_commit_fact(now);
         let limit = if crate::mutant!("apply-past-commit") {
             self.insert_uncommitted();
             self.durable
@@ -471,6 +472,8 @@ impl<M: Memory> BackupVolume<M> {
         // A copy of a sync in flight may be older than what apply would write over it. Nothing is
         // committed while copies are on their way, so this never waits; it costs nothing to be sure.
         let hold = self.session.direct_in_flight > 0;
+        let pressed = self.mode != Mode::Receiving || self.ring_is_half_full();
+        self.apply.press(pressed);
         self.apply
             .step(now, mem, &self.overlay, limit, hold, &mut self.wants);
         self.issue_wants(fx);

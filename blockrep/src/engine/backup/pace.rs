@@ -26,6 +26,8 @@ const AGE_NS_MAX: Nanos = 5_000_000_000;
 pub(super) struct Pace {
     /// Since when there is something to apply.
     waits_since: Option<Nanos>,
+    /// Since when a commit is no durable fact.
+    pub(super) commit_waits_since: Option<Nanos>,
     /// When the last record came in.
     pub(super) received: Nanos,
 }
