@@ -47,6 +47,32 @@ impl fmt::Display for Target {
     }
 }
 
+/// Buffers of one write, one behind the other.
+#[derive(Clone, Debug)]
+pub enum Bufs<B> {
+    /// The one of a guest's write: no vector is made for it.
+    One(B),
+    /// Several.
+    Many(Vec<B>),
+}
+
+impl<B> Bufs<B> {
+    /// All of them, in order.
+    #[must_use]
+    pub fn as_slice(&self) -> &[B] {
+        match self {
+            Self::One(buf) => std::slice::from_ref(buf),
+            Self::Many(bufs) => bufs,
+        }
+    }
+}
+
+impl<B> From<Vec<B>> for Bufs<B> {
+    fn from(bufs: Vec<B>) -> Self {
+        Self::Many(bufs)
+    }
+}
+
 /// One storage operation. Offsets and lengths are multiples of 512 bytes.
 pub enum Op<M: Memory> {
     /// Fills the buffer.
@@ -65,7 +91,7 @@ pub enum Op<M: Memory> {
         /// Byte offset.
         offset: u64,
         /// What to write.
-        bufs: Vec<M::Buf>,
+        bufs: Bufs<M::Buf>,
     },
     /// Makes every completed write of the file durable (fdatasync).
     Sync {
@@ -103,7 +129,7 @@ impl<M: Memory> fmt::Debug for Op<M> {
                 offset,
                 bufs,
             } => {
-                let length: usize = bufs.iter().map(|b| b.as_ref().len()).sum();
+                let length: usize = bufs.as_slice().iter().map(|b| b.as_ref().len()).sum();
                 write!(f, "write {target} {offset}+{length}")
             }
             Self::Sync { target } => write!(f, "sync {target}"),

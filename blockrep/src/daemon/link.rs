@@ -52,6 +52,8 @@ pub(super) struct LinkConn {
     /// A receive is with the kernel.
     pub(super) recv_out: bool,
     queue: VecDeque<Sending>,
+    /// Empty; its room is kept for the next send.
+    spare: Vec<Buf>,
     /// A send is with the kernel.
     pub(super) send_out: bool,
     /// Ends once everything is sent.
@@ -76,6 +78,7 @@ impl LinkConn {
             page: Some(memory.0.alloc(FRAME_BUF_BYTES)?),
             recv_out: false,
             queue: VecDeque::new(),
+            spare: Vec::new(),
             send_out: false,
             closing: false,
             queued_bytes: 0,
@@ -213,7 +216,7 @@ impl LinkConn {
         if self.send_out {
             return None;
         }
-        let mut bufs = Vec::new();
+        let mut bufs = std::mem::take(&mut self.spare);
         while bufs.len() < SEND_BUFS_MAX
             && let Some(next) = self.queue.pop_front()
         {
@@ -243,6 +246,12 @@ impl LinkConn {
         self.send_out = false;
         self.sent_bytes += bytes;
         self.queued_bytes = self.queued_bytes.saturating_sub(bytes);
+    }
+
+    /// The vector of a send that has ended serves the next one.
+    pub(super) fn keep_vec(&mut self, mut bufs: Vec<Buf>) {
+        bufs.clear();
+        self.spare = bufs;
     }
 
     /// Everything queued is out.

@@ -18,6 +18,11 @@ pub(super) const PAYLOAD_BYTES_MAX: u32 = 4 << 20;
 pub(super) const PIECE_BYTES: u64 = blkback_proto::record::PAYLOAD_BYTES_MAX;
 /// Longest piece of a zeroing or discard, in bytes.
 pub(super) const RANGE_PIECE_BYTES: u64 = 1 << 30;
+/// Pieces of one request at most.
+pub(super) const PIECES_MAX: usize = (PAYLOAD_BYTES_MAX as u64).div_ceil(PIECE_BYTES) as usize;
+/// The data of a READ, in order.
+pub(super) type Pieces = [Option<Buf>; PIECES_MAX];
+
 /// A part of what goes to the client.
 enum Out {
     Head(Range<usize>),
@@ -50,6 +55,8 @@ pub(super) struct NbdConn {
     pub(super) plain: Vec<u8>,
     heads: Vec<u8>,
     outs: Vec<Out>,
+    /// Empty; its room is kept for the next send.
+    spare: Vec<Buf>,
     pub(super) send_out: bool,
     pub(super) in_flight: usize,
     /// The client is gone or going: no more input; ends when nothing is in flight.
@@ -72,6 +79,7 @@ impl NbdConn {
             plain: Vec::new(),
             heads: Vec::new(),
             outs: Vec::new(),
+            spare: Vec::new(),
             send_out: false,
             in_flight: 0,
             closing: false,
@@ -81,7 +89,7 @@ impl NbdConn {
     }
 
     /// Queues the reply to a request, with the data of a read behind it.
-    pub(super) fn reply(&mut self, request: &Request, errno: Option<i32>, data: Vec<Buf>) {
+    pub(super) fn reply(&mut self, request: &Request, errno: Option<i32>, data: Pieces) {
         self.in_flight -= 1;
         if self.dead {
             return;
@@ -93,7 +101,7 @@ impl NbdConn {
         };
         self.push_head(&head);
         if errno.is_none() {
-            self.outs.extend(data.into_iter().map(Out::Data));
+            self.outs.extend(data.into_iter().flatten().map(Out::Data));
         }
     }
 
@@ -118,7 +126,7 @@ impl NbdConn {
             .get_mut(..self.heads.len())?
             .copy_from_slice(&self.heads);
         let page = page.freeze();
-        let mut bufs = Vec::with_capacity(self.outs.len() + 1);
+        let mut bufs = std::mem::take(&mut self.spare);
         // Option replies and refusals come before any reply that follows from later input.
         if plain > 0 {
             bufs.push(page.slice(..plain));
@@ -131,6 +139,12 @@ impl NbdConn {
         self.heads.clear();
         self.send_out = true;
         Some(bufs)
+    }
+
+    /// The vector of a send that has ended serves the next one.
+    pub(super) fn keep_vec(&mut self, mut bufs: Vec<Buf>) {
+        bufs.clear();
+        self.spare = bufs;
     }
 
     /// Bytes wait for the socket; more requests would only add to them.
@@ -168,7 +182,7 @@ pub(super) struct InFlight {
     /// Pieces that are with the engine, and one for each that is still to come.
     pub(super) left: u32,
     pub(super) errno: Option<i32>,
-    pub(super) data: Vec<Option<Buf>>,
+    pub(super) data: Pieces,
 }
 
 /// A piece of a request that is with the engine.

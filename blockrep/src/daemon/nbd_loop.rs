@@ -3,8 +3,8 @@
 use super::FRONT_BYTES_MAX;
 use super::memory::{PoolBuf, PoolBufMut};
 use super::nbd::{
-    Handover, INPUT_BYTES, InFlight, NbdConn, PAYLOAD_BYTES_MAX, PIECE_BYTES, Part, Payload,
-    RANGE_PIECE_BYTES, REQUESTS_MAX, piece_bytes,
+    Handover, INPUT_BYTES, InFlight, NbdConn, PAYLOAD_BYTES_MAX, PIECE_BYTES, PIECES_MAX, Part,
+    Payload, RANGE_PIECE_BYTES, REQUESTS_MAX, piece_bytes,
 };
 use super::thread::{Mail, Token, VolumeThread};
 use crate::engine::{Nanos, builder};
@@ -19,7 +19,7 @@ const CLIENTS_MAX: usize = 64;
 /// Pieces of requests that may be with the engine: no request is cut into more than four.
 pub(super) const PARTS_MAX: usize = CLIENTS_MAX * REQUESTS_MAX * 4;
 const _: () = {
-    assert!(PAYLOAD_BYTES_MAX as u64 <= 4 * PIECE_BYTES);
+    assert!(PIECES_MAX <= 4);
     assert!(u32::MAX as u64 <= 4 * RANGE_PIECE_BYTES);
 };
 /// How long a client may take to choose an export.
@@ -278,7 +278,6 @@ impl VolumeThread {
             let request = self.requests[key].request;
             let length = piece_bytes(&request, done);
             let offset = request.offset + done;
-            let index = self.requests[key].data.len();
             let charge = match request.command {
                 Command::Trim | Command::WriteZeroes { .. } => charge_of(0),
                 Command::Read { .. } | Command::Write | Command::Flush => 0,
@@ -296,7 +295,6 @@ impl VolumeThread {
                         self.todo.push_front((key, done));
                         return;
                     };
-                    self.requests[key].data.push(None);
                     Request::Read {
                         offset,
                         buf: PoolBufMut(buf),
@@ -321,6 +319,10 @@ impl VolumeThread {
                 self.requests[key].left += 1;
                 self.todo.push_front((key, done + length));
             }
+            let index = match request.command {
+                Command::Read { .. } => (done / PIECE_BYTES) as usize,
+                _ => 0,
+            };
             let part = self.parts.insert(Part {
                 request: key,
                 index,
@@ -353,8 +355,7 @@ impl VolumeThread {
             return;
         }
         let request = self.requests.remove(key);
-        let data = request.data.into_iter().flatten().collect();
-        self.clients[request.client].reply(&request.request, request.errno, data);
+        self.clients[request.client].reply(&request.request, request.errno, request.data);
     }
 
     pub(super) fn client_received(&mut self, key: u64, completion: Completion) {
@@ -388,6 +389,9 @@ impl VolumeThread {
         let key = usize::try_from(key).expect("keys are small");
         let client = &mut self.clients[key];
         client.send_out = false;
+        if let Some(bufs) = completion.buf.into_many() {
+            client.keep_vec(bufs);
+        }
         if completion.result.is_err() {
             client.closing = true;
             client.dead = true;
@@ -472,6 +476,6 @@ fn in_flight(client: usize, request: NbdRequest) -> InFlight {
         request,
         left: 1,
         errno: None,
-        data: Vec::new(),
+        data: Default::default(),
     }
 }

@@ -151,9 +151,6 @@ impl VolumeThread {
             Some(Group::Backup(_)) => false,
             None => true,
         };
-        let Some(remote) = self.net.remote.clone() else {
-            return;
-        };
         if !wanted
             || self.net.link.is_some()
             || self.net.dialing
@@ -163,6 +160,9 @@ impl VolumeThread {
         {
             return;
         }
+        let Some(remote) = self.net.remote.clone() else {
+            return;
+        };
         self.net.dialing = true;
         self.net.next_dial = self.now + REDIAL_NS;
         let sender = self.peers[self.about.index].clone();
@@ -316,6 +316,9 @@ impl VolumeThread {
             .find(|s| s.0 == id)
             .map(|s| &mut s.1);
         let Some(link) = ours.or(dying) else { return };
+        if let Some(bufs) = completion.buf.into_many() {
+            link.keep_vec(bufs);
+        }
         match completion.result {
             Ok(bytes) => link.sent(u64::from(bytes)),
             Err(error) => {

@@ -12,7 +12,7 @@ use crate::engine::primary::PrimarySettings;
 use crate::engine::{Effect, Nanos, Outgoing, ToGroup, ToVolume};
 use crate::frontend::nbd::ExportInfo;
 use crate::group::{GroupEffect, Now, State};
-use crate::io::{Done, IoError, IoId, Op, Reply, Target};
+use crate::io::{Bufs, Done, IoError, IoId, Op, Reply, Target};
 use crate::reactor::{
     Buf, Completion, FileId, MailSender, Mailbox, Op as ROp, OpError, Pool, Reactor, SockId,
 };
@@ -456,18 +456,19 @@ impl VolumeThread {
             Op::Write {
                 target,
                 offset,
-                mut bufs,
+                bufs,
             } => {
                 let file = self.file(target);
-                if bufs.len() == 1 {
-                    ROp::Write {
+                match bufs {
+                    Bufs::One(buf) => ROp::Write {
                         file,
                         offset,
-                        buf: bufs.remove(0).0,
+                        buf: buf.0,
+                    },
+                    Bufs::Many(bufs) => {
+                        let bufs = bufs.into_iter().map(|b| b.0).collect();
+                        ROp::WriteV { file, offset, bufs }
                     }
-                } else {
-                    let bufs = bufs.into_iter().map(|b| b.0).collect();
-                    ROp::WriteV { file, offset, bufs }
                 }
             }
             Op::Sync { target } => ROp::Sync {

@@ -130,16 +130,14 @@ impl<M: Memory> Builder<M> {
     ) -> Option<(Header, u32, Outgoing<M>)> {
         let mut bytes = mem.alloc(HEADER_BYTES)?;
         let mut header = template.clone();
-        header.descriptors =
-            std::mem::replace(&mut self.descriptors, Vec::with_capacity(DESCRIPTORS_MAX));
+        header.descriptors = std::mem::take(&mut self.descriptors);
         header.first_write_seq = self.first_write_seq;
         let crc = header.encode(bytes.as_mut());
         if let Some(place) = place {
             set_placement(bytes.as_mut(), place);
         }
-        let mut bufs = Vec::with_capacity(self.payloads.len() + 2);
-        bufs.push(mem.freeze(bytes));
-        bufs.append(&mut self.payloads);
+        let mut bufs = std::mem::take(&mut self.payloads);
+        bufs.insert(0, mem.freeze(bytes));
         let pad = header.total_bytes() - HEADER_BYTES as u64 - header.payload_bytes();
         if pad > 0 {
             let pad = usize::try_from(pad).expect("less than a page");

@@ -245,7 +245,7 @@ impl World {
                 offset,
                 bufs,
             } => {
-                let buf = bufs[0].as_ref();
+                let buf = bufs.as_slice()[0].as_ref();
                 let id = ids(buf, offset / UNIT_BYTES).next().expect("not empty");
                 (*offset, buf.len() as u64, id)
             }

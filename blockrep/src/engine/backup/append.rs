@@ -2,7 +2,7 @@
 
 use super::{BackupVolume, DirtyFiles, Io};
 use crate::engine::{Effect, ToGroup};
-use crate::io::{Memory, Op, Target};
+use crate::io::{Bufs, Memory, Op, Target};
 use crate::journal::scan::Expect;
 use blkback_proto::ids::{Epoch, Place};
 use blkback_proto::record::Header;
@@ -53,7 +53,7 @@ impl<M: Memory> BackupVolume<M> {
         crc: u32,
         place: Place,
         new_segment: bool,
-        bufs: Vec<M::Buf>,
+        bufs: Bufs<M::Buf>,
         fx: &mut Vec<Effect<M>>,
     ) -> Option<u64> {
         let target = Target::Segment(self.settings.geometry.file_of(place.serial));
@@ -74,7 +74,7 @@ impl<M: Memory> BackupVolume<M> {
             };
             segment.encode(bytes.as_mut());
             let bytes = mem.freeze(bytes);
-            self.start_append(target, 0, vec![bytes], fx);
+            self.start_append(target, 0, Bufs::One(bytes), fx);
         }
         let number = self.start_append(target, place.offset, bufs, fx);
         self.appends.dirty.insert(file);
@@ -98,7 +98,7 @@ impl<M: Memory> BackupVolume<M> {
         &mut self,
         target: Target,
         offset: u64,
-        bufs: Vec<M::Buf>,
+        bufs: Bufs<M::Buf>,
         fx: &mut Vec<Effect<M>>,
     ) -> u64 {
         self.appends.last += 1;

@@ -2,7 +2,7 @@
 
 use super::{BackupVolume, Io, Mode};
 use crate::engine::{Effect, Nanos, ToGroup};
-use crate::io::{Memory, Op, Target};
+use crate::io::{Bufs, Memory, Op, Target};
 use blkback_proto::ids::Epoch;
 use blkback_proto::meta::{SLOT_BYTES, VolumeMeta, slot_offset};
 
@@ -106,7 +106,7 @@ impl<M: Memory> BackupVolume<M> {
             // The slot before says something that is no longer true: rot must not bring it back.
             self.meta_copy = Some(bytes.clone());
         }
-        let bufs = vec![bytes];
+        let bufs = Bufs::One(bytes);
         self.io(
             Io::MetaWrite,
             Op::Write {
@@ -131,7 +131,7 @@ impl<M: Memory> BackupVolume<M> {
     pub(super) fn meta_synced(&mut self, fx: &mut Vec<Effect<M>>) {
         if let Some(copy) = self.meta_copy.take() {
             let offset = slot_offset(self.meta.now.generation + 1);
-            let (target, bufs) = (Target::VolumeMeta, vec![copy]);
+            let (target, bufs) = (Target::VolumeMeta, Bufs::One(copy));
             let op = Op::Write {
                 target,
                 offset,

@@ -515,7 +515,7 @@ impl<M: Memory> BackupVolume<M> {
                     Op::Write {
                         target: Target::Image,
                         offset,
-                        bufs,
+                        bufs: bufs.into(),
                     },
                 ),
                 Want::Zero {

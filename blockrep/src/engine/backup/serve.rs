@@ -7,7 +7,7 @@ use super::meta::Then;
 use super::{BackupVolume, Committed, Mode};
 use crate::engine::builder::Builder;
 use crate::engine::{Effect, Nanos, Outgoing, ToGroup};
-use crate::io::{Memory, Op, Request, RequestId, Target};
+use crate::io::{Bufs, Memory, Op, Request, RequestId, Target};
 use crate::journal::scan::{Expect, extents_of};
 use crate::overlay::Extent;
 use blkback_proto::ids::{Epoch, LineageId, Place, SessionId};
@@ -263,7 +263,7 @@ impl<M: Memory> BackupVolume<M> {
             let op = Op::Write {
                 target: Target::Image,
                 offset,
-                bufs: vec![buf],
+                bufs: Bufs::One(buf),
             };
             self.io(super::Io::Direct, op, fx);
             self.reply(id, Ok(()), None, fx);
@@ -320,19 +320,17 @@ impl<M: Memory> BackupVolume<M> {
             return false;
         }
         let mut replies = Vec::new();
-        let mut synced = seal;
-        if !seal {
-            synced = self.gather(now, &mut replies);
-        }
+        let synced = seal || self.gather(now, &mut replies);
         replies.extend(flush.map(|id| (id, true)));
         let first = self.serve.record_seq == 0;
         let identity = self.identity.expect("a promoted volume has an identity");
+        let kind = if seal {
+            RecordKind::Seal
+        } else {
+            RecordKind::Writes
+        };
         let template = Header {
-            kind: if seal {
-                RecordKind::Seal
-            } else {
-                RecordKind::Writes
-            },
+            kind,
             flags: if first { FLAG_CHAIN_START } else { 0 },
             prev_crc: self.serve.prev_crc,
             volume_index: identity.volume_index,
@@ -362,6 +360,7 @@ impl<M: Memory> BackupVolume<M> {
         let Outgoing::Record(bufs) = outgoing else {
             unreachable!("a builder makes records")
         };
+        let bufs = bufs.into();
         let number = self
             .append(mem, &header, crc, slot.place, slot.new_segment, bufs, fx)
             .expect("memory was there just now");

@@ -4,7 +4,7 @@ use super::{Link, Pending, PrimaryVolume, Waiting, Write};
 use crate::config::AckMode;
 use crate::engine::builder::charge_of;
 use crate::engine::{Effect, Nanos, Protection, ToGroup};
-use crate::io::{Done, IoError, Memory, Op, Reply, Request, RequestId, Target};
+use crate::io::{Bufs, Done, IoError, Memory, Op, Reply, Request, RequestId, Target};
 use blkback_proto::ids::Epoch;
 use blkback_proto::record::{DescriptorKind, HEADER_BYTES};
 
@@ -123,11 +123,10 @@ impl<M: Memory> PrimaryVolume<M> {
         self.counters.write_bytes += length;
         let (kind, payload, op) = match &write.body {
             Request::Write { offset, buf, .. } => {
-                let bufs = vec![buf.clone()];
                 let op = Op::Write {
                     target: Target::Image,
                     offset: *offset,
-                    bufs,
+                    bufs: Bufs::One(buf.clone()),
                 };
                 (DescriptorKind::Data, Some(buf.clone()), op)
             }

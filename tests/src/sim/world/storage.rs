@@ -6,7 +6,7 @@ use super::event::Event;
 use crate::sim::disk::{Capture, Disk};
 use crate::sim::host::{Engine, Group, InFlight, Owner};
 use blkback_proto::meta::{SLOT_BYTES, slot_offset};
-use blockrep::io::{Done, HeapMemory, IoError, Memory, Op, Target};
+use blockrep::io::{Bufs, Done, HeapMemory, IoError, Memory, Op, Target};
 use fastrand::Rng;
 
 impl World {
@@ -112,7 +112,7 @@ impl World {
         meta.encode(buf.as_mut());
         let offset = slot_offset(meta.generation);
         running.group_writing = Some(false);
-        let bufs = vec![HeapMemory::new(0).freeze(buf)];
+        let bufs = Bufs::One(HeapMemory::new(0).freeze(buf));
         let op = Op::Write {
             target: Target::GroupMeta,
             offset,
@@ -166,7 +166,7 @@ pub(super) fn apply_op(
             mut offset,
             bufs,
         } => {
-            for buf in bufs {
+            for buf in bufs.as_slice() {
                 disk.write(target, offset, buf.as_ref());
                 offset += buf.as_ref().len() as u64;
             }
@@ -189,7 +189,7 @@ pub(super) fn part_of(disk: &mut Disk, op: &Op<HeapMemory>, rng: &mut Rng) {
             bufs,
         } => {
             let mut at = *offset;
-            for buf in bufs {
+            for buf in bufs.as_slice() {
                 for sector in buf.as_ref().chunks(SECTOR) {
                     if rng.bool() {
                         disk.write(*target, at, sector);

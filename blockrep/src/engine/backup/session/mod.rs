@@ -6,7 +6,7 @@ mod sync;
 use super::meta::Then;
 use super::{BackupVolume, Io, Mode, Pending};
 use crate::engine::{Effect, Identity, Nanos, Outgoing, ToGroup};
-use crate::io::{Done, Memory, Op, Target};
+use crate::io::{Bufs, Done, Memory, Op, Target};
 use crate::journal::recovery::Decision;
 use crate::journal::ring::Ring;
 use crate::journal::scan::extents_of;

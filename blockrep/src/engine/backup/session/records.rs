@@ -113,7 +113,7 @@ impl<M: Memory> BackupVolume<M> {
         let nothing_waits =
             self.overlay.is_empty() && self.pending.iter().all(|p| p.extents.is_empty());
         self.apply.keep(slot.place, &record, nothing_waits);
-        let bufs = vec![record];
+        let bufs = Bufs::One(record);
         let number = self
             .append(mem, &header, crc, slot.place, slot.new_segment, bufs, fx)
             .expect("memory was there just now");

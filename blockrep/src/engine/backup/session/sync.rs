@@ -114,7 +114,7 @@ impl<M: Memory> BackupVolume<M> {
                 return Err(Stop::Violation("a copied chunk without data".to_owned()));
             }
             let at = usize::try_from(at).expect("inside a record");
-            let bufs = vec![mem.slice(&record, at, descriptor.length_bytes as usize)];
+            let bufs = Bufs::One(mem.slice(&record, at, descriptor.length_bytes as usize));
             self.session.direct_in_flight += 1;
             let op = Op::Write {
                 target: Target::Image,
