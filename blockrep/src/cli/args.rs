@@ -111,7 +111,8 @@ pub struct CommonArgs {
     #[arg(long, value_name = "ADDR")]
     pub vhost_user: Option<String>,
 
-    /// Control socket, for blockrepctl [default: /run/blockrep/GROUP.sock].
+    /// Control socket, for blockrepctl; the variable BLOCKREP_RUNTIME_DIR names another directory
+    /// [default: /run/blockrep/GROUP.sock, of a backup /run/blockrep/GROUP.backup.sock].
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub control: Option<String>,
 

@@ -2,12 +2,13 @@ use clap::{Command, CommandFactory};
 
 use super::*;
 use crate::config::{
-    BACKPRESSURE_TIMEOUT_DEFAULT, CONTROL_DIR, EPOCH_DEFAULT, EPOCH_MAX, EPOCH_MIN,
-    JOURNAL_BYTES_DEFAULT, JOURNAL_BYTES_MAX, JOURNAL_BYTES_MIN, Key, LOG_DEFAULT,
-    LOSS_POLICY_DEFAULT, OutputClass, journal_segment_bytes,
+    BACKPRESSURE_TIMEOUT_DEFAULT, EPOCH_DEFAULT, EPOCH_MAX, EPOCH_MIN, JOURNAL_BYTES_DEFAULT,
+    JOURNAL_BYTES_MAX, JOURNAL_BYTES_MIN, Key, LOG_DEFAULT, LOSS_POLICY_DEFAULT, OutputClass,
+    journal_segment_bytes,
 };
 use blkback_proto::diskspec::DEFAULT_LINK_PORT;
 use blkback_proto::units::{exact_bytes, exact_duration};
+use blockrep_host::ctl::{RUNTIME_DIR, RUNTIME_DIR_VARIABLE};
 
 fn args(program: &str, line: &[&str]) -> Vec<OsString> {
     std::iter::once(program)
@@ -78,7 +79,8 @@ fn help_agrees_with_the_constants() {
             "segments of {}",
             exact_bytes(journal_segment_bytes(JOURNAL_BYTES_DEFAULT))
         ),
-        format!("[default: {CONTROL_DIR}/GROUP.sock]"),
+        format!("[default: {RUNTIME_DIR}/GROUP.sock, of a backup {RUNTIME_DIR}/GROUP.backup.sock]"),
+        format!("{RUNTIME_DIR_VARIABLE} names another directory"),
         format!("[default: {LOG_DEFAULT}]"),
         format!("port {DEFAULT_LINK_PORT} when left out"),
     ];

@@ -8,7 +8,7 @@ use blkback_proto::units::exact_rate;
 
 use super::error::ConfigError;
 use super::listen::{ListenAddr, NbdListen, addrs_clash};
-use super::settings::{Given, Key, Place, Settings};
+use super::settings::{Given, Key, Place, Program, Settings};
 use super::{Common, VOLUMES_MAX, line, list};
 
 /// A volume of a backup.
@@ -44,7 +44,7 @@ impl BackupConfig {
             .iter()
             .map(|v| (v.volume.image.as_path(), &v.image))
             .collect();
-        let common = Common::new(settings, &images)?;
+        let common = Common::new(Program::Backup, settings, &images)?;
         check_listeners(&volumes, &common, settings)?;
         Ok(Self {
             common,

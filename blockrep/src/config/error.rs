@@ -108,7 +108,7 @@ pub enum ConfigError {
     /// A group name that is no file name.
     #[error(
         "{place}: {} is no group name; give up to {max} letters, digits, '.', '_' or '-', \
-         beginning with a letter or digit",
+         beginning with a letter or digit and not ending in .backup",
         quoted(name)
     )]
     GroupName {

@@ -44,8 +44,6 @@ pub use settings::{Given, Key, Place, Program, Settings, Takes};
 pub const VOLUMES_MAX: usize = 16;
 /// Longest group name, in bytes.
 pub const GROUP_NAME_BYTES_MAX: usize = 63;
-/// Directory of the control sockets that were not named.
-pub const CONTROL_DIR: &str = "/run/blockrep";
 
 /// Length of an epoch that was not given.
 pub const EPOCH_DEFAULT: Duration = Duration::from_millis(25);
@@ -129,7 +127,11 @@ pub struct Common {
 }
 
 impl Common {
-    fn new(settings: &Settings, images: &[(&Path, &Place)]) -> Result<Self, ConfigError> {
+    fn new(
+        program: Program,
+        settings: &Settings,
+        images: &[(&Path, &Place)],
+    ) -> Result<Self, ConfigError> {
         for (at, (image, place)) in images.iter().enumerate() {
             if images[..at].iter().any(|(other, _)| other == image) {
                 let image = image.to_path_buf();
@@ -148,7 +150,7 @@ impl Common {
         let common = Self {
             nbd: settings.nbd()?,
             vhost_user: settings.vhost_user(images.len())?,
-            control: settings.control(&group)?,
+            control: settings.control(program, &group)?,
             journal_bytes: settings.journal_bytes()?,
             same_image: settings.is_on(Key::SameImage),
             insecure_plaintext: settings.is_on(Key::InsecurePlaintext),

@@ -10,7 +10,7 @@ use blkback_proto::units::exact_duration;
 use super::error::ConfigError;
 use super::modes::{AckMode, EpochMode, LossPolicy, OutputClass};
 use super::read::within;
-use super::settings::{Key, Place, Settings};
+use super::settings::{Key, Place, Program, Settings};
 use super::{
     BACKPRESSURE_TIMEOUT_DEFAULT, BACKPRESSURE_TIMEOUT_MAX, Common, EPOCH_DEFAULT, EPOCH_MAX,
     EPOCH_MIN, LOSS_POLICY_DEFAULT, VOLUMES_MAX, line, list,
@@ -55,7 +55,7 @@ impl PrimaryConfig {
             .iter()
             .map(|(v, place)| (v.image.as_path(), place))
             .collect();
-        let common = Common::new(settings, &images)?;
+        let common = Common::new(Program::Primary, settings, &images)?;
         let config = Self {
             common,
             volumes: volumes.into_iter().map(|(volume, _)| volume).collect(),
@@ -180,8 +180,14 @@ impl fmt::Display for PrimaryConfig {
         list(f, Key::Disk, self.volumes.iter().map(spec))?;
         self.common.print(f, false)?;
         line(f, Key::Epoch, self.epoch)?;
-        if let Some(ack) = self.ack {
-            line(f, Key::Ack, ack)?;
+        match self.ack {
+            Some(ack) => line(f, Key::Ack, ack)?,
+            None => {
+                let (open, held) = (OutputClass::Open, OutputClass::Held);
+                let (name, open, held) = (Key::Ack.name(), open.default_ack(), held.default_ack());
+                let when = "while a checkpointer holds the guest's output";
+                writeln!(f, "# {name}: not given, so {open}, and {held} {when}")?;
+            }
         }
         line(f, Key::OnBackupLoss, self.on_backup_loss)?;
         line(

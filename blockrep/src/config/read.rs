@@ -10,13 +10,14 @@ use blkback_proto::diskspec::IMAGE_PATH_BYTES_MAX;
 use blkback_proto::units::{
     exact_bytes, exact_duration, exact_rate, parse_bytes, parse_duration, parse_rate,
 };
+use blockrep_host::ctl::{control_path, control_path_of_backup};
 
 use super::error::ConfigError;
 use super::listen::{NbdListen, SOCKET_PATH_BYTES_MAX, is_socket_path};
 use super::modes::ChoiceError;
-use super::settings::{Key, Place, Settings};
+use super::settings::{Key, Place, Program, Settings};
 use super::{
-    CONTROL_DIR, GROUP_NAME_BYTES_MAX, JOURNAL_BYTES_DEFAULT, JOURNAL_BYTES_MAX, JOURNAL_BYTES_MIN,
+    GROUP_NAME_BYTES_MAX, JOURNAL_BYTES_DEFAULT, JOURNAL_BYTES_MAX, JOURNAL_BYTES_MIN,
     THROTTLE_BYTES_PER_S_MAX, THROTTLE_BYTES_PER_S_MIN, journal_segment_bytes,
 };
 
@@ -171,20 +172,31 @@ impl Settings {
             .as_bytes()
             .first()
             .is_some_and(u8::is_ascii_alphanumeric);
-        if !head || !name.bytes().all(plain) || name.len() > GROUP_NAME_BYTES_MAX {
+        let fits = name.len() <= GROUP_NAME_BYTES_MAX && !name.ends_with(BACKUP_ENDING);
+        if !head || !name.bytes().all(plain) || !fits {
             let (place, max) = (given.place.clone(), GROUP_NAME_BYTES_MAX);
             return Err(ConfigError::GroupName { place, name, max });
         }
         Ok(name)
     }
 
-    pub(super) fn control(&self, group: &str) -> Result<PathBuf, ConfigError> {
+    /// The control socket. Each daemon of a group has its own, so that both may run on one host.
+    pub(super) fn control(&self, program: Program, group: &str) -> Result<PathBuf, ConfigError> {
         let (text, place) = match self.one(Key::Control) {
             Some(given) => (given.text.clone(), given.place.clone()),
-            None => (
-                format!("{CONTROL_DIR}/{group}.sock"),
-                Place::Default(Key::Control),
-            ),
+            None => {
+                let path = match program {
+                    Program::Primary => control_path(group),
+                    Program::Backup => control_path_of_backup(group),
+                };
+                let path = path.map_err(|error| ConfigError::GroupName {
+                    place: self.place(Key::Group),
+                    name: error.name,
+                    max: GROUP_NAME_BYTES_MAX,
+                })?;
+                let text = path.display().to_string();
+                (text, Place::Default(Key::Control))
+            }
         };
         if !is_socket_path(&text) {
             let max = SOCKET_PATH_BYTES_MAX;
@@ -219,6 +231,9 @@ impl Settings {
     }
 }
 
+/// No group name ends so: the control socket of `x.backup` would be that of the backup of `x`.
+const BACKUP_ENDING: &str = ".backup";
+
 /// A group name from a file name: without its last extension, foreign characters as `-`.
 fn group_of(image: &Path) -> String {
     let stem = image
@@ -235,6 +250,7 @@ fn group_of(image: &Path) -> String {
     let name: String = stem.chars().map(plain).collect();
     let name = name.trim_start_matches(['-', '_', '.']);
     let name = &name[..name.len().min(GROUP_NAME_BYTES_MAX)];
+    let name = name.trim_end_matches(BACKUP_ENDING);
     if name.is_empty() {
         "volume".to_owned()
     } else {
@@ -256,6 +272,7 @@ mod tests {
             ("/srv/..raw", "volume"),
             ("/srv/.hidden", "hidden"),
             ("/srv/ü", "volume"),
+            ("/srv/db.backup.raw", "db"),
         ] {
             assert_eq!(group_of(Path::new(image)), group, "{image}");
         }

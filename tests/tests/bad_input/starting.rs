@@ -65,6 +65,26 @@ fn an_unknown_key_of_the_file_is_refused() {
     );
 }
 
+/// Primary and backup of one group on one host, and a user who may not write to /run: each daemon's
+/// socket has a name of its own, in the directory that the variable names.
+#[test]
+fn control_sockets_do_not_clash() {
+    let spec = "remus:127.0.0.1:9000|aio:/srv/vm1.img";
+    for (mut command, name) in [(primary(), "vm1.sock"), (backup(), "vm1.backup.sock")] {
+        command.args(["-n", spec, "--check-config"]);
+        let said = |command: &mut Command| {
+            let output = command.output().unwrap();
+            String::from_utf8(output.stdout).unwrap()
+        };
+        command.env_remove("BLOCKREP_RUNTIME_DIR");
+        let line = format!("control = \"/run/blockrep/{name}\"\n");
+        assert!(said(&mut command).contains(&line), "{line}");
+        command.env("BLOCKREP_RUNTIME_DIR", "/srv/run");
+        let line = format!("control = \"/srv/run/{name}\"\n");
+        assert!(said(&mut command).contains(&line), "{line}");
+    }
+}
+
 /// A test hook that is mistyped would test nothing.
 #[test]
 fn a_wrong_fault_plan_is_refused() {

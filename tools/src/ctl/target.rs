@@ -39,6 +39,15 @@ pub(super) fn socket_path(target: &TargetArgs, dir: &Path) -> Result<PathBuf, Fa
             Exit::Unreachable,
             format!("no daemon runs here{}", others(&living, dir)),
         )),
+        ([backup, primary], Some(group)) => Err(Failure::new(
+            Exit::Usage,
+            format!(
+                "primary and backup of group {group} run here: type --control {} for the primary or \
+                 --control {} for the backup",
+                primary.display(),
+                backup.display()
+            ),
+        )),
         (several, _) => Err(Failure::new(
             Exit::Usage,
             format!("{} daemons run here; {}", several.len(), choices(several)),
@@ -171,7 +180,10 @@ mod tests {
         let both = find(None, Some("vm2")).unwrap_err();
         assert_eq!(both.exit, Exit::Usage);
         // The name alone would not tell the two apart.
-        let path = at("vm2.backup.sock").display().to_string();
-        assert!(both.to_string().contains(&path), "{both}");
+        let dir = dir.path().display();
+        let text = format!(
+            "--control {dir}/vm2.sock for the primary or --control {dir}/vm2.backup.sock for the backup"
+        );
+        assert!(both.to_string().ends_with(&text), "{both}");
     }
 }

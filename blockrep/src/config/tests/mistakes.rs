@@ -101,7 +101,7 @@ fn mistakes_of_a_primary() {
         (
             &[DISK, "group=a/b"],
             "--group: 'a/b' is no group name; give up to 63 letters, digits, '.', '_' or '-', \
-             beginning with a letter or digit",
+             beginning with a letter or digit and not ending in .backup",
         ),
         (
             &[DISK, "disk=remus:10.0.0.2:9001|aio:/srv//db.raw"],

@@ -62,6 +62,11 @@ fn a_backup_is_named_by_spec_or_by_pairs() {
     let by_pair = BackupConfig::new(&flags(&["listen=127.0.0.1", "image=/srv/db.raw"])).unwrap();
     assert_eq!(by_spec, by_pair);
     assert_eq!(by_spec.volumes[0].listen.to_string(), "127.0.0.1:9000");
+    // Not the primary's: both may run on one host.
+    assert_eq!(
+        by_spec.common.control,
+        Path::new("/run/blockrep/db.backup.sock")
+    );
     let any_port = BackupConfig::new(&flags(&["listen=127.0.0.1:0", "image=/a"])).unwrap();
     assert_eq!(any_port.volumes[0].listen.to_string(), "127.0.0.1:0");
     let device =
