@@ -51,6 +51,7 @@ impl Handler for Daemon {
                     cut_unix_ns: 1,
                     lineage: "ab".into(),
                     dropped_epochs: 1,
+                    refused: None,
                     duration_us: 5,
                 }));
             }

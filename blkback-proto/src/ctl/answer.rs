@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::event::Event;
 use super::frame::{ANSWER_BYTES_MAX, BODY_BYTES_MAX, Frame, FrameError, FrameKind, encode};
 use super::request::BodyError;
-use super::status::Status;
+use super::status::{RefusedPeer, Status};
 use super::text::one_line;
 use super::words::ErrorCode;
 
@@ -92,6 +92,9 @@ pub struct PromoteAnswer {
     pub dropped_epochs: u64,
     /// From the request to serving.
     pub duration_us: u64,
+    /// A primary that was refused here not long before, and may be alive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<RefusedPeer>,
 }
 
 /// Why a request was not done.

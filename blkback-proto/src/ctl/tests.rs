@@ -150,6 +150,7 @@ fn golden_packets() -> Vec<(&'static str, Vec<u8>, &'static str, &'static str)> 
                 cut_unix_ns: 1_700_000_000_123_456_789,
                 lineage: "9f0c1d2e3b4a5968".into(),
                 dropped_epochs: 1,
+                refused: None,
                 duration_us: 1830,
             })),
             "42 52 43 54 01 00 02 00 04 00 00 00 84 00 00 00",

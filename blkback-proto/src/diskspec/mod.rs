@@ -93,6 +93,9 @@ impl DiskSpec {
                 image,
             });
         }
+        if let Some(remote) = remote_behind(parts[0]) {
+            return Err(remote.wrong(SpecErrorKind::RemoteNotFirst));
+        }
         let image = image_path(parts[0], &FIRST_WORDS)?;
         match parts.get(1) {
             None => Ok(Self {
@@ -203,6 +206,14 @@ fn image_without_bar(remote: Part<'_>) -> Option<Part<'_>> {
         .unwrap_or(address);
     let address = address.trim_end_matches([',', ';', ' ', ':']);
     Some(remote.from(address.len()))
+}
+
+/// In `aio:/PATH,remus:HOST:PORT` and the like, the part from the wrong separator on. A path that
+/// merely holds the word has a slash in front of it.
+fn remote_behind(image: Part<'_>) -> Option<Part<'_>> {
+    let at = image.text.find("remus:")?;
+    let path = image.text[..at].trim_end_matches([',', ';', ' ']);
+    (path.len() < at).then(|| image.from(path.len()))
 }
 
 /// Reads `[DRIVER:]/PATH`; a driver that is not one is compared with `words`.

@@ -244,6 +244,13 @@ fn mistakes_are_shown_where_they_are() {
              expected remus:HOST:PORT|aio:/PATH",
         ),
         (
+            "aio:/img,remus:h:9000",
+            ",remus:h:9000",
+            8,
+            "'aio:/img,remus:h:9000', column 9: remus: must come first; \
+             expected remus:HOST:PORT|aio:/PATH",
+        ),
+        (
             "aio:/srv/images/",
             "/srv/images/",
             4,

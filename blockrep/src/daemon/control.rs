@@ -1,15 +1,17 @@
 //! Requests of control clients, on the thread of the group.
 
 use super::role::Group;
-use super::status::Collector;
+use super::status::{Collector, refused_lately};
 use super::thread::{CutWait, Mail, PromoteWait, VolumeThread, fresh_lineage, now};
 use crate::engine::{Nanos, ToVolume};
 use crate::group::{PromoteError, Promoted, State};
 use crate::reactor::MailSender;
 use blkback_proto::ctl::{
-    Answer, CutAnswer, ErrorCode, EventKind, PrepareAnswer, PromoteAnswer, PromoteRequest, Request,
+    Answer, CutAnswer, ErrorCode, EventKind, PrepareAnswer, PromoteAnswer, PromoteRequest,
+    RefusedPeer, Request,
 };
 use blkback_proto::ids::Epoch;
+use blockrep_host::clock;
 use blockrep_host::ctl::{Handler, NewEvent, PeerCred, ReplyHandle};
 use std::sync::Arc;
 
@@ -215,23 +217,15 @@ impl VolumeThread {
                     super::role::Engine::Backup(engine) => engine.cut_unix_ns(promoted.epoch),
                     super::role::Engine::Primary(_) => 0,
                 };
-                let event = NewEvent::new(
-                    self.about.group_name.clone(),
-                    EventKind::Promoted,
-                    format!("promoted at epoch {}", promoted.epoch),
-                    if self.nbd_listener.is_some() || self.about.index > 0 {
-                        State::Promoted.next()
-                    } else {
-                        "nobody can reach the disk: start the daemon again with --nbd ADDRESS"
-                    },
-                );
-                self.publish(event);
+                let refused = refused_lately(self.net.refused.as_ref(), clock::unix_ms());
+                self.tell_promoted(&promoted, refused.as_ref());
                 reply.ok(Answer::Promote(PromoteAnswer {
                     epoch: promoted.epoch.0,
                     cut_unix_ns,
                     lineage: promoted.lineage.to_string(),
                     dropped_epochs: promoted.dropped_epochs,
                     duration_us: promoted.took_ns / 1000,
+                    refused,
                 }));
             }
             Err(error) => {
@@ -245,6 +239,30 @@ impl VolumeThread {
                 reply.error(code_of(&error), error.to_string());
             }
         }
+    }
+}
+
+impl VolumeThread {
+    /// The change of state has told the epoch and what comes next.
+    fn tell_promoted(&self, promoted: &Promoted, refused: Option<&RefusedPeer>) {
+        let mut reason = format!(
+            "serves epoch {} under lineage {}; {} epochs were dropped",
+            promoted.epoch, promoted.lineage, promoted.dropped_epochs
+        );
+        if let Some(RefusedPeer { peer, unix_ms, .. }) = refused {
+            let ago_s = clock::unix_ms().saturating_sub(*unix_ms) / 1000;
+            reason += &format!(
+                "; the primary at {peer} was alive {ago_s} s ago, when it was refused: its guest \
+                 must not run"
+            );
+        }
+        let next = if self.nbd_listener.is_some() || self.rings.is_some() {
+            ""
+        } else {
+            "nobody can reach the disk: start the daemon again with --nbd or --vhost-user"
+        };
+        let group = self.about.group_name.clone();
+        self.publish(NewEvent::new(group, EventKind::Promoted, reason, next));
     }
 }
 

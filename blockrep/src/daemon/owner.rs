@@ -31,7 +31,7 @@ pub(super) fn mark_in_state(layout: &Layout, index: usize) -> PathBuf {
 pub(super) fn lock_journal(layout: &Layout, index: usize) -> Result<FileLock, StartError> {
     let dir = layout.journal_dir(index);
     make_dir(&dir)?;
-    Ok(FileLock::lock_file(&dir.join("lock"))?)
+    FileLock::lock_file(&dir.join("lock")).map_err(|error| StartError::held("journal", &dir, error))
 }
 
 /// Marks a journal as the one of this state directory, whoever's it was: what is in it is nothing
@@ -113,6 +113,8 @@ mod tests {
         let a = layout(dir.path(), "a");
         let _held = lock_journal(&a, 0).unwrap();
         let error = lock_journal(&a, 0).unwrap_err().to_string();
-        assert!(error.contains("is in use by"), "{error}");
+        let dir = a.journal_dir(0);
+        let text = format!("journal {} is in use by", dir.display());
+        assert!(error.starts_with(&text), "{error}");
     }
 }

@@ -87,7 +87,9 @@ fn compose(reports: Vec<Report>) -> Status {
     let mut link = reports[0].link.clone();
     let refused = reports.iter().filter_map(|r| r.link.refused.clone());
     link.refused = refused.max_by_key(|refused| refused.unix_ms);
-    tell_of_refused(&mut group.group.stated, link.refused.as_ref());
+    if let Some(refused) = &link.refused {
+        tell_of_refused(&mut group.group.stated, refused, clock::unix_ms());
+    }
     let least =
         |pick: fn(&Epochs) -> Option<u64>| reports.iter().map(|r| pick(&r.epochs)).min().flatten();
     let epochs = Epochs {
@@ -126,14 +128,40 @@ fn compose(reports: Vec<Report>) -> Status {
     }
 }
 
-/// A backup that waits may wait because it sent somebody away.
-fn tell_of_refused(stated: &mut Stated<GroupState>, refused: Option<&RefusedPeer>) {
-    if let Some(refused) = refused
-        && stated.state == GroupState::WaitingForPrimary
-    {
-        stated.reason += &format!(
-            "; a primary at {} was refused: {}",
-            refused.peer, refused.reason
+/// A refused primary that is alive tries again every few seconds. One that did not for so long is
+/// no longer told of beside a promotion.
+const REFUSED_TOLD_MS_MAX: u64 = 600_000;
+
+/// The peer, where it was refused not long ago.
+pub(super) fn refused_lately(
+    refused: Option<&RefusedPeer>,
+    now_unix_ms: u64,
+) -> Option<RefusedPeer> {
+    let lately = |r: &&RefusedPeer| now_unix_ms.saturating_sub(r.unix_ms) <= REFUSED_TOLD_MS_MAX;
+    refused.filter(lately).cloned()
+}
+
+/// A backup that waits may wait because it sent somebody away, who lives and serves a guest: no
+/// promotion is offered without a word of it.
+fn tell_of_refused(stated: &mut Stated<GroupState>, refused: &RefusedPeer, now_unix_ms: u64) {
+    let RefusedPeer {
+        peer,
+        reason,
+        unix_ms,
+    } = refused;
+    if stated.state == GroupState::WaitingForPrimary {
+        stated.reason += &format!("; a primary at {peer} was refused: {reason}");
+    }
+    let offers = matches!(
+        stated.state,
+        GroupState::WaitingForPrimary | GroupState::Following | GroupState::Suspect
+    ) && stated.next.contains("blockrepctl promote");
+    if offers && refused_lately(Some(refused), now_unix_ms).is_some() {
+        let ago_s = now_unix_ms.saturating_sub(*unix_ms) / 1000;
+        stated.next = format!(
+            "before a promotion stop the primary at {peer}, which was alive {ago_s} s ago when it \
+             was refused; {}",
+            stated.next
         );
     }
 }
@@ -270,7 +298,11 @@ impl VolumeThread {
             ),
         };
         // What is wrong from outside is the more urgent.
-        let reason = self.about.image_trouble.clone().unwrap_or(reason);
+        let mut reason = self.about.image_trouble.clone().unwrap_or(reason);
+        if self.about.same_image {
+            reason += "; --same-image was given: whether the image is the right one was not checked, \
+                       leave it out at the next start";
+        }
         VolumeStatus {
             name: self.exports[self.about.index].name().to_owned(),
             image: self.about.image_path.clone(),

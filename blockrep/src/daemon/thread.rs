@@ -78,6 +78,8 @@ pub(super) struct About {
     pub(super) link_rate: Option<u64>,
     /// What is wrong with the image from outside.
     pub(super) image_trouble: Option<String>,
+    /// The operator's word for the image stands in the place of a check.
+    pub(super) same_image: bool,
     pub(super) started: Instant,
 }
 
@@ -429,7 +431,11 @@ impl VolumeThread {
     }
 
     fn state_changed(&mut self, old: crate::group::State, new: &crate::group::Standing) {
-        let (state, next) = (new.state.word(), new.next);
+        let state = new.state.word();
+        let next = match self.stopping {
+            Some(_) => "this daemon ends",
+            None => new.next,
+        };
         let event = NewEvent::new(
             self.about.group_name.clone(),
             EventKind::GroupState,

@@ -38,14 +38,29 @@ pub(super) struct Rate {
     value: u64,
     at_ns: u64,
     per_s: u64,
+    is_number: bool,
 }
 
 impl Rate {
+    /// Of a number that goes on from where somebody else's stood, such as an epoch: the step from
+    /// none to the first one is no rate.
+    pub(super) fn of_number() -> Self {
+        Self {
+            is_number: true,
+            ..Self::default()
+        }
+    }
+
     /// Takes the counter's value now; gives the rate.
     pub(super) fn update(&mut self, now_ns: u64, value: u64) -> u64 {
         let elapsed = now_ns.saturating_sub(self.at_ns);
         if elapsed >= 1_000_000_000 {
-            let grown = u128::from(value.saturating_sub(self.value));
+            let first = self.is_number && self.value == 0;
+            let grown = if first {
+                0
+            } else {
+                u128::from(value.saturating_sub(self.value))
+            };
             self.per_s =
                 u64::try_from(grown * 1_000_000_000 / u128::from(elapsed)).unwrap_or(u64::MAX);
             self.value = value;
@@ -58,6 +73,18 @@ impl Rate {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A backup that took in the number of its first primary showed thousands of epochs a second.
+    #[test]
+    fn the_first_number_is_no_rate() {
+        let (mut bytes, mut epochs) = (Rate::default(), Rate::of_number());
+        for (at_s, value, bytes_per_s, epochs_per_s) in
+            [(1, 0, 0, 0), (2, 50_000, 50_000, 0), (3, 50_040, 40, 40)]
+        {
+            assert_eq!(bytes.update(at_s * 1_000_000_000, value), bytes_per_s);
+            assert_eq!(epochs.update(at_s * 1_000_000_000, value), epochs_per_s);
+        }
+    }
 
     /// A latency an operator is shown must be one that happened.
     #[test]

@@ -158,6 +158,9 @@ impl BackupGroup {
         if state == State::Waiting && self.members.iter().any(|m| m.facts.blank) {
             return "follows a primary when one connects; not promotable: it never held an epoch";
         }
+        if state == State::Inconsistent && self.members.iter().all(|m| m.up) {
+            return "an epoch again when the comparison has ended; until then not promotable";
+        }
         state.next()
     }
 

@@ -121,6 +121,44 @@ fn a_refused_primary_is_shown_on_both_hosts() {
     assert!(text.contains("  refused   127.0.0.1:"), "{text}");
 }
 
+/// A backup that refuses a primary of which it could be the last copy offered a promotion as if that
+/// one were dead.
+#[test]
+fn a_promotion_beside_a_refused_primary_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let pair = small(dir.path());
+    let _backup = pair.start_backup().unwrap();
+    let mut primary = pair.start_primary().unwrap();
+    pair.wait_state("a", "protected", LIMIT).unwrap();
+    primary.kill();
+    // Another one by its identity, with the same disk.
+    fs::remove_dir_all(pair.path("a.state")).unwrap();
+    let mut primary = pair.start_primary().unwrap();
+    wait_refused(&pair);
+    let status = pair.status("b").unwrap();
+    has(
+        &status["group"]["next"],
+        &[
+            "before a promotion stop the primary at 127.0.0.1:",
+            "was alive",
+            "blockrepctl promote",
+        ],
+    );
+    let promoted = pair.ctl("b", &["promote"]).unwrap();
+    let text = String::from_utf8_lossy(&promoted.stdout).into_owned();
+    assert!(promoted.status.success(), "{text}");
+    for words in [
+        "promoted: serving epoch",
+        "\nwarning: the primary at 127.0.0.1:",
+        "its guest must not run on; it was told: this backup belongs to another group",
+    ] {
+        assert!(text.contains(words), "{text}");
+    }
+    // A side that ends says so, and promises nothing.
+    primary.signal(libc::SIGTERM).unwrap();
+    primary.wait(LIMIT).unwrap();
+}
+
 /// Beside a primary that lives, a promotion waits for the link to end and is refused after that.
 #[test]
 fn a_promotion_waits_for_the_link_to_end() {

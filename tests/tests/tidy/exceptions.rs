@@ -78,10 +78,10 @@ pub(crate) const LARGE_FUNCTIONS: &[Exception] = &[
         "one seal, record or empty",
     ),
     function("tests/src/sim/guest.rs::ask_at", 75, CASES),
-    function("blkback-proto/src/ctl/tests.rs::golden_packets", 144, CASES),
+    function("blkback-proto/src/ctl/tests.rs::golden_packets", 145, CASES),
     function(
         "blkback-proto/src/diskspec/tests.rs::mistakes_are_shown_where_they_are",
-        236,
+        243,
         CASES,
     ),
     function(

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use blkback_proto::ctl::{
-    CutRequest, PromoteAnswer, PromoteRequest, Request, StatusRequest, one_line,
+    CutRequest, PromoteAnswer, PromoteRequest, RefusedPeer, Request, StatusRequest, one_line,
 };
 use blockrep_host::clock::{unix_ms, utc_text};
 use serde_json::Value;
@@ -13,7 +13,7 @@ use super::args::{CutArgs, PromoteArgs, StatusArgs, TargetArgs};
 use super::failure::Failure;
 use super::render;
 use super::target::connect;
-use super::units::{counted, micros};
+use super::units::{counted, micros, seconds};
 
 /// Seconds to wait for an answer that is ready at once.
 pub(super) const ANSWER_S: u64 = 10;
@@ -83,7 +83,20 @@ pub(super) fn promote(
     }
     let answer = client.promote(request)?;
     writeln!(out, "{}", promoted(&answer))?;
+    if let Some(refused) = &answer.refused {
+        writeln!(out, "{}", warning(refused, unix_ms()))?;
+    }
     Ok(())
+}
+
+/// Two primaries are the worst that can come of a promotion: whoever lives is named.
+fn warning(refused: &RefusedPeer, now_unix_ms: u64) -> String {
+    let ago = seconds(now_unix_ms.saturating_sub(refused.unix_ms) / 1000);
+    one_line(&format!(
+        "warning: the primary at {} was alive {ago} ago, when this backup refused it: stop it now, its \
+         guest must not run on; it was told: {}",
+        refused.peer, refused.reason
+    ))
 }
 
 fn promoted(answer: &PromoteAnswer) -> String {
@@ -131,6 +144,7 @@ mod tests {
             lineage: "9f0c1d2e3b4a5968".into(),
             dropped_epochs: 2,
             duration_us: 1830,
+            refused: None,
         };
         assert_eq!(
             promoted(&answer),
@@ -142,5 +156,24 @@ mod tests {
         assert!(promoted(&answer).contains("nothing was dropped"));
         answer.duration_us = 0;
         assert!(promoted(&answer).starts_with("promoted before: "));
+    }
+
+    /// The primary was never dead, only refused: whoever promotes beside it reads so.
+    #[test]
+    fn a_living_primary_is_warned_of() {
+        let refused = RefusedPeer {
+            peer: "10.0.0.1:4711".into(),
+            reason: "one of the two went\nits own way".into(),
+            unix_ms: 1_000,
+        };
+        let text = warning(&refused, 4_500);
+        assert!(
+            text.starts_with("warning: the primary at 10.0.0.1:4711 was alive 3 s ago"),
+            "{text}"
+        );
+        assert!(
+            text.contains("must not run") && text.lines().count() == 1,
+            "{text}"
+        );
     }
 }

@@ -45,9 +45,11 @@ pub(super) fn take(
     fresh.dir(&layout.state);
     files::make_dir(&layout.state)?;
     fresh.file(&state_lock);
-    locks.push(FileLock::lock_file(&state_lock)?);
+    let state = FileLock::lock_file(&state_lock);
+    locks.push(state.map_err(|error| StartError::held("state directory", &layout.state, error))?);
     for image in images {
-        locks.push(FileLock::exclusive(image)?);
+        let lock = FileLock::exclusive(image);
+        locks.push(lock.map_err(|error| StartError::held("image", image, error))?);
     }
     for index in 0..links.len() {
         let dir = layout.journal_dir(index);
@@ -76,6 +78,22 @@ pub(super) fn take(
         links,
         locks,
     })
+}
+
+impl StartError {
+    /// Names what is in use by the name the operator knows, not by that of its lock.
+    pub(in crate::daemon) fn held(what: &str, path: &Path, error: LockError) -> Self {
+        let LockError::Held { holder, .. } = error else {
+            return error.into();
+        };
+        let path = path.display();
+        let who = holder.map_or_else(
+            || "another process".to_owned(),
+            |pid| format!("process {pid}"),
+        );
+        let text = format!("{what} {path} is in use by {who}: stop it first, or name another");
+        Self::new(ExitCode::InUse, text)
+    }
 }
 
 impl From<LockError> for StartError {

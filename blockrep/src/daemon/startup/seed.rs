@@ -7,6 +7,7 @@ use crate::daemon::memory::PoolMemory;
 use crate::daemon::net::Net;
 use crate::daemon::role::{Engine, Group};
 use crate::daemon::thread::{About, Files, Mail, VolumeThread};
+use crate::daemon::timeline::Rate;
 use crate::daemon::vhost::{Mapping, Rings};
 use crate::daemon::{ENGINE_RESERVE_BYTES, POOL_BYTES};
 use crate::engine::Identity;
@@ -112,6 +113,7 @@ pub(super) fn about(
         memory_bytes_max,
         link_rate: None,
         image_trouble: None,
+        same_image: common.same_image,
         started: Instant::now(),
     }
 }
@@ -209,7 +211,7 @@ pub(super) fn sprout(
         promote_waits: Vec::new(),
         next_token: 1,
         latencies: Default::default(),
-        rates: Default::default(),
+        rates: [Rate::default(), Rate::default(), Rate::of_number()],
         progress: Default::default(),
         since: Default::default(),
         stopping: None,
