@@ -73,6 +73,8 @@ pub struct VolumeMeta {
     pub own_synced: u64,
     /// First epoch this volume can be: earlier ones were mixed by a sync.
     pub consistent_from: Epoch,
+    /// When the primary cut `committed`, in nanoseconds since 1970; 0 if it is not known.
+    pub committed_cut_unix_ns: u64,
 }
 
 /// Why a lineage began.
@@ -208,7 +210,8 @@ struct RawVolume {
     own_serial: U64,
     consistent_from: U64,
     own_synced: U64,
-    reserved2: [u8; SLOT_BYTES - 184],
+    committed_cut_unix_ns: U64,
+    reserved2: [u8; SLOT_BYTES - 192],
 }
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
@@ -305,6 +308,7 @@ impl VolumeMeta {
         raw.own_serial = self.own_serial.into();
         raw.consistent_from = self.consistent_from.0.into();
         raw.own_synced = self.own_synced.into();
+        raw.committed_cut_unix_ns = self.committed_cut_unix_ns.into();
         seal_slot(out);
     }
 
@@ -346,6 +350,7 @@ impl VolumeMeta {
             own_serial: raw.own_serial.get(),
             own_synced: raw.own_synced.get(),
             consistent_from: Epoch(raw.consistent_from.get()),
+            committed_cut_unix_ns: raw.committed_cut_unix_ns.get(),
         })
     }
 }
@@ -480,6 +485,7 @@ mod tests {
             own_serial: 5,
             own_synced: 13,
             consistent_from: Epoch(4),
+            committed_cut_unix_ns: 1_700_000_000_123_456_789,
         }
     }
 

@@ -69,6 +69,55 @@ fn load_kill_promote_check() {
     );
 }
 
+/// An operator asks how old the disk is that a promotion gave him; after a restart of the backup
+/// the answer was that nobody knows.
+#[test]
+fn the_time_of_the_cut_survives_restarts() {
+    let dir = tempfile::tempdir().unwrap();
+    let pair = Pair::new(dir.path(), 64 << 20).unwrap();
+    let mut backup = pair.start_backup().unwrap();
+    let mut primary = pair.start_primary().unwrap();
+    pair.wait_state("a", "protected", LIMIT).unwrap();
+    let before_unix_ns = blockrep_host::clock::unix_ns();
+    write(&pair, "a", 100);
+    let after_unix_ns = blockrep_host::clock::unix_ns();
+    primary.kill();
+    pair.wait_state("b", "waiting-for-primary", LIMIT).unwrap();
+    // Killed, its journal is read again; stopped in order it is drained, and metadata is all there is.
+    for signal in [libc::SIGKILL, libc::SIGTERM, libc::SIGTERM] {
+        let end = Instant::now() + LIMIT;
+        while pair.status("b").unwrap()["volumes"][0]["journal"]["extents"] != 0 {
+            assert!(Instant::now() < end, "{}", pair.status("b").unwrap());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        backup.signal(signal).unwrap();
+        backup.wait(LIMIT).unwrap();
+        backup = pair.start_backup().unwrap();
+    }
+    let promoted = pair.ctl_json("b", &["promote"]).unwrap();
+    let cut_unix_ns = promoted["cut_unix_ns"].as_u64().unwrap();
+    assert!(
+        (before_unix_ns..=after_unix_ns + 1_000_000_000).contains(&cut_unix_ns),
+        "{promoted}"
+    );
+}
+
+/// Whoever stops a primary read that it keeps trying to reach its backup.
+#[test]
+fn a_side_that_stops_promises_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let pair = Pair::new(dir.path(), 64 << 20).unwrap();
+    let _backup = pair.start_backup().unwrap();
+    let mut primary = pair.start_primary().unwrap();
+    pair.wait_state("a", "protected", LIMIT).unwrap();
+    primary.signal(libc::SIGTERM).unwrap();
+    primary.wait(LIMIT).unwrap();
+    let log = primary.text();
+    let last = log.lines().rfind(|line| line.contains("group-state: "));
+    let last = last.unwrap_or_else(|| panic!("no change of state: {log}"));
+    assert!(last.ends_with("; next: this daemon ends"), "{last}");
+}
+
 /// A promoted side that was started again answered reads and refused every write, for ever.
 #[test]
 fn a_promoted_side_takes_writes_after_every_start() {

@@ -192,6 +192,7 @@ pub fn blank_volume(shape: VolumeShape) -> VolumeMeta {
         own_serial: 0,
         own_synced: 0,
         consistent_from: Epoch::NONE,
+        committed_cut_unix_ns: 0,
     }
 }
 

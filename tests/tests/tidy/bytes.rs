@@ -208,6 +208,7 @@ fn volume_slot_tables_are_what_is_written() {
         own_serial: 0x7e,
         consistent_from: Epoch(0x7f),
         own_synced: 0x80,
+        committed_cut_unix_ns: 0x86,
     };
     let mut bytes = vec![0; meta::SLOT_BYTES];
     meta.encode(&mut bytes);
@@ -237,6 +238,7 @@ fn volume_slot_tables_are_what_is_written() {
         ("own_serial", le!(0x7eu64)),
         ("consistent_from", le!(0x7fu64)),
         ("own_synced", le!(0x80u64)),
+        ("committed_cut_unix_ns", le!(0x86u64)),
     ];
     assert_none(&offsets("JOURNAL.md", &table(JOURNAL, 4), &bytes, &fields));
 }

@@ -90,6 +90,7 @@ fn volume_json(volume: &Volume, verify: bool) -> Value {
             "clean": meta.clean,
             "own_serial": meta.own_serial,
             "own_synced": meta.own_synced,
+            "committed_cut_unix_ns": meta.committed_cut_unix_ns,
         })
     });
     let mut value = json!({

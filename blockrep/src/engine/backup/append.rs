@@ -1,6 +1,6 @@
 //! Appending records, syncing them, and what follows: sealed epochs.
 
-use super::{BackupVolume, DirtyFiles, Io};
+use super::{BackupVolume, CUTS_KEPT, DirtyFiles, Io};
 use crate::engine::{Effect, ToGroup};
 use crate::io::{Bufs, Memory, Op, Target};
 use crate::journal::scan::Expect;
@@ -240,7 +240,7 @@ impl<M: Memory> BackupVolume<M> {
         }
         if sealed > self.durable {
             self.durable = sealed;
-            while self.cut_unix_ns.len() > 64 {
+            while self.cut_unix_ns.len() > CUTS_KEPT {
                 self.cut_unix_ns.pop_first();
             }
             fx.push(Effect::Group(ToGroup::Sealed(sealed)));

@@ -68,16 +68,18 @@ impl MetaState {
 }
 
 impl<M: Memory> BackupVolume<M> {
-    /// Highest committed epoch with a seal in the journal: what metadata may name. Own epochs are
-    /// named only when the tail has reached them: until then recovery reads two chains, and this
-    /// is how it knows how much of the first one has to be there.
-    fn journaled_committed(&self) -> Epoch {
+    /// Highest committed epoch with a seal in the journal, and when it was cut: what metadata may
+    /// name. Own epochs are named only when the tail has reached them: until then recovery reads two
+    /// chains, and this is how it knows how much of the first one has to be there.
+    fn journaled_committed(&self) -> (Epoch, u64) {
+        let known = &self.meta.now;
         self.committed_queue
             .iter()
             .rev()
             .find(|c| c.journaled && !self.is_own(c))
-            .map_or(self.meta.now.committed, |c| {
-                c.epoch.max(self.meta.now.committed)
+            .filter(|c| c.epoch > known.committed)
+            .map_or((known.committed, known.committed_cut_unix_ns), |c| {
+                (c.epoch, c.cut_unix_ns)
             })
     }
 
@@ -89,10 +91,11 @@ impl<M: Memory> BackupVolume<M> {
             return;
         };
         self.meta.running = Some(std::mem::take(&mut self.meta.wanted));
-        let committed = self.journaled_committed();
+        let (committed, cut_unix_ns) = self.journaled_committed();
         let meta = &mut self.meta.now;
         meta.generation += 1;
         meta.committed = committed;
+        meta.committed_cut_unix_ns = cut_unix_ns;
         meta.durable = meta.durable.max(committed);
         // Whatever this slot lets happen, to the tail or to the image, may rest on these records.
         if !crate::mutant!("own-synced-unnamed") {
@@ -231,7 +234,10 @@ impl<M: Memory> BackupVolume<M> {
             let meta = &mut self.meta.now;
             if first.journaled {
                 meta.applied = meta.applied.max(first.epoch);
-                meta.committed = meta.committed.max(first.epoch);
+                if first.epoch > meta.committed {
+                    meta.committed = first.epoch;
+                    meta.committed_cut_unix_ns = first.cut_unix_ns;
+                }
             }
             meta.tail = first.end.place;
             meta.tail_record_seq = first.end.record_seq;

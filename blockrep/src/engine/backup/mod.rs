@@ -35,6 +35,9 @@ use blkback_proto::meta::VolumeMeta;
 use slab::Slab;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+/// Epochs whose time of the cut is remembered, for the answer to a promotion.
+const CUTS_KEPT: usize = 64;
+
 /// What an operator sets of a backup volume.
 #[derive(Clone, Debug)]
 pub struct BackupSettings {
@@ -110,6 +113,7 @@ struct Pending {
 struct Committed {
     epoch: Epoch,
     journaled: bool,
+    cut_unix_ns: u64,
     end: Expect,
 }
 
@@ -254,9 +258,21 @@ impl<M: Memory> BackupVolume<M> {
             meta: meta::MetaState::new(meta),
             settings,
         };
-        for epoch in recovered.epochs {
-            volume.durable = volume.durable.max(epoch.epoch);
-            volume.pending.push_back(Pending {
+        volume.take_recovered(recovered.epochs);
+        volume
+    }
+
+    /// What the journal holds waits for the group's commit; when it was cut is known from there, of
+    /// what is applied from the metadata.
+    fn take_recovered(&mut self, epochs: Vec<ScannedEpoch>) {
+        let meta = &self.meta.now;
+        if meta.committed_cut_unix_ns != 0 {
+            self.note_cut(meta.committed, meta.committed_cut_unix_ns);
+        }
+        for epoch in epochs {
+            self.note_cut(epoch.epoch, epoch.cut_unix_ns);
+            self.durable = self.durable.max(epoch.epoch);
+            self.pending.push_back(Pending {
                 epoch: epoch.epoch,
                 extents: epoch.extents,
                 last_append: 0,
@@ -267,7 +283,6 @@ impl<M: Memory> BackupVolume<M> {
                 end: epoch.end.expect("a scanned epoch has records"),
             });
         }
-        volume
     }
 
     /// What it is doing.
@@ -308,6 +323,14 @@ impl<M: Memory> BackupVolume<M> {
             .range(..=epoch)
             .next_back()
             .map_or(0, |(_, ns)| *ns)
+    }
+
+    /// Keeps when an epoch was cut, and forgets the oldest.
+    fn note_cut(&mut self, epoch: Epoch, cut_unix_ns: u64) {
+        self.cut_unix_ns.insert(epoch, cut_unix_ns);
+        while self.cut_unix_ns.len() > CUTS_KEPT {
+            self.cut_unix_ns.pop_first();
+        }
     }
 
     /// Journal bytes in use and in all.
@@ -618,6 +641,7 @@ impl<M: Memory> BackupVolume<M> {
             self.queue_committed(Committed {
                 epoch: pending.epoch,
                 journaled: pending.journaled,
+                cut_unix_ns: pending.cut_unix_ns,
                 end: pending.end,
             });
         }

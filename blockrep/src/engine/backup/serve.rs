@@ -496,6 +496,7 @@ impl<M: Memory> BackupVolume<M> {
                 self.queue_committed(Committed {
                     epoch,
                     journaled: true,
+                    cut_unix_ns: 0,
                     end: own.end,
                 });
                 self.serve.flushed = epoch;

@@ -265,6 +265,7 @@ fn volume_meta(durable: u64) -> VolumeMeta {
         own_serial: 0,
         own_synced: 0,
         consistent_from: Epoch::NONE,
+        committed_cut_unix_ns: durable * 1000,
     }
 }
 

@@ -52,7 +52,7 @@ impl<M: Memory> BackupVolume<M> {
             // Nothing was written in this session yet: there is nothing to wait for either.
             if !self.session.holds_seals() {
                 self.durable = self.durable.max(epoch);
-                self.cut_unix_ns.insert(epoch, cut_unix_ns);
+                self.note_cut(epoch, cut_unix_ns);
                 fx.push(Effect::Group(ToGroup::Sealed(epoch)));
             }
             return Ok(());
