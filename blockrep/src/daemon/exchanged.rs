@@ -120,7 +120,8 @@ fn examine(path: &Path, image: &OpenedFile) -> Result<Facts, FileError> {
 }
 
 /// Refuses an image that is not the one of this state directory; the operator's word that it holds
-/// the same overrules. A state directory that does not know takes what it is given.
+/// the same overrules. A state directory that does not know takes what it is given. Gives whether
+/// that word was needed.
 ///
 /// # Errors
 /// What differs, and what to do.
@@ -130,10 +131,10 @@ pub(super) fn check(
     path: &Path,
     image: &OpenedFile,
     same_image: bool,
-) -> Result<(), FileError> {
+) -> Result<bool, FileError> {
     let file = layout.volume_image(index);
     let Some(text) = read_text(&file, TEXT_BYTES_MAX)? else {
-        return Ok(());
+        return Ok(false);
     };
     let now = examine(path, image)?;
     let why = match Facts::read(&text) {
@@ -141,15 +142,12 @@ pub(super) fn check(
         None => Some(format!("{} cannot be read", file.display())),
     };
     let Some(why) = why else {
-        if same_image {
-            tracing::warn!("--same-image is not needed: left there, it would hide an exchange");
-        }
-        return Ok(());
+        return Ok(false);
     };
     let path = path.display();
     if same_image {
         tracing::warn!("image {path} is another file ({why}): taken on the word --same-image");
-        return Ok(());
+        return Ok(true);
     }
     Err(FileError::store(format!(
         "the image {path} is not the file this state directory was made with ({why}): put that one \

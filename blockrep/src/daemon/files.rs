@@ -74,6 +74,11 @@ impl Layout {
         self.state.join(format!("volume-{index}.image"))
     }
 
+    /// What the image carries of this state directory, see [`super::image_mark`].
+    pub(super) fn volume_mark(&self, index: usize) -> PathBuf {
+        self.state.join(format!("volume-{index}.mark"))
+    }
+
     pub(super) fn journal_dir(&self, index: usize) -> PathBuf {
         self.journal.join(format!("journal-{index}"))
     }

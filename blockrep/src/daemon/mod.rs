@@ -15,6 +15,7 @@ mod control;
 mod exchanged;
 mod faults;
 mod files;
+mod image_mark;
 mod link;
 mod listen;
 mod loss;

@@ -73,6 +73,58 @@ fn an_exchanged_image_is_refused_on_both_sides() {
     assert_ne!(promoted["epoch"], 0, "{promoted}");
 }
 
+/// One image under two state directories in turn is the same file each time: what came in under the
+/// second would be served as an epoch of the first.
+#[test]
+fn an_image_used_with_another_state_directory_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let pair = small(dir.path());
+    let mut backup = pair.start_backup().unwrap();
+    let mut primary = pair.start_primary().unwrap();
+    pair.wait_state("a", "protected", LIMIT).unwrap();
+    ends_with(&mut backup, code::OK);
+    let (state, kept) = (pair.path("b.state"), pair.path("kept"));
+    fs::rename(&state, &kept).unwrap();
+    let mut backup = pair.start_backup().unwrap();
+    pair.wait_state("a", "protected", LIMIT).unwrap();
+    ends_with(&mut primary, code::OK);
+    ends_with(&mut backup, code::OK);
+
+    let old = || {
+        let mut command = pair.backup_command().unwrap();
+        command.arg("--same-image");
+        command
+    };
+    fs::rename(&state, pair.path("second")).unwrap();
+    fs::rename(&kept, &state).unwrap();
+    let mut command = pair.backup_command().unwrap();
+    if !carries_mark(&pair.path("b.img")) {
+        ends_with(&mut pair.launch("b", &mut command).unwrap(), code::OK);
+        return;
+    }
+    let words = [
+        "another state directory",
+        "put that one back",
+        "--same-image",
+    ];
+    refused(&mut command, code::STORE, &words);
+    let mut backup = pair.launch("b", &mut old()).unwrap();
+    let reason = &pair.status("b").unwrap()["volumes"][0]["reason"];
+    let told = "--same-image was given";
+    assert!(reason.as_str().unwrap().contains(told), "{reason}");
+    ends_with(&mut backup, code::OK);
+    ends_with(&mut pair.start_backup().unwrap(), code::OK);
+}
+
+/// Whether the file system of the image has the attribute that tells.
+fn carries_mark(image: &std::path::Path) -> bool {
+    let path = std::ffi::CString::new(image.as_os_str().as_encoded_bytes()).unwrap();
+    let name = c"user.blockrep.state";
+    // SAFETY: two C strings, and a size of zero: nothing is written.
+    let bytes = unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), std::ptr::null_mut(), 0) };
+    bytes > 0
+}
+
 /// A backup that never held anything takes what it is given, and remembers that.
 #[test]
 fn a_blank_backup_takes_any_image() {

@@ -9,6 +9,7 @@ use super::fresh::Fresh;
 use crate::cli::ExitCode;
 use crate::daemon::exchanged;
 use crate::daemon::files::{self, JournalReader, Layout, words};
+use crate::daemon::image_mark;
 use crate::daemon::owner;
 use crate::daemon::thread::fresh_lineage;
 use crate::engine::Identity;
@@ -46,13 +47,20 @@ impl<'a> Images<'a> {
     /// Refuses the image of a volume that was used with another one.
     fn check(&self, layout: &Layout, index: usize) -> Result<(), StartError> {
         let (path, image) = (self.paths[index], &self.opened[index]);
-        Ok(exchanged::check(layout, index, path, image, self.same)?)
+        let exchanged = exchanged::check(layout, index, path, image, self.same)?;
+        let marked = image_mark::check(layout, index, path, image, self.same)?;
+        if self.same && !exchanged && !marked {
+            tracing::warn!("--same-image is not needed: left there, it would hide an exchange");
+        }
+        Ok(())
     }
 
     fn record(&self, layout: &Layout, fresh: &mut Fresh) -> Result<(), StartError> {
         for (index, (path, image)) in self.paths.iter().zip(self.opened).enumerate() {
             fresh.file(&layout.volume_image(index));
             exchanged::record(layout, index, path, image)?;
+            fresh.file(&layout.volume_mark(index));
+            image_mark::record(layout, index, image)?;
         }
         Ok(())
     }
