@@ -5,7 +5,7 @@ use super::memory::{PoolBuf, PoolBufMut, PoolMemory};
 use super::nbd::NbdConn;
 use super::role::{Engine, Group};
 use super::status::Collector;
-use super::timeline::{Latencies, Rate};
+use super::timeline::{Holds, Latencies, Rate};
 use crate::config::{LossPolicy, OutputClass};
 use crate::engine::backup::Mode;
 use crate::engine::primary::PrimarySettings;
@@ -163,6 +163,7 @@ pub(super) struct VolumeThread {
     pub(super) promote_waits: Vec<PromoteWait>,
     pub(super) next_token: u64,
     pub(super) latencies: Latencies,
+    pub(super) holds: Holds,
     pub(super) rates: [Rate; 3],
     pub(super) progress: super::status::Progress,
     pub(super) since: super::status::Since,
@@ -256,6 +257,7 @@ impl VolumeThread {
         }
         self.flush_clients();
         self.call_guests();
+        self.holds.sent();
         self.pump_net();
         if !self.fx.is_empty() || !self.gfx.is_empty() {
             self.run_effects();
@@ -312,6 +314,11 @@ impl VolumeThread {
     fn mail(&mut self, mail: Mail) {
         match mail {
             Mail::ToVolume(message) => {
+                match message {
+                    ToVolume::Prepare => self.holds.begin(),
+                    ToVolume::Seal { .. } => self.holds.end(),
+                    _ => {}
+                }
                 self.engine
                     .group(self.now, &mut self.mem, message, &mut self.fx);
             }

@@ -1,5 +1,7 @@
 //! Recent times and rates, for status.
 
+use std::time::Instant;
+
 /// Samples kept.
 const SAMPLES_MAX: usize = 4096;
 
@@ -32,6 +34,41 @@ impl Latencies {
     }
 }
 
+/// How long cuts hold the completions of a volume.
+#[derive(Debug, Default)]
+pub(super) struct Holds {
+    since: Option<Instant>,
+    over: bool,
+    latencies: Latencies,
+}
+
+impl Holds {
+    /// Completions are held from now on.
+    pub(super) fn begin(&mut self) {
+        self.since.get_or_insert_with(Instant::now);
+    }
+
+    /// They may go; they are not sent yet.
+    pub(super) fn end(&mut self) {
+        self.over = self.since.is_some();
+    }
+
+    /// What may go has been sent.
+    pub(super) fn sent(&mut self) {
+        if std::mem::take(&mut self.over)
+            && let Some(since) = self.since.take()
+        {
+            let ns = since.elapsed().as_nanos();
+            self.latencies.note(u64::try_from(ns).unwrap_or(u64::MAX));
+        }
+    }
+
+    /// Median and 99th percentile in microseconds.
+    pub(super) fn percentiles_us(&self) -> Option<(u64, u64)> {
+        self.latencies.percentiles_us()
+    }
+}
+
 /// A counter's growth per second, over the last second or so.
 #[derive(Debug, Default)]
 pub(super) struct Rate {
@@ -58,6 +95,22 @@ impl Rate {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A hold that is counted before the answers are out, or twice, looks shorter than it is.
+    #[test]
+    fn a_hold_lasts_until_the_answers_are_sent() {
+        let mut holds = Holds::default();
+        holds.begin();
+        holds.sent();
+        assert_eq!(holds.percentiles_us(), None);
+        holds.end();
+        assert_eq!(holds.percentiles_us(), None);
+        holds.sent();
+        holds.sent();
+        holds.end();
+        holds.sent();
+        assert_eq!(holds.latencies.samples_ns.len(), 1);
+    }
 
     /// A latency an operator is shown must be one that happened.
     #[test]

@@ -209,6 +209,7 @@ pub(super) fn sprout(
         promote_waits: Vec::new(),
         next_token: 1,
         latencies: Default::default(),
+        holds: Default::default(),
         rates: Default::default(),
         progress: Default::default(),
         since: Default::default(),
