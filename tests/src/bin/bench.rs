@@ -20,7 +20,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Compare a raw file, qemu-nbd, blockrep alone and protected, and QEMU's mirror
+    /// Measure the disk against its bars: qemu-nbd, QEMU's mirror, a bare disk, over NBD and vhost-user
     Disk(DiskOptions),
 }
 

@@ -1,34 +1,41 @@
-//! The tables: medians over rounds, ratios within rounds, as markdown and JSON.
+//! The report: bars, tables and charts, as text, markdown, JSON and SVG.
 
-use super::plan::{StackKind, Workload};
-use super::point::{Cost, JOURNALS_MIN, Point, Replica};
-use super::{DiskOptions, MIB};
+mod chart;
+mod tables;
+
+use super::DiskOptions;
+use super::bars::Bar;
+use super::plan::{Pattern, StackKind, Workload};
+use super::point::Point;
+use super::stats::Middle;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
-use std::fmt::Write;
 use std::path::Path;
+
+/// Name of the chart of all bars.
+const BARS_CHART: &str = "disk-bars.svg";
 
 /// Everything measured.
 #[derive(Debug)]
 pub(super) struct Report {
     options: DiskOptions,
     points: Vec<Point>,
+    bars: Vec<Bar>,
     skipped: Vec<String>,
     machine: String,
 }
 
-/// A median and how far the rounds are apart, as a part of it.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Middle {
-    median: f64,
-    spread: f64,
-}
-
 impl Report {
-    pub(super) fn new(options: &DiskOptions, points: Vec<Point>, skipped: Vec<String>) -> Self {
+    pub(super) fn new(
+        options: &DiskOptions,
+        points: Vec<Point>,
+        bars: Vec<Bar>,
+        skipped: Vec<String>,
+    ) -> Self {
         Self {
             options: options.clone(),
             points,
+            bars,
             skipped,
             machine: machine(),
         }
@@ -42,7 +49,12 @@ impl Report {
 
     fn median(&self, workload: Workload, stack: StackKind, of: impl Fn(&Point) -> f64) -> f64 {
         let values: Vec<f64> = self.of(workload, stack).into_iter().map(of).collect();
-        middle(&values).map_or(0.0, |m| m.median)
+        Middle::of(&values).map_or(0.0, |m| m.median)
+    }
+
+    fn iops(&self, workload: Workload, stack: StackKind) -> Option<Middle> {
+        let points = self.of(workload, stack);
+        Middle::of(&points.iter().map(|p| p.load.iops).collect::<Vec<_>>())
     }
 
     /// Median of the ratios of `stack` to `base` within each round.
@@ -56,185 +68,83 @@ impl Report {
                 Some(p.load.iops / base.load.iops)
             })
             .collect();
-        middle(&ratios).map(|m| m.median)
+        Middle::of(&ratios).map(|m| m.median)
     }
 
-    /// The report as markdown; it reads well on a terminal, too.
-    pub(super) fn text(&self) -> String {
+    fn head(&self) -> String {
         let o = &self.options;
         let mut text = format!(
             "\n# bench disk\n\n{}\n{} rounds of {} s per point, interleaved; images of {} MiB; \
-             journals of {} MiB (burst) and {} MiB (sustained); epochs of {}.\nFigures are medians \
-             over the rounds; ratios are medians of the ratios within each round. Only ratios \
-             within one run count: other work on the machine moves the figures themselves.\n",
+             journals of {} MiB (burst) and {} MiB (sustained); epochs of {} ms.\nFigures are \
+             medians over the rounds; ratios are medians of the ratios within each round, spread is \
+             what lies between the lowest and the highest. Only ratios within one run count: other \
+             work on the machine moves the figures themselves.\n",
             self.machine,
             o.rounds,
             o.seconds,
             o.size_mib,
             o.burst_journal_mib,
             o.sustained_journal_mib,
-            o.epoch
+            o.epoch_ms
         );
         for skipped in &self.skipped {
-            let _ = writeln!(text, "Skipped: {skipped}");
+            text += &format!("Skipped: {skipped}\n");
         }
+        text
+    }
+
+    /// The report for a terminal: what is read first stands last.
+    pub(super) fn text(&self) -> String {
+        let mut text = self.head();
         for workload in Workload::ALL {
-            if self.points.iter().any(|p| p.workload == workload) {
-                self.speeds(workload, &mut text);
-                self.replicas(workload, &mut text);
-                self.costs(workload, &mut text);
+            self.points_text(workload, &mut text);
+        }
+        text + "\n## Bars\n\n" + &tables::bars(&self.bars)
+    }
+
+    /// The report as markdown, with charts.
+    fn markdown(&self) -> String {
+        let mut text = self.head();
+        text += &format!("\n## Bars\n\n{}\n", tables::bars(&self.bars));
+        text += &format!("![bars]({BARS_CHART})\n");
+        for workload in Workload::ALL {
+            self.points_text(workload, &mut text);
+            if self.is_charted(workload) {
+                text += &format!("![{}]({})\n", workload.name(), chart_name(workload));
             }
         }
         text
     }
 
-    fn speeds(&self, workload: Workload, text: &mut String) {
-        let mut rows = vec![row(&[
-            "stack",
-            "IOPS",
-            "MB/s",
-            "spread",
-            "x qemu-nbd",
-            "x raw",
-            "p50 us",
-            "p99 us",
-            "p99.9 us",
-        ])];
-        for stack in StackKind::ALL {
-            let iops: Vec<f64> = self
-                .of(workload, stack)
-                .iter()
-                .map(|p| p.load.iops)
+    fn is_charted(&self, workload: Workload) -> bool {
+        workload.pattern == Pattern::Free && self.points.iter().any(|p| p.workload == workload)
+    }
+
+    fn charts(&self) -> Vec<(String, String)> {
+        let over: Vec<chart::Row> = self.bars.iter().filter_map(chart::Row::of_bar).collect();
+        let title = "How far over the bar (1 is met)";
+        let mut charts = vec![(BARS_CHART.to_owned(), chart::draw(title, &over, Some(1.0)))];
+        for workload in Workload::ALL.into_iter().filter(|w| self.is_charted(*w)) {
+            let rows: Vec<chart::Row> = StackKind::all()
+                .into_iter()
+                .filter_map(|stack| {
+                    let iops = self.iops(workload, stack)?;
+                    Some(chart::Row::of_rate(stack.name(), iops))
+                })
                 .collect();
-            let Some(iops) = middle(&iops) else { continue };
-            let ratio = |base| {
-                self.ratio(workload, stack, base)
-                    .map_or("-".to_owned(), |r| format!("{r:.2}"))
-            };
-            let (qemu, raw) = (ratio(StackKind::QemuNbd), ratio(StackKind::Raw));
-            let at = |of: fn(&Point) -> f64| format!("{:.0}", self.median(workload, stack, of));
-            let bytes = iops.median * workload.block_bytes as f64;
-            // The streams end at different times: latencies of one of them say nothing.
-            let latencies = if stack == StackKind::ThreeStreams {
-                ["-".to_owned(), "-".to_owned(), "-".to_owned()]
-            } else {
-                [
-                    at(|p| p.load.p50_us),
-                    at(|p| p.load.p99_us),
-                    at(|p| p.load.p999_us),
-                ]
-            };
-            let mut cells = vec![
-                stack.name().to_owned(),
-                format!("{:.0}", iops.median),
-                format!("{:.1}", bytes / 1e6),
-                format!("{:.0} %", iops.spread * 100.0),
-                qemu,
-                raw,
-            ];
-            cells.extend(latencies);
-            rows.push(cells);
+            let title = format!("{}: requests per second", workload.name());
+            charts.push((chart_name(workload), chart::draw(&title, &rows, None)));
         }
-        let _ = writeln!(text, "\n## {}\n\n{}", workload.name(), table(&rows));
-    }
-
-    fn replicas(&self, workload: Workload, text: &mut String) {
-        let mut rows = vec![row(&[
-            "protected stack",
-            "journals written",
-            "window used",
-            "lag half way MiB",
-            "lag at end MiB",
-            "drain ms",
-            "commit p50 us",
-            "commit p99 us",
-            "backup wrote per byte",
-        ])];
-        for stack in StackKind::ALL {
-            let points = self.of(workload, stack);
-            let replicas: Vec<Replica> = points.iter().filter_map(|p| p.replica).collect();
-            if replicas.is_empty() || !workload.writes() {
-                continue;
-            }
-            let of = |pick: &dyn Fn(&Replica) -> f64| {
-                let values: Vec<f64> = replicas.iter().map(pick).collect();
-                middle(&values).map_or(0.0, |m| m.median)
-            };
-            let commit = |pick: fn(&Replica) -> Option<u64>| {
-                let values: Vec<f64> = replicas.iter().filter_map(pick).map(|v| v as f64).collect();
-                middle(&values).map_or("-".to_owned(), |m| format!("{:.0}", m.median))
-            };
-            let journals = self.median(workload, stack, |p| p.journals().unwrap_or(0.0));
-            let sustained = matches!(
-                stack,
-                StackKind::Protected {
-                    sustained: true,
-                    ..
-                }
-            );
-            let short = sustained && journals < JOURNALS_MIN as f64;
-            let mib = MIB as f64;
-            rows.push(vec![
-                stack.name().to_owned(),
-                format!("{journals:.1}{}", if short { " (too few)" } else { "" }),
-                format!(
-                    "{:.0} %",
-                    of(&|r| r.journal_used_bytes as f64 * 100.0 / r.journal_bytes.max(1) as f64)
-                ),
-                format!("{:.1}", of(&|r| r.lag_half_bytes as f64 / mib)),
-                format!("{:.1}", of(&|r| r.lag_end_bytes as f64 / mib)),
-                format!("{:.0}", of(&|r| r.drain_ms as f64)),
-                commit(|r| r.commit_p50_us),
-                commit(|r| r.commit_p99_us),
-                format!("{:.2}", of(&|r| r.written_ratio)),
-            ]);
-        }
-        if rows.len() > 1 {
-            let _ = writeln!(text, "{}", table(&rows));
-        }
-    }
-
-    fn costs(&self, workload: Workload, text: &mut String) {
-        let mut rows = vec![row(&[
-            "stack",
-            "front CPU us/request",
-            "second copy CPU us/request",
-            "front MiB",
-            "second copy MiB",
-        ])];
-        for stack in StackKind::ALL {
-            let points = self.of(workload, stack);
-            if points.iter().all(|p| p.front.is_none()) {
-                continue;
-            }
-            let of = |side: fn(&Point) -> Option<Cost>, pick: fn(Cost) -> f64| {
-                let values: Vec<f64> = points.iter().filter_map(|p| side(p)).map(pick).collect();
-                middle(&values).map_or("-".to_owned(), |m| format!("{:.1}", m.median))
-            };
-            let mib = |c: Cost| c.resident_bytes as f64 / MIB as f64;
-            rows.push(vec![
-                stack.name().to_owned(),
-                of(|p| p.front, |c| c.cpu_us_per_request),
-                of(|p| p.back, |c| c.cpu_us_per_request),
-                of(|p| p.front, mib),
-                of(|p| p.back, mib),
-            ]);
-        }
-        if rows.len() > 1 {
-            let _ = writeln!(text, "{}", table(&rows));
-        }
+        charts
     }
 
     fn json(&self) -> Value {
         let mut summary = Vec::new();
         for workload in Workload::ALL {
-            for stack in StackKind::ALL {
-                let iops: Vec<f64> = self
-                    .of(workload, stack)
-                    .iter()
-                    .map(|p| p.load.iops)
-                    .collect();
-                let Some(iops) = middle(&iops) else { continue };
+            for stack in StackKind::all() {
+                let Some(iops) = self.iops(workload, stack) else {
+                    continue;
+                };
                 summary.push(json!({"workload": workload.name(), "stack": stack.name(),
                     "iops_median": iops.median, "spread": iops.spread,
                     "ratio_to_qemu_nbd": self.ratio(workload, stack, StackKind::QemuNbd),
@@ -243,20 +153,24 @@ impl Report {
         }
         let o = &self.options;
         let points: Vec<Value> = self.points.iter().map(Point::json).collect();
+        let bars: Vec<Value> = self.bars.iter().map(Bar::json).collect();
         json!({"machine": self.machine, "skipped": self.skipped,
             "options": {"seconds": o.seconds, "rounds": o.rounds, "size_mib": o.size_mib,
                 "burst_journal_mib": o.burst_journal_mib,
-                "sustained_journal_mib": o.sustained_journal_mib, "epoch": o.epoch},
-            "summary": summary, "points": points})
+                "sustained_journal_mib": o.sustained_journal_mib, "epoch_ms": o.epoch_ms},
+            "bars": bars, "summary": summary, "points": points})
     }
 
-    /// Writes `disk.md` and `disk.json`.
+    /// Writes `disk.md`, `disk.json` and the charts.
     ///
     /// # Errors
     /// They cannot be written.
     pub(super) fn write(&self, dir: &Path) -> Result<()> {
         let json = serde_json::to_string_pretty(&self.json())?;
-        for (name, text) in [("disk.md", self.text()), ("disk.json", json)] {
+        let mut files = self.charts();
+        files.push(("disk.md".to_owned(), self.markdown()));
+        files.push(("disk.json".to_owned(), json));
+        for (name, text) in files {
             let path = dir.join(name);
             std::fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
         }
@@ -264,54 +178,8 @@ impl Report {
     }
 }
 
-fn row(cells: &[&str]) -> Vec<String> {
-    cells.iter().map(|cell| (*cell).to_owned()).collect()
-}
-
-fn middle(values: &[f64]) -> Option<Middle> {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let (first, last) = (*sorted.first()?, *sorted.last()?);
-    let half = sorted.len() / 2;
-    let median = if sorted.len() % 2 == 1 {
-        sorted[half]
-    } else {
-        f64::midpoint(sorted[half - 1], sorted[half])
-    };
-    let spread = if median > 0.0 {
-        (last - first) / median
-    } else {
-        0.0
-    };
-    Some(Middle { median, spread })
-}
-
-/// A markdown table whose columns stand under each other; the first row is the head.
-fn table(rows: &[Vec<String>]) -> String {
-    let columns = rows.first().map_or(0, Vec::len);
-    let width = |column: usize| rows.iter().map(|r| r[column].len()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    let mut text = String::new();
-    for (index, row) in rows.iter().enumerate() {
-        for (column, cell) in row.iter().enumerate() {
-            let width = widths[column];
-            let _ = if column == 0 {
-                write!(text, "| {cell:width$} ")
-            } else {
-                write!(text, "| {cell:>width$} ")
-            };
-        }
-        text.push_str("|\n");
-        if index == 0 {
-            for (column, width) in widths.iter().enumerate() {
-                let dashes = "-".repeat(width + 1);
-                let end = if column == 0 { "-" } else { ":" };
-                let _ = write!(text, "|{dashes}{end}");
-            }
-            text.push_str("|\n");
-        }
-    }
-    text
+fn chart_name(workload: Workload) -> String {
+    format!("disk-{}.svg", workload.name())
 }
 
 /// The machine in a line: ratios are told with it.
@@ -337,28 +205,4 @@ fn machine() -> String {
         kib >> 20,
         kernel.trim()
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A mean would let one disturbed round speak for all of them.
-    #[test]
-    fn medians() {
-        assert_eq!(middle(&[]), None);
-        let odd = middle(&[30.0, 10.0, 20.0]).unwrap();
-        assert_eq!((odd.median, odd.spread), (20.0, 1.0));
-        assert_eq!(middle(&[1.0, 2.0]).unwrap().median, 1.5);
-    }
-
-    /// A table whose columns slip is read wrongly.
-    #[test]
-    fn columns_stand_under_each_other() {
-        let rows = [row(&["name", "n"]), row(&["a", "100"])];
-        assert_eq!(
-            table(&rows),
-            "| name |   n |\n|------|----:|\n| a    | 100 |\n"
-        );
-    }
 }
