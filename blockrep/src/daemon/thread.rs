@@ -257,7 +257,6 @@ impl VolumeThread {
         }
         self.flush_clients();
         self.call_guests();
-        self.holds.sent();
         self.pump_net();
         if !self.fx.is_empty() || !self.gfx.is_empty() {
             self.run_effects();
@@ -265,6 +264,8 @@ impl VolumeThread {
             self.call_guests();
             self.pump_net();
         }
+        // The kernel gets all of it in the next moment.
+        self.holds.sent();
     }
 
     fn tick(&mut self) {
