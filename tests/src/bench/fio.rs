@@ -1,6 +1,7 @@
 //! fio: what it is told, and what it says.
 
-use super::plan::{OFFERED_BYTES_PER_S, Pattern, RUN_BLOCKS, Workload, find_program};
+use super::plan::find_program;
+use super::workload::{OFFERED_BYTES_PER_S, Pattern, RUN_BLOCKS, Workload};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::path::Path;

@@ -1,11 +1,10 @@
 //! Making load: how long and how much, by fio, by a ring of our own, or by none at all.
 
 use super::fio::{self, Extent, Outcome, To};
-use super::plan::{
-    Door, FIRST, OFFERED_BYTES_PER_S, PLAIN, Pattern, Protected, SECOND, StackKind, Workload,
-};
+use super::plan::{Door, FIRST, PLAIN, Protected, SECOND, StackKind};
 use super::point::{Bench, Point};
 use super::stack::Stack;
+use super::workload::{OFFERED_BYTES_PER_S, Pattern, Workload};
 use super::{MIB, append, vhost};
 use crate::harness::Process;
 use anyhow::{Context, Result, anyhow, ensure};

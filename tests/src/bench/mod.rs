@@ -23,13 +23,14 @@ mod sample;
 mod stack;
 mod stats;
 mod vhost;
+mod workload;
 
 pub use plan::Family;
 
 use crate::harness::{Process, binary};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use plan::{StackKind, Workload};
+use plan::StackKind;
 use point::{Bench, Point};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -37,6 +38,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use workload::Workload;
 
 /// Somebody pressed Ctrl-C: everything was cleaned up.
 #[derive(Debug)]

@@ -2,10 +2,11 @@
 
 use super::DiskOptions;
 use super::fio::Outcome;
-use super::plan::{StackKind, Workload};
+use super::plan::StackKind;
 use super::replica::{Looks, Replica};
 use super::sample::{self, Counters};
 use super::stack::Stack;
+use super::workload::Workload;
 use crate::harness::Process;
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
@@ -55,7 +56,7 @@ impl Bench {
         kind: StackKind,
         earlier: &[Point],
     ) -> Result<Point> {
-        let mut stack = Stack::start(self, kind)?;
+        let mut stack = Stack::start(self, kind, workload)?;
         let before = (read(&stack.front)?, read(&stack.back)?);
         let seed = u64::from(round) * 1000 + 17;
         let extent = self.extent(round, workload, kind, earlier);

@@ -6,6 +6,7 @@
 use super::plan::{Door, FIRST, PLAIN, Protected, SECOND, StackKind};
 use super::point::Bench;
 use super::qmp::Qmp;
+use super::workload::Workload;
 use crate::harness::{Process, binary, free_port};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -42,7 +43,7 @@ impl Stack {
     ///
     /// # Errors
     /// It does not come up: what it said.
-    pub(super) fn start(bench: &Bench, kind: StackKind) -> Result<Self> {
+    pub(super) fn start(bench: &Bench, kind: StackKind, workload: Workload) -> Result<Self> {
         let dir = tempfile::Builder::new()
             .prefix("stack-")
             .tempdir_in(&bench.dir)?;
@@ -68,7 +69,11 @@ impl Stack {
                 stack.start_front(&spec, &["--nbd", &address])?;
                 stack.wait_front(bench)?;
             }
-            StackKind::Protected(protected) => stack.protected(bench, protected)?,
+            StackKind::Protected(protected) => {
+                // Who only reads need not wait until a large journal is written.
+                let small = protected.sustained || workload.reads();
+                stack.protected(bench, protected, small)?;
+            }
             StackKind::Mirror(mode) => stack.mirror(bench, mode)?,
         }
         Ok(stack)
@@ -114,8 +119,8 @@ impl Stack {
         Ok(images)
     }
 
-    fn protected(&mut self, bench: &Bench, protected: Protected) -> Result<()> {
-        let journal_mib = if protected.sustained {
+    fn protected(&mut self, bench: &Bench, protected: Protected, small: bool) -> Result<()> {
+        let journal_mib = if small {
             bench.options.sustained_journal_mib
         } else {
             bench.options.burst_journal_mib

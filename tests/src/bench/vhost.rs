@@ -4,7 +4,7 @@
 //! a buffer. A ring that has nothing sleeps, as a guest does; it never spins.
 
 use super::fio::{Extent, Outcome};
-use super::plan::Workload;
+use super::workload::Workload;
 use anyhow::{Context, Result, ensure};
 use hdrhistogram::Histogram;
 use memmap2::MmapMut;

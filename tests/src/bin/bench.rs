@@ -29,7 +29,7 @@ fn main() -> ExitCode {
     match bench::disk(&options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<Interrupted>() => {
-            eprintln!("{error}");
+            eprintln!("{Interrupted}");
             ExitCode::from(130)
         }
         Err(error) => {

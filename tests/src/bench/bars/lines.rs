@@ -1,10 +1,11 @@
 //! Which lines there are, and what their bars are.
 
 use super::super::MIB;
-use super::super::plan::{Family, StackKind, Workload};
+use super::super::plan::{Family, StackKind};
 use super::super::point::{Cost, Point};
 use super::super::replica::Replica;
 use super::super::stats::Middle;
+use super::super::workload::Workload;
 use super::{Bar, Limit, Round};
 use crate::bench::load::JOURNALS_MIN;
 
@@ -247,18 +248,21 @@ fn epochs(rounds: &[Round<'_>], bars: &mut Vec<Bar>) {
 }
 
 fn bytes(rounds: &[Round<'_>], bars: &mut Vec<Bar>) {
-    for (text, workload, most) in [
-        ("backup writes per byte, QD32, no block twice", W::ONCE, 2.1),
+    for (text, workload, stack, most) in [
         (
-            "backup writes per byte, QD32, 90 % overwrites within 640 writes",
+            "backup writes per byte, QD32, no block twice",
+            W::ONCE,
+            StackKind::BURST,
+            2.1,
+        ),
+        (
+            "backup writes per byte, QD32, 90 % overwrites within an epoch of 100 ms",
             W::TEN_TIMES,
+            StackKind::OVERWRITTEN,
             1.3,
         ),
     ] {
-        let ratio = values(
-            rounds,
-            replica(workload, StackKind::BURST, |r| Some(r.written_ratio)),
-        );
+        let ratio = values(rounds, replica(workload, stack, |r| Some(r.written_ratio)));
         bars.push(Bar::new(text, "", &ratio, Limit::AtMost(most), None));
     }
 }

@@ -2,9 +2,10 @@
 
 mod lines;
 
-use super::plan::{Family, StackKind, Workload};
+use super::plan::{Family, StackKind};
 use super::point::Point;
 use super::stats::Middle;
+use super::workload::Workload;
 use serde_json::{Value, json};
 
 /// The points of one round.

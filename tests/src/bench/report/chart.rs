@@ -7,9 +7,9 @@ use svg::node::element::{Line, Rectangle, Text};
 
 /// Pixels: a row, a name, the longest bar, and what stands behind it.
 const ROW: f64 = 22.0;
-const NAME: f64 = 460.0;
+const NAME: f64 = 540.0;
 const LONGEST: f64 = 360.0;
-const BEHIND: f64 = 160.0;
+const BEHIND: f64 = 180.0;
 /// A title, and the first row under it.
 const TITLE: f64 = 24.0;
 const TOP: f64 = 40.0;

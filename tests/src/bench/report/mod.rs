@@ -5,9 +5,10 @@ mod tables;
 
 use super::DiskOptions;
 use super::bars::Bar;
-use super::plan::{Pattern, StackKind, Workload};
+use super::plan::StackKind;
 use super::point::Point;
 use super::stats::Middle;
+use super::workload::{Pattern, Workload};
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use std::path::Path;

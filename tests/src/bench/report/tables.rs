@@ -3,10 +3,11 @@
 use super::super::MIB;
 use super::super::bars::Bar;
 use super::super::load::JOURNALS_MIN;
-use super::super::plan::{Pattern, Protected, StackKind, Workload};
+use super::super::plan::{Protected, StackKind};
 use super::super::point::{Cost, Point};
 use super::super::replica::Replica;
 use super::super::stats::Middle;
+use super::super::workload::{Pattern, Workload};
 use super::Report;
 use std::fmt::Write;
 
