@@ -134,6 +134,13 @@ impl Point {
         self.load.iops * self.workload.block_bytes as f64
     }
 
+    /// Requests per second if the time of the drain counts, too.
+    pub(super) fn settled_iops(&self) -> Option<f64> {
+        let replica = self.replica.as_ref()?;
+        let ms = self.load.runtime_ms + replica.drain_ms;
+        Some(self.load.requests as f64 * 1000.0 / ms.max(1) as f64)
+    }
+
     /// Journals' worth of data that a protected point wrote.
     pub(super) fn journals(&self) -> Option<f64> {
         self.replica
