@@ -4,6 +4,8 @@
 //! of its own, and so it is the real path: NBD socket, engine, image, record, link. A few
 //! allocations belong to epochs and records and are bounded by those, not by requests.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot set itself up fails")]
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::io::{Read, Write};

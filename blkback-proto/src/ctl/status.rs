@@ -35,6 +35,9 @@ pub struct Status {
     pub rates: Rates,
     /// From a cut to its commit, over the last epochs.
     pub commit_latency: CommitLatency,
+    /// How long cuts held answers to the guest, over the last epochs; only on a primary.
+    #[serde(default)]
+    pub cut_hold: CutHold,
     /// Who wrote what: oldest first.
     pub lineage: Vec<LineageEntry>,
 }
@@ -292,6 +295,17 @@ pub struct CommitLatency {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub p50_us: Option<u64>,
     /// One in a hundred is slower.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub p99_us: Option<u64>,
+}
+
+/// How long a cut held answers to the guest; absent until there was one.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CutHold {
+    /// Half are shorter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub p50_us: Option<u64>,
+    /// One in a hundred is longer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub p99_us: Option<u64>,
 }

@@ -10,7 +10,7 @@ use crate::engine::backup::Mode;
 use crate::group::State;
 use crate::group::refusal::remedy;
 use blkback_proto::ctl::{
-    AckMode, Answer, Bounds, CommitLatency, DaemonStatus, Epochs, GroupState, GroupStatus,
+    AckMode, Answer, Bounds, CommitLatency, CutHold, DaemonStatus, Epochs, GroupState, GroupStatus,
     JournalStatus, Lag, LineageEntry, LinkState, LinkStatus, MemoryPart, OutputClass, OutputStatus,
     QueueBound, Rates, RefusedPeer, Role, Stated, Status, SyncProgress, VolumeCounters,
     VolumeState, VolumeStatus,
@@ -38,6 +38,8 @@ pub(super) struct Report {
     queues: Vec<QueueBound>,
     in_per_s: u64,
     out_per_s: u64,
+    /// Median and 99th percentile of holds, in microseconds.
+    cut_hold_us: Option<(u64, u64)>,
     group: Option<GroupReport>,
 }
 
@@ -123,6 +125,11 @@ fn compose(reports: Vec<Report>) -> Status {
             epochs_per_s: group.epochs_per_s,
         },
         commit_latency: group.commit_latency,
+        // The guest waits for the slowest of its volumes.
+        cut_hold: CutHold {
+            p50_us: reports.iter().filter_map(|r| Some(r.cut_hold_us?.0)).max(),
+            p99_us: reports.iter().filter_map(|r| Some(r.cut_hold_us?.1)).max(),
+        },
         lineage: group.lineage,
         volumes: reports.into_iter().map(|r| r.volume).collect(),
     }
@@ -198,6 +205,7 @@ impl VolumeThread {
             queues: self.queues(),
             in_per_s,
             out_per_s,
+            cut_hold_us: self.holds.percentiles_us(),
             group: self.group_report(),
         }
     }

@@ -5,7 +5,7 @@ use super::memory::{PoolBuf, PoolBufMut, PoolMemory};
 use super::nbd::NbdConn;
 use super::role::{Engine, Group};
 use super::status::Collector;
-use super::timeline::{Latencies, Rate};
+use super::timeline::{Holds, Latencies, Rate};
 use crate::config::{LossPolicy, OutputClass};
 use crate::engine::backup::Mode;
 use crate::engine::primary::PrimarySettings;
@@ -165,6 +165,7 @@ pub(super) struct VolumeThread {
     pub(super) promote_waits: Vec<PromoteWait>,
     pub(super) next_token: u64,
     pub(super) latencies: Latencies,
+    pub(super) holds: Holds,
     pub(super) rates: [Rate; 3],
     pub(super) progress: super::status::Progress,
     pub(super) since: super::status::Since,
@@ -265,6 +266,8 @@ impl VolumeThread {
             self.call_guests();
             self.pump_net();
         }
+        // The kernel gets all of it in the next moment.
+        self.holds.sent();
     }
 
     fn tick(&mut self) {
@@ -314,6 +317,11 @@ impl VolumeThread {
     fn mail(&mut self, mail: Mail) {
         match mail {
             Mail::ToVolume(message) => {
+                match message {
+                    ToVolume::Prepare => self.holds.begin(),
+                    ToVolume::Seal { .. } => self.holds.end(),
+                    _ => {}
+                }
                 self.engine
                     .group(self.now, &mut self.mem, message, &mut self.fx);
             }

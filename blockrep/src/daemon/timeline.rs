@@ -1,5 +1,7 @@
 //! Recent times and rates, for status.
 
+use std::time::Instant;
+
 /// Samples kept.
 const SAMPLES_MAX: usize = 4096;
 
@@ -29,6 +31,41 @@ impl Latencies {
         sorted.sort_unstable();
         let at = |percent: usize| sorted[(sorted.len() - 1) * percent / 100] / 1000;
         Some((at(50), at(99)))
+    }
+}
+
+/// How long cuts hold the completions of a volume.
+#[derive(Debug, Default)]
+pub(super) struct Holds {
+    since: Option<Instant>,
+    over: bool,
+    latencies: Latencies,
+}
+
+impl Holds {
+    /// Completions are held from now on.
+    pub(super) fn begin(&mut self) {
+        self.since.get_or_insert_with(Instant::now);
+    }
+
+    /// They may go; they are not sent yet.
+    pub(super) fn end(&mut self) {
+        self.over = self.since.is_some();
+    }
+
+    /// What may go has been sent.
+    pub(super) fn sent(&mut self) {
+        if std::mem::take(&mut self.over)
+            && let Some(since) = self.since.take()
+        {
+            let ns = since.elapsed().as_nanos();
+            self.latencies.note(u64::try_from(ns).unwrap_or(u64::MAX));
+        }
+    }
+
+    /// Median and 99th percentile in microseconds.
+    pub(super) fn percentiles_us(&self) -> Option<(u64, u64)> {
+        self.latencies.percentiles_us()
     }
 }
 
@@ -84,6 +121,22 @@ mod tests {
             assert_eq!(bytes.update(at_s * 1_000_000_000, value), bytes_per_s);
             assert_eq!(epochs.update(at_s * 1_000_000_000, value), epochs_per_s);
         }
+    }
+
+    /// A hold that is counted before the answers are out, or twice, looks shorter than it is.
+    #[test]
+    fn a_hold_lasts_until_the_answers_are_sent() {
+        let mut holds = Holds::default();
+        holds.begin();
+        holds.sent();
+        assert_eq!(holds.percentiles_us(), None);
+        holds.end();
+        assert_eq!(holds.percentiles_us(), None);
+        holds.sent();
+        holds.sent();
+        holds.end();
+        holds.sent();
+        assert_eq!(holds.latencies.samples_ns.len(), 1);
     }
 
     /// A latency an operator is shown must be one that happened.

@@ -1,6 +1,7 @@
 //! fio: what it is told, and what it says.
 
-use super::plan::{Workload, find_program};
+use super::plan::find_program;
+use super::workload::{OFFERED_BYTES_PER_S, Pattern, RUN_BLOCKS, Workload};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::path::Path;
@@ -15,19 +16,23 @@ pub(super) enum To<'a> {
     Nbd(&'a Path),
 }
 
-/// When fio ends.
+/// When a load ends.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Extent {
     /// At the latest, in seconds.
     pub(super) seconds: u64,
+    /// Probably, in seconds.
+    pub(super) expected_s: u64,
     /// After this many bytes, if given.
     pub(super) bytes: Option<u64>,
 }
 
-/// What one job did.
-#[derive(Debug, Clone, Copy)]
+/// What one job did; all zero where there was no load.
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Outcome {
+    /// Of what counts; a load may have a beginning that does not.
     pub(super) iops: f64,
+    /// All that were made.
     pub(super) requests: u64,
     pub(super) bytes: u64,
     pub(super) runtime_ms: u64,
@@ -62,7 +67,7 @@ pub(super) fn command(output: &Path) -> Command {
     command
         .arg(format!("--output={}", output.display()))
         .args(["--output-format=json", "--percentile_list=50:99:99.9"])
-        .args(["--norandommap=1", "--thread=1"]);
+        .arg("--thread=1");
     command
 }
 
@@ -84,6 +89,7 @@ pub(super) fn add_job(
         .arg(format!("--size={size_bytes}"))
         .arg(format!("--runtime={}", extent.seconds))
         .arg(format!("--randseed={seed}"));
+    add_pattern(command, workload);
     match extent.bytes {
         Some(bytes) => command.arg(format!("--io_size={bytes}")),
         None => command.arg("--time_based=1"),
@@ -95,6 +101,24 @@ pub(super) fn add_job(
         To::Nbd(socket) => command
             .arg("--ioengine=nbd")
             .arg(format!("--uri=nbd+unix:///?socket={}", socket.display())),
+    };
+}
+
+fn add_pattern(command: &mut Command, workload: Workload) {
+    let map = |none: u8| format!("--norandommap={none}");
+    match workload.pattern {
+        Pattern::Once => command.arg(map(0)),
+        Pattern::TenTimes => {
+            let run = RUN_BLOCKS * workload.block_bytes;
+            command
+                .arg("--zonemode=strided")
+                .arg(format!("--zonerange={run}"))
+                .arg(format!("--zonesize={}", run * 10))
+        }
+        Pattern::Offered => command
+            .arg(map(1))
+            .arg(format!("--rate={OFFERED_BYTES_PER_S}")),
+        Pattern::Free | Pattern::Idle => command.arg(map(1)),
     };
 }
 

@@ -6,21 +6,31 @@
 //! ratios within each round. Figures of different runs, let alone machines, do not compare.
 //!
 //! ```text
-//!   plan ──► stack (processes, sockets) ──► fio ──► samples of /proc and status ──► report
+//!   plan ──► stack (processes, sockets) ──► load (fio, ring) ──► samples of /proc and status
+//!                                             points of all rounds ──► bars ──► report
 //! ```
 
+mod append;
+mod bars;
 mod fio;
+mod load;
 mod plan;
 mod point;
 mod qmp;
+mod replica;
 mod report;
 mod sample;
 mod stack;
+mod stats;
+mod vhost;
+mod workload;
+
+pub use plan::Family;
 
 use crate::harness::{Process, binary};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use plan::{StackKind, Workload};
+use plan::StackKind;
 use point::{Bench, Point};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -28,6 +38,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use workload::Workload;
 
 /// Somebody pressed Ctrl-C: everything was cleaned up.
 #[derive(Debug)]
@@ -48,7 +59,7 @@ pub struct DiskOptions {
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=600))]
     pub seconds: u64,
     /// Rounds; every round measures every point once
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub rounds: u32,
     /// Size of each image in MiB; fully written before the first round
     #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u64).range(64..=1 << 20))]
@@ -59,16 +70,19 @@ pub struct DiskOptions {
     /// Journal of the sustained points in MiB: they write three times this or more
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(16..=1 << 20))]
     pub sustained_journal_mib: u64,
-    /// Time from cut to cut of the protected stacks
-    #[arg(long, default_value = "25ms")]
-    pub epoch: String,
+    /// Milliseconds from cut to cut of the protected stacks
+    #[arg(long, default_value_t = 25, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub epoch_ms: u64,
+    /// Only these families of bars; repeatable [default: all but extra]
+    #[arg(long, value_name = "FAMILY")]
+    pub only: Vec<Family>,
     /// Only stacks whose names contain this; repeatable
     #[arg(long, value_name = "WORD")]
     pub stack: Vec<String>,
     /// Only workloads whose names contain this; repeatable
     #[arg(long, value_name = "WORD")]
     pub workload: Vec<String>,
-    /// Where to write disk.json and disk.md; images stand in a directory there meanwhile
+    /// Where to write disk.md, disk.json and charts; images stand in a directory there meanwhile
     #[arg(long, value_name = "DIR", default_value = "target/bench")]
     pub out: PathBuf,
 }
@@ -93,8 +107,12 @@ pub fn disk(options: &DiskOptions) -> Result<()> {
         .prefix("work-")
         .tempdir_in(&options.out)
         .context("a directory for the images")?;
-    let (stacks, skipped) = choose(options);
-    ensure!(!stacks.is_empty(), "no stack has such a name");
+    let families = if options.only.is_empty() {
+        Family::usual()
+    } else {
+        options.only.clone()
+    };
+    let (plan, skipped) = choose(options, &families)?;
     for text in &skipped {
         println!("skipped: {text}");
     }
@@ -104,34 +122,46 @@ pub fn disk(options: &DiskOptions) -> Result<()> {
         stop,
     };
     make_images(&bench)?;
-    let points = measure(&bench, &stacks)?;
-    let report = report::Report::new(options, points, skipped);
+    let points = measure(&bench, &plan)?;
+    let bars = bars::table(&points, &families);
+    let report = report::Report::new(options, points, bars, skipped);
     print!("{}", report.text());
     report.write(&options.out)?;
     println!(
-        "written: {} and disk.json beside it",
+        "\nwritten: {}, disk.json and charts beside it",
         options.out.join("disk.md").display()
     );
     Ok(())
 }
 
-/// Stacks to measure, and a line for each one that cannot be.
-fn choose(options: &DiskOptions) -> (Vec<StackKind>, Vec<String>) {
-    let wanted = |name: &str| {
-        options.stack.is_empty() || options.stack.iter().any(|word| name.contains(word))
-    };
+/// Workloads, and the stacks to measure under each.
+type Plan = Vec<(Workload, Vec<StackKind>)>;
+
+/// What is to be measured, and a line for each stack that cannot be.
+fn choose(options: &DiskOptions, families: &[Family]) -> Result<(Plan, Vec<String>)> {
+    let wanted =
+        |name: &str, words: &[String]| words.is_empty() || words.iter().any(|w| name.contains(w));
     let mut skipped = Vec::new();
-    let mut stacks = Vec::new();
-    for kind in StackKind::ALL {
-        if !wanted(kind.name()) {
+    let mut plan = Vec::new();
+    for workload in Workload::ALL {
+        if !wanted(workload.name(), &options.workload) {
             continue;
         }
-        match kind.missing() {
-            None => stacks.push(kind),
-            Some(why) => skipped.push(format!("{}: {why}", kind.name())),
+        let mut stacks = plan::stacks(workload, families);
+        stacks.retain(|kind| {
+            let missing = kind.missing();
+            let line = missing
+                .as_ref()
+                .map(|why| format!("{}: {why}", kind.name()));
+            skipped.extend(line.filter(|line| !skipped.contains(line)));
+            missing.is_none() && wanted(kind.name(), &options.stack)
+        });
+        if !stacks.is_empty() {
+            plan.push((workload, stacks));
         }
     }
-    (stacks, skipped)
+    ensure!(!plan.is_empty(), "nothing is left to be measured");
+    Ok((plan, skipped))
 }
 
 /// Builds what is measured, when cargo started us; else the programs beside us are taken.
@@ -178,23 +208,14 @@ fn make_images(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
-fn measure(bench: &Bench, stacks: &[StackKind]) -> Result<Vec<Point>> {
-    let words = &bench.options.workload;
-    let workloads: Vec<Workload> = Workload::ALL
-        .into_iter()
-        .filter(|w| words.is_empty() || words.iter().any(|word| w.name().contains(word)))
-        .collect();
-    ensure!(!workloads.is_empty(), "no workload has such a name");
-    let per_round = workloads
-        .iter()
-        .map(|w| stacks.iter().filter(|s| s.runs(*w)).count())
-        .sum::<usize>();
+fn measure(bench: &Bench, plan: &Plan) -> Result<Vec<Point>> {
+    let per_round = plan.iter().map(|(_, stacks)| stacks.len()).sum::<usize>();
     let total = per_round * bench.options.rounds as usize;
     let mut points: Vec<Point> = Vec::new();
     let since = Instant::now();
     for round in 0..bench.options.rounds {
-        for workload in &workloads {
-            for kind in stacks.iter().filter(|s| s.runs(*workload)) {
+        for (workload, stacks) in plan {
+            for kind in stacks {
                 bench.check_stop()?;
                 let point = bench
                     .point(round, *workload, *kind, &points)

@@ -3,9 +3,10 @@
 //! Every process is killed when the stack is dropped; sockets, state and journals stand in one
 //! directory that goes with it.
 
-use super::plan::{FIRST, PLAIN, SECOND, StackKind};
+use super::plan::{Door, FIRST, PLAIN, Protected, SECOND, StackKind};
 use super::point::Bench;
 use super::qmp::Qmp;
+use super::workload::Workload;
 use crate::harness::{Process, binary, free_port};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -15,6 +16,10 @@ use std::time::Duration;
 
 /// How long a stack may take to come up.
 const START_MAX: Duration = Duration::from_secs(60);
+/// Bytes of a huge image.
+const HUGE_BYTES: u64 = 1 << 40;
+/// What makes every sync of a journal slow.
+const SLOW_SYNC: (&str, &str) = ("BLOCKREP_FAULTS", "journal=sync:1+=delay:5ms");
 
 /// A stack that runs.
 #[derive(Debug)]
@@ -25,6 +30,8 @@ pub(super) struct Stack {
     pub(super) back: Option<Process>,
     /// Where the front serves NBD.
     pub(super) nbd: PathBuf,
+    /// Where it serves vhost-user, if it does.
+    pub(super) vhost: PathBuf,
     /// Keeps the mirror's monitor.
     _monitor: Option<Qmp>,
     /// Dropped last: files of the stack.
@@ -36,7 +43,7 @@ impl Stack {
     ///
     /// # Errors
     /// It does not come up: what it said.
-    pub(super) fn start(bench: &Bench, kind: StackKind) -> Result<Self> {
+    pub(super) fn start(bench: &Bench, kind: StackKind, workload: Workload) -> Result<Self> {
         let dir = tempfile::Builder::new()
             .prefix("stack-")
             .tempdir_in(&bench.dir)?;
@@ -44,11 +51,12 @@ impl Stack {
             front: None,
             back: None,
             nbd: dir.path().join("nbd"),
+            vhost: dir.path().join("vhost"),
             _monitor: None,
             dir,
         };
         match kind {
-            StackKind::Raw | StackKind::ThreeStreams => {}
+            StackKind::Raw | StackKind::ThreeStreams | StackKind::Append => {}
             StackKind::QemuNbd => {
                 let mut command = qemu_nbd(&bench.dir.join(PLAIN));
                 command.arg("-k").arg(&stack.nbd);
@@ -57,9 +65,15 @@ impl Stack {
             }
             StackKind::Alone => {
                 let spec = format!("aio:{}", bench.dir.join(PLAIN).display());
-                stack.start_front(bench, &spec, &[])?;
+                let address = format!("unix:{}", stack.nbd.display());
+                stack.start_front(&spec, &["--nbd", &address])?;
+                stack.wait_front(bench)?;
             }
-            StackKind::Protected { ack, sustained } => stack.protected(bench, ack, sustained)?,
+            StackKind::Protected(protected) => {
+                // Who only reads need not wait until a large journal is written.
+                let small = protected.sustained || workload.reads();
+                stack.protected(bench, protected, small)?;
+            }
             StackKind::Mirror(mode) => stack.mirror(bench, mode)?,
         }
         Ok(stack)
@@ -78,7 +92,7 @@ impl Stack {
         bench.wait_socket(front, &self.nbd)
     }
 
-    fn start_front(&mut self, bench: &Bench, spec: &str, flags: &[&str]) -> Result<()> {
+    fn start_front(&mut self, spec: &str, flags: &[&str]) -> Result<()> {
         let mut command = Command::new(binary("blockrep")?);
         command
             .args(["-n", spec, "--group", "bench", "--log", "warn"])
@@ -86,29 +100,46 @@ impl Stack {
             .arg(self.path("front.state"))
             .arg("--control")
             .arg(self.path("front.ctl"))
-            .args(["--nbd", &format!("unix:{}", self.nbd.display())])
             .args(flags);
         self.front = Some(self.run("blockrep", &mut command)?);
-        self.wait_front(bench)
+        Ok(())
     }
 
-    fn protected(&mut self, bench: &Bench, ack: &str, sustained: bool) -> Result<()> {
-        let journal_mib = if sustained {
+    /// The images of both sides.
+    fn images(&self, bench: &Bench, huge: bool) -> Result<(PathBuf, PathBuf)> {
+        if !huge {
+            return Ok((bench.dir.join(FIRST), bench.dir.join(SECOND)));
+        }
+        let images = (self.path(FIRST), self.path(SECOND));
+        for path in [&images.0, &images.1] {
+            let file = std::fs::File::create(path)?;
+            file.set_len(HUGE_BYTES)
+                .context("a sparse image of 1 TiB")?;
+        }
+        Ok(images)
+    }
+
+    fn protected(&mut self, bench: &Bench, protected: Protected, small: bool) -> Result<()> {
+        let journal_mib = if small {
             bench.options.sustained_journal_mib
         } else {
             bench.options.burst_journal_mib
         };
+        let (first, second) = self.images(bench, protected.huge)?;
         let listen = format!("127.0.0.1:{}", free_port()?);
         let mut command = Command::new(binary("blockrep-backup")?);
         command
             .args(["--listen", &listen, "--group", "bench", "--log", "warn"])
             .arg("--image")
-            .arg(bench.dir.join(SECOND))
+            .arg(second)
             .arg("--state")
             .arg(self.path("back.state"))
             .arg("--control")
             .arg(self.path("back.ctl"))
             .args(["--journal-size", &format!("{journal_mib}MiB")]);
+        if protected.slow_sync {
+            command.env(SLOW_SYNC.0, SLOW_SYNC.1);
+        }
         let mut back = self.run("blockrep-backup", &mut command)?;
         let up = bench.wait_for(START_MAX, || {
             ensure!(
@@ -120,12 +151,32 @@ impl Stack {
         })?;
         ensure!(up, "blockrep-backup does not answer");
         self.back = Some(back);
-        let spec = format!("remus:{listen}|aio:{}", bench.dir.join(FIRST).display());
-        let flags = ["--ack", ack, "--epoch", &bench.options.epoch];
+        let spec = format!("remus:{listen}|aio:{}", first.display());
+        let epoch = format!("{}ms", protected.epoch_ms.unwrap_or(bench.options.epoch_ms));
+        let (door, address) = match protected.door {
+            Door::Nbd => ("--nbd", self.nbd.display()),
+            Door::VhostUser => ("--vhost-user", self.vhost.display()),
+        };
+        let address = format!("unix:{address}");
+        let flags = ["--ack", protected.ack, "--epoch", &epoch, door, &address];
         let flags = [&flags[..], &["--assume-identical"]].concat();
-        self.start_front(bench, &spec, &flags)?;
+        self.start_front(&spec, &flags)?;
+        // A connection to a vhost-user socket is a guest: only NBD is tried.
+        if protected.door == Door::Nbd {
+            self.wait_front(bench)?;
+        }
+        self.wait_protected(bench)
+    }
+
+    fn wait_protected(&mut self, bench: &Bench) -> Result<()> {
+        let mut front = self.front.take().context("just started")?;
         let mut last = Value::Null;
         let up = bench.wait_for(START_MAX, || {
+            ensure!(
+                front.is_running(),
+                "blockrep ended: {}",
+                front.text().trim()
+            );
             // Its control socket may open a little after the other one.
             if let Ok(mut status) = self.status("front") {
                 last = status["group"].take();
@@ -133,6 +184,7 @@ impl Stack {
             Ok(last["state"] == "protected")
         })?;
         ensure!(up, "blockrep does not become protected: {last}");
+        self.front = Some(front);
         Ok(())
     }
 

@@ -20,7 +20,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Compare a raw file, qemu-nbd, blockrep alone and protected, and QEMU's mirror
+    /// Measure the disk against its bars: qemu-nbd, QEMU's mirror, a bare disk, over NBD and vhost-user
     Disk(DiskOptions),
 }
 
@@ -29,7 +29,7 @@ fn main() -> ExitCode {
     match bench::disk(&options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<Interrupted>() => {
-            eprintln!("{error}");
+            eprintln!("{Interrupted}");
             ExitCode::from(130)
         }
         Err(error) => {

@@ -211,6 +211,7 @@ pub(super) fn sprout(
         promote_waits: Vec::new(),
         next_token: 1,
         latencies: Default::default(),
+        holds: Default::default(),
         rates: [Rate::default(), Rate::default(), Rate::of_number()],
         progress: Default::default(),
         since: Default::default(),

@@ -495,7 +495,7 @@ impl<M: Memory> BackupVolume<M> {
         // A copy of a sync in flight may be older than what apply would write over it. Nothing is
         // committed while copies are on their way, so this never waits; it costs nothing to be sure.
         let hold = self.session.direct_in_flight > 0;
-        let pressed = self.mode != Mode::Receiving || self.ring_is_half_full();
+        let pressed = matches!(self.mode, Mode::Draining { .. }) || self.ring_is_half_full();
         self.apply.press(pressed);
         self.apply
             .step(now, mem, &self.overlay, limit, hold, &mut self.wants);
