@@ -35,7 +35,7 @@ mod watch;
 pub use startup::{StartError, run_backup, run_primary};
 
 /// Memory of one I/O thread for requests, records and copies, in bytes.
-pub const POOL_BYTES: usize = 64 << 20;
+pub const POOL_BYTES: usize = 56 << 20;
 /// Part of it that requests of front ends and records from the link leave free, so that the engine
 /// can always go on.
 pub const ENGINE_RESERVE_BYTES: usize = 16 << 20;
