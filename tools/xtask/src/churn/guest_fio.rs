@@ -17,6 +17,7 @@ use clap::{Args, ValueEnum};
 
 use super::ear::Ear;
 use super::stage::{Area, Common, Disk, Layout, SURVEY_MIB, Stage, Survey};
+use super::turns::FLUSH_EVERY;
 use crate::checkout::Checkout;
 use crate::demo::{self, Verdict, plant};
 use crate::guest::{BOOT_LIMIT, Guest};
@@ -191,6 +192,13 @@ fn load(
         })?;
         step.now("keeping a copy of this moment, to be planted later");
         stand_in = Some(keep_older(stage, lab, guest)?);
+        // So much later that the copy cannot have it.
+        ear.catch_up(guest)?;
+        let last = |e: &Ear| e.safe.values().copied().max().unwrap_or(0);
+        let later = last(ear) + 2 * FLUSH_EVERY;
+        ear.until(guest, "no further flush was answered", BOOT_LIMIT, |e| {
+            last(e) >= later
+        })?;
     }
     for second in 1..=options.seconds {
         lab.check()?;
