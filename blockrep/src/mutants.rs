@@ -1,13 +1,16 @@
-//! Planted bugs, to see that the simulator finds them.
+//! Planted bugs, to see that the simulator finds them, or the guests of the lab.
 //!
 //! Without the feature `mutants` every [`crate::mutant`] is the constant `false` and costs nothing.
-//! With it, one bug can be planted per process by name.
+//! With it, one bug can be planted per process by name; in a daemon by the variable `BLOCKREP_MUTANT`.
 
 use std::sync::OnceLock;
 
 static PLANTED: OnceLock<&'static str> = OnceLock::new();
 
-/// Every bug there is, and what it does.
+/// Name of the variable that plants one of [`OF_DAEMONS`].
+const VARIABLE: &str = "BLOCKREP_MUTANT";
+
+/// Every bug that the simulator finds, and what it does.
 pub const ALL: &[(&str, &str)] = &[
     (
         "start-without-sync",
@@ -112,6 +115,37 @@ pub const ALL: &[(&str, &str)] = &[
         "a session begins at an epoch that another volume has sealed before",
     ),
 ];
+
+/// Bugs in what only a daemon does: a living guest finds them (`cargo xtask restarts`, `migrate`).
+pub const OF_DAEMONS: &[(&str, &str)] = &[
+    (
+        "used-index",
+        "a ring goes on at its used index, whatever the in-flight table says",
+    ),
+    (
+        "no-log",
+        "what is read into the guest's memory is not in the log of a migration",
+    ),
+];
+
+/// Plants what the environment names, in a build in which bugs can be planted.
+///
+/// # Errors
+/// There is no bug of that name; in one line.
+pub fn plant_from_env() -> Result<(), String> {
+    if !ENABLED {
+        return Ok(());
+    }
+    let Some(text) = std::env::var_os(VARIABLE) else {
+        return Ok(());
+    };
+    let Some((name, _)) = OF_DAEMONS.iter().find(|(name, _)| text == **name) else {
+        return Err(format!("{VARIABLE}: there is no bug {}", text.display()));
+    };
+    eprintln!("the bug {name} is planted by {VARIABLE}");
+    plant(name);
+    Ok(())
+}
 
 /// Plants a bug for the rest of the process.
 ///

@@ -4,6 +4,10 @@ use blockrep::cli::{self, ExitCode, Start};
 use blockrep::daemon;
 
 fn main() -> ExitCode {
+    if let Err(why) = blockrep::mutants::plant_from_env() {
+        eprintln!("blockrep: {why}");
+        return ExitCode::Usage;
+    }
     match cli::primary(std::env::args_os()) {
         Ok(Start::Run(config)) => match daemon::run_primary(&config) {
             Ok(()) => ExitCode::Ok,

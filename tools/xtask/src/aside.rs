@@ -70,6 +70,14 @@ pub(crate) fn starters() -> PathBuf {
     tree().join(STARTERS)
 }
 
+/// Where the loader finds the libraries of unpacked programs.
+pub(crate) fn library_path() -> OsString {
+    let machine = format!("{}-linux-gnu", std::env::consts::ARCH);
+    let dirs = ["usr/lib", "lib"].map(|lib| tree().join(lib).join(&machine));
+    // Only a colon in the checkout's path can fail this, and then no program runs from there.
+    std::env::join_paths(dirs).unwrap_or_default()
+}
+
 const STARTERS: &str = "starters";
 /// Where packages have programs.
 const PROGRAM_DIRS: [&str; 4] = ["usr/bin", "usr/sbin", "bin", "sbin"];

@@ -1,8 +1,10 @@
-//! The guest: QEMU with one disk over NBD, and what its program says on the serial line.
+//! The guest: QEMU with one disk over NBD or vhost-user, and what its program says on the serial line.
 
 mod disks;
+mod words;
 
 pub(crate) use disks::{disk, vhost_disk};
+pub(crate) use words::Word;
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -21,6 +23,8 @@ use crate::{stop, ui};
 
 /// Lines that may wait for this program before the serial line holds the guest back.
 const LINES_MAX: usize = 65_536;
+/// Memory of a guest that needs no more.
+pub(crate) const MEMORY_MIB: u32 = 256;
 /// A guest that has said nothing for this long will not say anything.
 pub(crate) const BOOT_LIMIT: Duration = Duration::from_secs(120);
 const PROBE_LIMIT: Duration = Duration::from_secs(10);
@@ -37,51 +41,6 @@ impl Accelerator {
         match self {
             Self::Kvm => "kvm",
             Self::Tcg => "tcg",
-        }
-    }
-}
-
-/// What the guest's program says (tests/guest/ledger.rs and power.rs).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Word {
-    Ready,
-    Entry(u64),
-    Verified {
-        last: u64,
-        torn: u64,
-    },
-    Done,
-    Fail(String),
-    ProbeOk,
-    /// What stands behind `CHURN`: operations so far, or blocks found.
-    Churn(u64),
-    /// What stands behind `POWER`.
-    Power(String),
-}
-
-impl Word {
-    fn parse(line: &str) -> Option<Self> {
-        let line = line.trim();
-        // The serial line can carry half a kernel message in front.
-        let start = ["LEDGER", "VERIFIED", "PROBE", "POWER", "CHURN"]
-            .iter()
-            .filter_map(|word| line.find(word))
-            .min();
-        let mut words = line.get(start?..)?.split_whitespace();
-        match words.next()? {
-            "LEDGER-READY" => Some(Self::Ready),
-            "LEDGER-DONE" => Some(Self::Done),
-            "LEDGER-FAIL" => Some(Self::Fail(words.collect::<Vec<_>>().join(" "))),
-            "LEDGER" => words.next()?.parse().ok().map(Self::Entry),
-            "POWER" => Some(Self::Power(words.collect::<Vec<_>>().join(" "))),
-            "CHURN" => words.next()?.parse().ok().map(Self::Churn),
-            "PROBE" => (words.next()? == "ok").then_some(Self::ProbeOk),
-            "VERIFIED" => {
-                let last = words.next()?.strip_prefix("last=")?.parse().ok()?;
-                let torn = words.next()?.strip_prefix("torn=")?.parse().ok()?;
-                Some(Self::Verified { last, torn })
-            }
-            _ => None,
         }
     }
 }
@@ -121,6 +80,7 @@ pub(crate) struct Boot<'a> {
     pub(crate) accelerator: Accelerator,
     /// Words for the guest's program.
     pub(crate) arguments: String,
+    pub(crate) memory_mib: u32,
     /// The NBD server with the guest's disk; none for a probe.
     pub(crate) disk_socket: Option<&'a Path>,
     /// Further arguments for QEMU, such as more devices.
@@ -130,6 +90,8 @@ pub(crate) struct Boot<'a> {
     pub(crate) name: &'a str,
     /// The host it runs on.
     pub(crate) host: Option<&'a Host>,
+    /// The line it was in the middle of, if it goes on from elsewhere.
+    pub(crate) half_line: Vec<u8>,
 }
 
 impl Guest {
@@ -144,7 +106,8 @@ impl Guest {
         let (process, pipe) = Process::spawn_piped(&mut command, "QEMU", &log)?;
         let (sender, words) = sync_channel(LINES_MAX);
         let file = std::fs::File::create(&serial_log)?;
-        let reader = std::thread::spawn(move || read_serial(pipe, file, &sender));
+        let begun = boot.half_line.clone();
+        let reader = std::thread::spawn(move || read_serial(begun, pipe, file, &sender));
         Ok(Self {
             process,
             words,
@@ -191,6 +154,19 @@ impl Guest {
 
     /// Kills it, and returns what it said that was not taken yet.
     pub(crate) fn rest_after_kill(mut self) -> Vec<Heard> {
+        self.end_and_rest()
+    }
+
+    /// As [`Guest::rest_after_kill`], with the line that it was in the middle of.
+    pub(crate) fn rest_and_half_line(mut self) -> Result<(Vec<Heard>, Vec<u8>)> {
+        let rest = self.end_and_rest();
+        let path = &self.serial_log;
+        let log = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
+        let end = log.iter().rposition(|byte| *byte == b'\n');
+        Ok((rest, log[end.map_or(0, |at| at + 1)..].to_vec()))
+    }
+
+    fn end_and_rest(&mut self) -> Vec<Heard> {
         self.process.kill();
         // The pipe is closed now, so the reader comes to its end.
         let mut rest = Vec::new();
@@ -238,7 +214,9 @@ impl Boot<'_> {
             "none",
             "-no-reboot",
         ]);
-        command.args(["-accel", self.accelerator.name(), "-m", "256", "-smp", "1"]);
+        let memory = format!("{}M", self.memory_mib);
+        command.args(["-accel", self.accelerator.name(), "-m", &memory]);
+        command.args(["-smp", "1"]);
         if self.accelerator == Accelerator::Kvm {
             command.args(["-cpu", "host"]);
         }
@@ -261,11 +239,14 @@ impl Boot<'_> {
     }
 }
 
-fn read_serial(pipe: ChildStdout, mut copy: std::fs::File, words: &SyncSender<Heard>) {
+fn read_serial(
+    mut line: Vec<u8>,
+    pipe: ChildStdout,
+    mut copy: std::fs::File,
+    words: &SyncSender<Heard>,
+) {
     let mut lines = BufReader::new(pipe);
-    let mut line = Vec::new();
     loop {
-        line.clear();
         match lines.read_until(b'\n', &mut line) {
             Ok(0) | Err(_) => return,
             Ok(_) => {}
@@ -282,6 +263,7 @@ fn read_serial(pipe: ChildStdout, mut copy: std::fs::File, words: &SyncSender<He
         {
             return;
         }
+        line.clear();
     }
 }
 
@@ -338,42 +320,14 @@ fn probe(kernel: &GuestKernel, dir: &Path) -> Result<Option<Word>> {
         kernel,
         accelerator: Accelerator::Kvm,
         arguments: "role=probe".to_owned(),
+        memory_mib: MEMORY_MIB,
         disk_socket: None,
         devices: &[],
         dir,
         name: "probe",
         host: None,
+        half_line: Vec::new(),
     })?;
     let heard = guest.next(PROBE_LIMIT)?;
     Ok(heard.map(|heard| heard.word))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    // A misread number would count an entry as promised that never was, or the reverse.
-    #[test]
-    fn words_are_read_and_noise_is_not() {
-        assert_eq!(Word::parse("LEDGER 17\r\n"), Some(Word::Entry(17)));
-        assert_eq!(Word::parse("[    1.0] xLEDGER 3\r"), Some(Word::Entry(3)));
-        assert_eq!(
-            Word::parse("VERIFIED last=9 torn=1 blank=0"),
-            Some(Word::Verified { last: 9, torn: 1 })
-        );
-        assert_eq!(
-            Word::parse("LEDGER-FAIL no disk"),
-            Some(Word::Fail("no disk".into()))
-        );
-        for noise in [
-            "",
-            "EXT4-fs error",
-            "LEDGER",
-            "LEDGER x",
-            "VERIFIED last=1",
-            "LEDGER -1",
-        ] {
-            assert_eq!(Word::parse(noise), None, "{noise}");
-        }
-    }
 }

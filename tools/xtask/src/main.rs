@@ -1,10 +1,12 @@
-//! Project commands: `cargo xtask demo`, `test`, `sim`, `crash`, `power`, `restarts`, `bench`, `man`, `install`.
+//! Project commands: `cargo xtask demo`, `test`, `sim`, `crash`, `power`, `guest-fio`, `restarts`, `migrate`,
+//! `bench`, `man`, `install`.
 //!
 //! Exit codes: 0 all holds; 1 it was tried and does not hold; 2 it could not be tried, or the command
 //! line is wrong; 130 interrupted.
 
 mod aside;
 mod checkout;
+mod churn;
 mod demo;
 #[path = "../../../tests/guest/entry.rs"]
 #[allow(dead_code)] // Shared with the guest's program, which uses the rest.
@@ -16,9 +18,9 @@ mod kernel;
 mod lab;
 mod netns;
 mod packages;
+mod parcel;
 mod power;
 mod process;
-mod restarts;
 mod stop;
 mod suite;
 mod ui;
@@ -66,8 +68,12 @@ enum Command {
     Crash(Passed),
     /// Cut the power of the backup's machine, whose disks then lose what was not flushed
     Power(power::Options),
+    /// Let fio write and verify in a guest until its host dies, and verify on the backup
+    GuestFio(churn::GuestFioOptions),
     /// Kill and restart the disk's daemon under a living guest, which must not notice
-    Restarts(restarts::Options),
+    Restarts(churn::RestartsOptions),
+    /// Move a living guest into a file and out of it with QEMU's own migration
+    Migrate(churn::MigrateOptions),
     /// Measure; `bench disk` compares stacks. Arguments are passed on
     Bench(Passed),
     /// Write man pages, and completions for bash, zsh and fish, from the programs' command lines
@@ -119,7 +125,9 @@ fn run(command: Command) -> Result<Verdict> {
         Command::GuestSelftest(options) => demo::run(&checkout, &options.into(), Under::QemuNbd),
         Command::Test(options) => suite::run(&checkout, &options),
         Command::Power(options) => power::run(&checkout, &options),
-        Command::Restarts(options) => restarts::run(&checkout, &options),
+        Command::GuestFio(options) => churn::guest_fio(&checkout, &options),
+        Command::Restarts(options) => churn::restarts(&checkout, &options),
+        Command::Migrate(options) => churn::migrate(&checkout, &options),
         Command::Sim(passed) => become_tests_program(&checkout, "sim", &passed),
         Command::Crash(passed) => become_tests_program(&checkout, "crash", &passed),
         Command::Bench(passed) => {

@@ -34,13 +34,15 @@ pub(crate) enum Purpose {
     Hosts,
     /// `demo --no-guest --plant older-epoch`: an older image served over NBD.
     Images,
+    /// `guest-fio` and `restarts`: fio inside the guest.
+    GuestFio,
     /// `bench disk`: fio and the programs it is compared with.
     Bench,
     /// `test`: everything above and real programs as peers.
     Test,
 }
 
-use Purpose::{Bench, Guest, Hosts, Images, Test};
+use Purpose::{Bench, Guest, GuestFio, Hosts, Images, Test};
 
 const PACKAGES: &[Package] = &[
     Package {
@@ -96,7 +98,7 @@ const PACKAGES: &[Package] = &[
         name: "fio",
         program: Some("fio"),
         why: "loads disks and verifies what it wrote",
-        for_commands: &[Bench, Test],
+        for_commands: &[Bench, GuestFio, Test],
         spare: false,
     },
     Package {

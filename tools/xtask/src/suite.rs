@@ -4,6 +4,7 @@
 //! that fails does not keep the others from running.
 
 mod failed;
+mod guests;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -49,6 +50,8 @@ struct Extent {
     /// 0 = no guests.
     guest_rounds: u32,
     power_rounds: u32,
+    fio_seconds: u32,
+    migrations: u32,
     mutants: bool,
     /// Lints check everything a second time, which on a fresh machine takes minutes.
     lints: bool,
@@ -62,6 +65,8 @@ const QUICK: Extent = Extent {
     load_rounds: 1,
     guest_rounds: 0,
     power_rounds: 0,
+    fio_seconds: 0,
+    migrations: 0,
     mutants: false,
     lints: false,
     patience: 1,
@@ -72,6 +77,8 @@ const WHOLE: Extent = Extent {
     load_rounds: 2,
     guest_rounds: 1,
     power_rounds: 2,
+    fio_seconds: 40,
+    migrations: 2,
     mutants: true,
     lints: true,
     patience: 1,
@@ -82,6 +89,8 @@ const ALL: Extent = Extent {
     load_rounds: 5,
     guest_rounds: 10,
     power_rounds: 20,
+    fio_seconds: 300,
+    migrations: 20,
     mutants: true,
     lints: true,
     patience: 8,
@@ -174,7 +183,7 @@ fn parts(checkout: &Checkout, extent: Extent) -> Result<Vec<Part>> {
         }));
     }
     if extent.guest_rounds > 0 {
-        parts.extend(guest_parts(checkout, extent, &daemons));
+        parts.extend(guests::parts(checkout, extent, &daemons));
     }
     for part in &mut parts {
         part.limit *= extent.patience;
@@ -280,61 +289,6 @@ fn long_parts(checkout: &Checkout, metadata: &Metadata, extent: Extent) -> Vec<P
         ));
     }
     parts
-}
-
-fn guest_parts(checkout: &Checkout, extent: Extent, daemons: &Option<String>) -> Vec<Part> {
-    let tools = missing_tool("qemu-system-x86_64").or_else(|| missing_tool("qemu-nbd"));
-    let both = daemons.clone().or_else(|| tools.clone());
-    let rounds = extent.guest_rounds.to_string();
-    let cuts = extent.power_rounds.to_string();
-    let part = |name: &str, code: i32, skip: &Option<String>, words: &[&str]| {
-        xtask(checkout, name, 15, code, skip, |command| {
-            command.args(words).arg("--no-install");
-        })
-    };
-    let selftest = "guest-selftest";
-    vec![
-        part("guest lab", 0, &tools, &[selftest]),
-        part(
-            "guest lab finds flip",
-            1,
-            &tools,
-            &[selftest, "--plant", "flip"],
-        ),
-        part(
-            "guest lab finds older-epoch",
-            1,
-            &tools,
-            &[selftest, "--plant", "older-epoch"],
-        ),
-        part("demo, ack flush", 0, &both, &["demo", "--rounds", &rounds]),
-        part(
-            "demo, ack local",
-            0,
-            &both,
-            &["demo", "--ack", "local", "--rounds", &rounds],
-        ),
-        part("demo finds flip", 1, &both, &["demo", "--plant", "flip"]),
-        part(
-            "demo finds older-epoch",
-            1,
-            &both,
-            &["demo", "--plant", "older-epoch"],
-        ),
-        part(
-            "restarts under a guest",
-            0,
-            &both,
-            &["restarts", "--kills", "20"],
-        ),
-        part("power cuts", 0, &both, &["power", "--rounds", &cuts]),
-        part(
-            "power cuts find a missing sync",
-            1,
-            &both,
-            &["power", "--plant", "no-sync", "--rounds", "6"],
-        ),
-    ]
 }
 
 /// A part that is a command of this program; through cargo, because a build in an earlier part may

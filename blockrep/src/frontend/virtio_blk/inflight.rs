@@ -129,6 +129,9 @@ impl<W: AsRef<[AtomicU64]>> Table<W> {
             heads.clear();
         }
         words[0].store(u64::from(used), Ordering::Release);
+        if crate::mutant!("used-index") {
+            heads.clear();
+        }
         let taken = u16::try_from(heads.len()).expect("at most as many as entries");
         Recovered {
             heads: heads.into_iter().map(|(_, head)| head).collect(),

@@ -1,11 +1,12 @@
 //! virtio-blk (virtio 1.2, section 5.2): what a guest asks of a disk over vhost-user, checked.
 //!
 //! Pure: descriptors and bytes go in, requests come out. The rings themselves are driven by the
-//! volume's I/O thread, see `daemon/vrings`; what is in flight when a daemon dies stands in an
+//! volume's I/O thread, see `daemon/vhost`; what is in flight when a daemon dies stands in an
 //! [`inflight::Table`].
 
 pub mod chain;
 pub mod config;
+pub mod fuzz;
 pub mod inflight;
 pub mod request;
 

@@ -2,7 +2,7 @@
 
 mod judge;
 mod load;
-mod plant;
+pub(crate) mod plant;
 mod round;
 
 use std::path::Path;
@@ -13,7 +13,7 @@ use clap::{Args, ValueEnum};
 use crate::checkout::{Checkout, Scratch};
 use crate::guest::{self, Accelerator};
 use crate::kernel::{self, GuestKernel};
-use crate::lab::{Place, Programs, Setup};
+use crate::lab::{JOURNAL_SIZE, Place, Programs, Setup};
 use crate::netns::Host;
 use crate::packages::{self, Purpose};
 use crate::process::Process;
@@ -257,7 +257,9 @@ impl Stage<'_> {
             ack: self.options.ack.name(),
             image: image.to_owned(),
             vhost_user: false,
+            journal_size: JOURNAL_SIZE,
             faults: None,
+            mutant: None,
         })
     }
 

@@ -41,6 +41,14 @@ pub(crate) fn flip_any_byte(image: &Path) -> Result<u64> {
     change_byte(image, at, bytes[at])
 }
 
+/// Changes the byte at `at` of `image`.
+pub(crate) fn flip_byte_at(image: &Path, at: u64) -> Result<()> {
+    let file = fs::File::open(image).with_context(|| format!("open {}", image.display()))?;
+    let mut old = [0];
+    file.read_exact_at(&mut old, at).context("read a byte")?;
+    change_byte(image, usize::try_from(at).context("an offset")?, old[0]).map(drop)
+}
+
 fn change_byte(image: &Path, at: usize, old: u8) -> Result<u64> {
     let file = OpenOptions::new().write(true).open(image);
     let file = file.with_context(|| format!("open {}", image.display()))?;

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use super::judge::{self, Ledger, PROMISED_MIN, Reports, Row, Shown};
 use super::{Plant, Stage, plant, sparse_file};
 use crate::fsck::{self, FileSystem};
-use crate::guest::{BOOT_LIMIT, Boot, Guest, GuestFailed, Heard, Word};
+use crate::guest::{BOOT_LIMIT, Boot, Guest, GuestFailed, Heard, MEMORY_MIB, Word};
 use crate::lab::{Blockrep, Lab, Place, QemuNbd, serve};
 use crate::netns::Host;
 use crate::process::Process;
@@ -126,11 +126,13 @@ fn boot(
         kernel,
         accelerator: *accelerator,
         arguments,
+        memory_mib: MEMORY_MIB,
         disk_socket: Some(disk),
         devices: &[],
         dir: &place.dir,
         name,
         host,
+        half_line: Vec::new(),
     })
 }
 

@@ -4,11 +4,11 @@ use std::path::Path;
 
 /// QEMU's arguments for a disk behind a vhost-user back end, whose memory the back end shares. A back
 /// end that goes away is looked for once a second.
-pub(crate) fn vhost_disk(socket: &Path) -> [String; 8] {
+pub(crate) fn vhost_disk(socket: &Path, memory_mib: u32) -> [String; 8] {
     let path = socket.display().to_string().replace(',', ",,");
     [
         "-object",
-        "memory-backend-memfd,id=ram,size=256M,share=on",
+        &format!("memory-backend-memfd,id=ram,size={memory_mib}M,share=on"),
         "-machine",
         "memory-backend=ram",
         "-chardev",

@@ -20,7 +20,7 @@ use crate::{fsck, stop};
 const PORT: u16 = 9000;
 const GROUP: &str = "demo";
 /// The default, 1 GiB written with zeros at every round, would be most of a round's time.
-const JOURNAL_SIZE: &str = "128MiB";
+pub(crate) const JOURNAL_SIZE: &str = "128MiB";
 const PROTECTED_LIMIT: Duration = Duration::from_secs(90);
 /// The backup sees the primary's death by its connection, a moment after it.
 const PROMOTE_LIMIT: Duration = Duration::from_secs(20);
@@ -48,8 +48,12 @@ pub(crate) struct Setup {
     pub(crate) image: PathBuf,
     /// Both sides serve vhost-user besides.
     pub(crate) vhost_user: bool,
+    /// Of the backup.
+    pub(crate) journal_size: &'static str,
     /// What goes wrong with the primary's storage, as its test hook takes it.
     pub(crate) faults: Option<&'static str>,
+    /// The bug that is switched on in a primary built with planted bugs.
+    pub(crate) mutant: Option<&'static str>,
 }
 
 /// A protected pair.
@@ -101,7 +105,7 @@ impl Blockrep {
             .args(["--listen", &address.to_string(), "--image"])
             .arg(&backup_image);
         command.arg("--state").arg(place.dir.join("backup-state"));
-        command.args(["--group", GROUP, "--journal-size", JOURNAL_SIZE]);
+        command.args(["--group", GROUP, "--journal-size", setup.journal_size]);
         command.arg("--nbd").arg(unix(&sockets.backup_nbd));
         command.arg("--control").arg(&sockets.backup_control);
         if setup.vhost_user {
@@ -324,6 +328,9 @@ fn primary_command(
     }
     if let Some(faults) = setup.faults {
         command.env("BLOCKREP_FAULTS", faults);
+    }
+    if let Some(mutant) = setup.mutant {
+        command.env("BLOCKREP_MUTANT", mutant);
     }
     if let Some([host, _]) = hosts {
         host.place(&mut command);

@@ -13,7 +13,7 @@ use anyhow::Result;
 
 use crate::netns::Host;
 
-pub(crate) use blockrep::{Blockrep, Programs, Setup};
+pub(crate) use blockrep::{Blockrep, JOURNAL_SIZE, Programs, Setup};
 pub(crate) use qemu_nbd::{QemuNbd, serve};
 
 /// What promotion answered.

@@ -13,7 +13,6 @@
 mod cache;
 mod disk;
 mod nbd;
-mod parcel;
 mod round;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -28,7 +27,7 @@ use crate::guest::{self, Accelerator};
 use crate::kernel::{self, Contents, GuestKernel};
 use crate::lab::{Place, Programs};
 use crate::packages::{self, Purpose};
-use crate::{stop, ui};
+use crate::{parcel, stop, ui};
 
 use round::Row;
 

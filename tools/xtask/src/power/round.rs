@@ -14,7 +14,7 @@ use super::disk::Disk;
 use super::{Plant, Stage};
 use crate::checkout::tool;
 use crate::demo::sparse_file;
-use crate::guest::{self, BOOT_LIMIT, Boot, Guest, Word};
+use crate::guest::{self, BOOT_LIMIT, Boot, Guest, MEMORY_MIB, Word};
 use crate::lab::Place;
 use crate::process::{self, Process};
 use crate::stop::{self, minutes};
@@ -307,11 +307,13 @@ impl Stage<'_> {
             kernel: &self.kernel,
             accelerator: self.accelerator,
             arguments: format!("role={role} image={}", media.image),
+            memory_mib: MEMORY_MIB,
             disk_socket: disks.first().map(Disk::socket),
             devices: &devices,
             dir: &place.dir,
             name: role,
             host: None,
+            half_line: Vec::new(),
         })
     }
 }

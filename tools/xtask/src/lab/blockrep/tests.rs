@@ -49,7 +49,9 @@ fn a_round_waits_for_protection_and_asks_for_promotion_until_it_is_granted() {
         ack: "flush",
         image: image.clone(),
         vhost_user: false,
+        journal_size: JOURNAL_SIZE,
         faults: None,
+        mutant: None,
     };
     let place = Place {
         dir: dir.clone(),

@@ -1,6 +1,7 @@
 //! Programs of this machine for the guest: without debug symbols, with the libraries they need.
 
 use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -8,12 +9,12 @@ use anyhow::{Context, Result, bail};
 
 use crate::checkout::{find_program, tool};
 use crate::lab::Programs;
-use crate::process;
 use crate::stop::minutes;
+use crate::{aside, process};
 
 /// Path in the guest → file here, for `names` and every library they load. What is made on the way is
 /// in `dir`.
-pub(super) fn collect(
+pub(crate) fn collect(
     programs: &Programs,
     names: &[&str],
     dir: &Path,
@@ -21,7 +22,7 @@ pub(super) fn collect(
     let mut files = BTreeMap::new();
     for name in names {
         let program = programs.dir.join(name);
-        for library in libraries(&program)? {
+        for library in libraries(&program, &OsString::new())? {
             files.insert(library.clone(), library);
         }
         files.insert(
@@ -29,6 +30,27 @@ pub(super) fn collect(
             without_symbols(&program, name, dir)?,
         );
     }
+    Ok(files.into_iter().collect())
+}
+
+/// Path in the guest → file here, for a program of this system and every library it loads.
+pub(crate) fn of_the_system(name: &str) -> Result<Vec<(PathBuf, PathBuf)>> {
+    let found = find_program(name).with_context(|| format!("{name} is not installed"))?;
+    let tree = aside::tree();
+    // What was unpacked beside the system has its libraries in its own tree.
+    let (program, search) = match found.starts_with(aside::starters()) {
+        true => (tree.join("usr/bin").join(name), aside::library_path()),
+        false => (found, OsString::new()),
+    };
+    let place = |library: PathBuf| match library.strip_prefix(&tree) {
+        Ok(inside) => (Path::new("/").join(inside), library),
+        Err(_) => (library.clone(), library),
+    };
+    let mut files: BTreeMap<_, _> = libraries(&program, &search)?
+        .into_iter()
+        .map(place)
+        .collect();
+    files.insert(Path::new("/bin").join(name), program);
     Ok(files.into_iter().collect())
 }
 
@@ -44,10 +66,14 @@ fn without_symbols(program: &Path, name: &str, dir: &Path) -> Result<PathBuf> {
     Ok(stripped)
 }
 
-/// Asks the loader; the loader itself is among them.
-fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
+/// Asks the loader, which looks along `search` first; the loader itself is among them.
+fn libraries(program: &Path, search: &OsStr) -> Result<Vec<PathBuf>> {
     let mut ldd = Command::new("ldd");
-    let output = process::ask(ldd.arg(program).env("LC_ALL", "C"))?;
+    ldd.arg(program).env("LC_ALL", "C");
+    if !search.is_empty() {
+        ldd.env("LD_LIBRARY_PATH", search);
+    }
+    let output = process::ask(&mut ldd)?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         bail!("ldd {}: {}", program.display(), said.trim());

@@ -1,0 +1,107 @@
+//! Parts of the suite that take a guest.
+
+use super::{Extent, Part, missing_tool, xtask};
+use crate::checkout::Checkout;
+
+/// What the demo, the power cuts and the commands with a busy guest do, and planted damage for each.
+pub(super) fn parts(checkout: &Checkout, extent: Extent, daemons: &Option<String>) -> Vec<Part> {
+    let tools = missing_tool("qemu-system-x86_64").or_else(|| missing_tool("qemu-nbd"));
+    let both = daemons.clone().or_else(|| tools.clone());
+    let rounds = extent.guest_rounds.to_string();
+    let cuts = extent.power_rounds.to_string();
+    let part = |name: &str, code: i32, skip: &Option<String>, words: &[&str]| {
+        xtask(checkout, name, 15, code, skip, |command| {
+            command.args(words).arg("--no-install");
+        })
+    };
+    let selftest = "guest-selftest";
+    let mut parts = vec![
+        part("guest lab", 0, &tools, &[selftest]),
+        part(
+            "guest lab finds flip",
+            1,
+            &tools,
+            &[selftest, "--plant", "flip"],
+        ),
+        part(
+            "guest lab finds older-epoch",
+            1,
+            &tools,
+            &[selftest, "--plant", "older-epoch"],
+        ),
+        part("demo, ack flush", 0, &both, &["demo", "--rounds", &rounds]),
+        part(
+            "demo, ack local",
+            0,
+            &both,
+            &["demo", "--ack", "local", "--rounds", &rounds],
+        ),
+        part("demo finds flip", 1, &both, &["demo", "--plant", "flip"]),
+        part(
+            "demo finds older-epoch",
+            1,
+            &both,
+            &["demo", "--plant", "older-epoch"],
+        ),
+        part("power cuts", 0, &both, &["power", "--rounds", &cuts]),
+        part(
+            "power cuts find a missing sync",
+            1,
+            &both,
+            &["power", "--plant", "no-sync", "--rounds", "6"],
+        ),
+    ];
+    parts.extend(churn_parts(checkout, extent, &both));
+    parts
+}
+
+/// The guest that keeps its disk busy and knows what it must find there.
+fn churn_parts(checkout: &Checkout, extent: Extent, both: &Option<String>) -> Vec<Part> {
+    let fio = both.clone().or_else(|| missing_tool("fio"));
+    let load = extent.fio_seconds.to_string();
+    let moves = extent.migrations.to_string();
+    let part = |name: &str, code: i32, skip: &Option<String>, words: &[&str]| {
+        xtask(checkout, name, 15, code, skip, |command| {
+            command.args(words).arg("--no-install");
+        })
+    };
+    vec![
+        part(
+            "restarts under a guest",
+            0,
+            &fio,
+            &["restarts", "--kills", "20"],
+        ),
+        part(
+            "restarts find used-index",
+            1,
+            &fio,
+            &["restarts", "--plant", "used-index"],
+        ),
+        part(
+            "fio in a guest",
+            0,
+            &fio,
+            &["guest-fio", "--seconds", &load],
+        ),
+        part(
+            "fio in a guest finds flip",
+            1,
+            &fio,
+            &["guest-fio", "--seconds", "5", "--plant", "flip"],
+        ),
+        part(
+            "fio in a guest finds older-epoch",
+            1,
+            &fio,
+            &["guest-fio", "--seconds", "5", "--plant", "older-epoch"],
+        ),
+        part("migration", 0, both, &["migrate", "--times", &moves]),
+        part(
+            "migration finds no-log",
+            1,
+            both,
+            &["migrate", "--plant", "no-log"],
+        ),
+    ]
+}
