@@ -19,6 +19,10 @@ pub trait Memory {
     fn alloc(&mut self, length: usize) -> Option<Self::BufMut>;
     /// Makes a buffer shareable.
     fn freeze(&mut self, buf: Self::BufMut) -> Self::Buf;
+    /// Length of a buffer in bytes; it may be memory that only the kernel fills.
+    fn length_of(buf: &Self::BufMut) -> u64 {
+        buf.as_ref().len() as u64
+    }
     /// A part of a shared buffer.
     fn slice(&mut self, buf: &Self::Buf, start: usize, length: usize) -> Self::Buf;
 }
@@ -122,7 +126,7 @@ impl<M: Memory> fmt::Debug for Op<M> {
                 offset,
                 buf,
             } => {
-                write!(f, "read {target} {offset}+{}", buf.as_ref().len())
+                write!(f, "read {target} {offset}+{}", M::length_of(buf))
             }
             Self::Write {
                 target,
@@ -215,7 +219,7 @@ pub enum Request<M: Memory> {
 impl<M: Memory> fmt::Debug for Request<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Read { offset, buf } => write!(f, "read {offset}+{}", buf.as_ref().len()),
+            Self::Read { offset, buf } => write!(f, "read {offset}+{}", M::length_of(buf)),
             Self::Write { offset, buf, fua } => {
                 write!(f, "write {offset}+{} fua {fua}", buf.as_ref().len())
             }

@@ -297,7 +297,7 @@ impl VolumeThread {
                     };
                     Request::Read {
                         offset,
-                        buf: PoolBufMut(buf),
+                        buf: PoolBufMut::Own(buf),
                     }
                 }
                 Command::Flush => Request::Flush,

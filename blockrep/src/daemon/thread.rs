@@ -14,7 +14,8 @@ use crate::frontend::nbd::ExportInfo;
 use crate::group::{GroupEffect, Now, State};
 use crate::io::{Bufs, Done, IoError, IoId, Op, Reply, Target};
 use crate::reactor::{
-    Buf, Completion, FileId, MailSender, Mailbox, Op as ROp, OpError, Pool, Reactor, SockId,
+    Buf, Completion, FileId, MailSender, Mailbox, Op as ROp, OpError, Pool, Reactor, ReturnedBuf,
+    SockId,
 };
 use blkback_proto::ctl::{self, EventKind};
 use blkback_proto::ids::{Epoch, LineageId, SessionId};
@@ -462,11 +463,17 @@ impl VolumeThread {
                 target,
                 offset,
                 buf,
-            } => ROp::Read {
-                file: self.file(target),
-                offset,
-                buf: buf.0,
-            },
+            } => {
+                let file = self.file(target);
+                match buf {
+                    PoolBufMut::Own(buf) => ROp::Read { file, offset, buf },
+                    PoolBufMut::Guest(memory) => ROp::ReadInto {
+                        file,
+                        offset,
+                        memory,
+                    },
+                }
+            }
             Op::Write {
                 target,
                 offset,
@@ -532,7 +539,11 @@ impl VolumeThread {
         match kind {
             IO => {
                 let result = completion.result.map(|_| ()).map_err(|e| io_error(&e));
-                let buf = completion.buf.into_mut().map(PoolBufMut);
+                let buf = match completion.buf {
+                    ReturnedBuf::Mut(buf) => Some(PoolBufMut::Own(buf)),
+                    ReturnedBuf::Foreign(memory) => Some(PoolBufMut::Guest(memory)),
+                    _ => None,
+                };
                 let done = Done {
                     id: IoId(value),
                     result,
@@ -649,7 +660,7 @@ impl VolumeThread {
                 engine.link_frame(self.now, &mut self.mem, session, frame, &mut self.fx);
             }
             (Engine::Backup(engine), Arrived::Record(buf)) => {
-                engine.link_record(self.now, &mut self.mem, PoolBufMut(buf), &mut self.fx);
+                engine.link_record(self.now, &mut self.mem, PoolBufMut::Own(buf), &mut self.fx);
             }
             (Engine::Primary(engine), Arrived::Record(_)) => {
                 engine.link_lost("the backup sent a record".to_owned(), &mut self.fx);
@@ -660,8 +671,9 @@ impl VolumeThread {
 
     fn reply(&mut self, reply: Reply<PoolMemory>) {
         let errno = reply.result.err().map(|e: IoError| e.errno);
-        let data = reply.buf.map(|b| b.0.freeze());
-        if !self.ring_part_done(reply.id, errno, data.as_ref()) {
+        let mut buf = reply.buf;
+        if !self.ring_part_done(reply.id, errno, &mut buf) {
+            let data = buf.map(|buf| buf.into_own().freeze());
             self.part_done(reply.id, errno, data);
         }
     }

@@ -61,6 +61,7 @@ impl Reactor {
         flight.part_end = len;
         match buf {
             ReturnedBuf::Mut(buf) => flight.dest = Some(buf),
+            ReturnedBuf::Foreign(memory) => flight.foreign = Some(memory),
             ReturnedBuf::One(buf) => flight.one = Some(buf),
             ReturnedBuf::Many(bufs) => flight.many = bufs,
             ReturnedBuf::None => {}
@@ -71,6 +72,10 @@ impl Reactor {
                     buf.as_ptr().addr().is_multiple_of(file.mem_align)
                         && (buf.len() as u64).is_multiple_of(file.block)
                 }));
+        assert!(
+            flight.straight || flight.foreign.is_none(),
+            "asked whether it can be read into before"
+        );
         let fault = file.faults.as_mut().and_then(|plan| plan.next(op));
         match fault {
             None => {}
@@ -152,7 +157,12 @@ impl Reactor {
         let left = clipped(&mut flight.clip, flight.len - flight.done);
         let at = flight.position();
         let (fd, flags) = self.slots.file_in_flight(flight.slot).target.parts();
-        let entry = if let Some(dest) = &mut flight.dest {
+        let entry = if flight.foreign.is_some() {
+            let many = flight.scatter(u64::from(left));
+            opcode::Readv::new(fd, many.as_ptr(), many.len() as u32)
+                .offset(at)
+                .build()
+        } else if let Some(dest) = &mut flight.dest {
             let fixed = self.ring.fixed_buffers && dest.belongs_to(&self.pool);
             let start = dest[flight.done as usize..].as_mut_ptr();
             if fixed {

@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::os::fd::RawFd;
 
 use super::buffer::{Buf, BufMut};
+use super::foreign::Foreign;
 use super::op::{FileOp, ReturnedBuf, SockOp};
 
 /// Which operation a record stands for.
@@ -79,6 +80,8 @@ pub(super) struct Flight {
     /// Whether the caller asked that it end early.
     pub(super) cancelled: bool,
     pub(super) dest: Option<BufMut>,
+    /// Of a ReadInto, in the place of `dest`.
+    pub(super) foreign: Option<Foreign>,
     pub(super) dest_range: Range<usize>,
     pub(super) one: Option<Buf>,
     pub(super) many: Vec<Buf>,
@@ -109,6 +112,7 @@ impl Flight {
             retries: 0,
             cancelled: false,
             dest: None,
+            foreign: None,
             dest_range: 0..0,
             one: None,
             many: Vec::new(),
@@ -140,6 +144,8 @@ impl Flight {
     pub(super) fn take_buffers(&mut self) -> ReturnedBuf {
         if let Some(buf) = self.dest.take() {
             ReturnedBuf::Mut(buf)
+        } else if let Some(memory) = self.foreign.take() {
+            ReturnedBuf::Foreign(memory)
         } else if let Some(buf) = self.one.take() {
             ReturnedBuf::One(buf)
         } else if !self.many.is_empty() {
@@ -186,6 +192,13 @@ impl Flight {
                 }),
             }
         }
+        &self.iov
+    }
+
+    /// Lists what is left of the memory of a ReadInto, as [`Flight::gather`] does.
+    pub(super) fn scatter(&mut self, limit: u64) -> &[libc::iovec] {
+        let memory = self.foreign.as_ref().expect("only a ReadInto is scattered");
+        memory.list(self.done, limit, &mut self.iov);
         &self.iov
     }
 

@@ -24,6 +24,7 @@ mod buffer;
 mod fault;
 mod files;
 mod flight;
+mod foreign;
 mod op;
 mod open;
 mod pool;
@@ -38,6 +39,7 @@ mod zeroing;
 
 pub use buffer::{Buf, BufMut};
 pub use fault::{FaultAction, FaultParseError, FaultPlan, FaultRule};
+pub use foreign::Foreign;
 pub use op::{Completion, FileId, FileOp, Op, OpError, ReturnedBuf, SockId, SockOp, StoreError};
 pub use open::{
     Access, BLOCK_BYTES_MAX, FileOptions, OpenError, OpenedFile, SECTOR_BYTES, open_image,

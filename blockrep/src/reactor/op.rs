@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::os::fd::{OwnedFd, RawFd};
 
 use super::buffer::{Buf, BufMut};
+use super::foreign::Foreign;
 
 /// A file of one reactor. Never reused: a removed file's id is refused for ever.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -32,6 +33,13 @@ pub enum Op {
         file: FileId,
         offset: u64,
         buf: BufMut,
+    },
+    /// Fills all of `memory`, or fails, as Read. The stretches must suit the file: see
+    /// [`super::Reactor::reads_into`].
+    ReadInto {
+        file: FileId,
+        offset: u64,
+        memory: Foreign,
     },
     /// Writes the whole of `buf`.
     Write { file: FileId, offset: u64, buf: Buf },
@@ -94,6 +102,8 @@ pub enum ReturnedBuf {
     None,
     /// Read, Recv.
     Mut(BufMut),
+    /// ReadInto.
+    Foreign(Foreign),
     /// Write.
     One(Buf),
     /// WriteV, Send.

@@ -10,6 +10,7 @@ use super::buffer::Buf;
 use super::fault::FaultPlan;
 use super::files::FileRequest;
 use super::flight::{Flights, Kind};
+use super::foreign::Foreign;
 use super::op::{Completion, FileId, FileOp, Op, ReturnedBuf, SockId, StoreError};
 use super::open::{FileOptions, leave_page_cache};
 use super::pool::{PAGE_BYTES, Pool};
@@ -187,6 +188,16 @@ impl Reactor {
         self.slots.fd_of(sock.index, sock.generation)
     }
 
+    /// Whether a read at that offset can go straight into `memory`: no block of the file is touched in
+    /// part, and the device can use the memory.
+    pub fn reads_into(&mut self, file: FileId, offset: u64, memory: &Foreign) -> bool {
+        let Some(file) = self.slots.file_of(file.index, file.generation) else {
+            return false;
+        };
+        let whole = (offset | memory.len()).is_multiple_of(file.block);
+        whole && !memory.is_empty() && memory.is_aligned(file.mem_align, file.block)
+    }
+
     /// The first failed change of a file, after which it accepts no other.
     pub fn poisoned(&mut self, file: FileId) -> Option<StoreError> {
         self.slots.file_of(file.index, file.generation)?.poison
@@ -217,100 +228,57 @@ impl Reactor {
     /// compares it for [`Op::Cancel`].
     pub fn submit(&mut self, token: u64, op: Op) {
         self.stats.submitted += 1;
-        match op {
-            Op::Read {
-                file: id,
-                offset,
-                buf,
-            } => {
-                let (op, len, buf) = (FileOp::Read, buf.len() as u64, ReturnedBuf::Mut(buf));
-                self.start_file(FileRequest {
-                    token,
-                    id,
-                    op,
-                    offset,
-                    len,
-                    buf,
-                });
+        let (id, (op, offset, len), buf) = match op {
+            Op::Read { file, offset, buf } => {
+                let what = (FileOp::Read, offset, buf.len() as u64);
+                (file, what, ReturnedBuf::Mut(buf))
             }
-            Op::Write {
-                file: id,
+            Op::ReadInto {
+                file,
                 offset,
-                buf,
+                memory,
             } => {
-                let (op, len, buf) = (FileOp::Write, buf.len() as u64, ReturnedBuf::One(buf));
-                self.start_file(FileRequest {
-                    token,
-                    id,
-                    op,
-                    offset,
-                    len,
-                    buf,
-                });
+                let what = (FileOp::Read, offset, memory.len());
+                (file, what, ReturnedBuf::Foreign(memory))
             }
-            Op::WriteV {
-                file: id,
-                offset,
-                bufs,
-            } => {
+            Op::Write { file, offset, buf } => {
+                let what = (FileOp::Write, offset, buf.len() as u64);
+                (file, what, ReturnedBuf::One(buf))
+            }
+            Op::WriteV { file, offset, bufs } => {
                 let len = bufs.iter().map(|buf| buf.len() as u64).sum();
-                let (op, buf) = (FileOp::Write, ReturnedBuf::Many(bufs));
-                self.start_file(FileRequest {
-                    token,
-                    id,
-                    op,
-                    offset,
-                    len,
-                    buf,
-                });
+                (file, (FileOp::Write, offset, len), ReturnedBuf::Many(bufs))
             }
-            Op::Sync { file: id } => {
-                let (op, buf) = (FileOp::Sync, ReturnedBuf::None);
-                self.start_file(FileRequest {
-                    token,
-                    id,
-                    op,
-                    offset: 0,
-                    len: 0,
-                    buf,
-                });
+            Op::Sync { file } => (file, (FileOp::Sync, 0, 0), ReturnedBuf::None),
+            Op::Zero { file, offset, len } => {
+                (file, (FileOp::Zero, offset, len), ReturnedBuf::None)
             }
-            Op::Zero {
-                file: id,
-                offset,
-                len,
-            } => {
-                let (op, buf) = (FileOp::Zero, ReturnedBuf::None);
-                self.start_file(FileRequest {
-                    token,
-                    id,
-                    op,
-                    offset,
-                    len,
-                    buf,
-                });
+            Op::Discard { file, offset, len } => {
+                (file, (FileOp::Discard, offset, len), ReturnedBuf::None)
             }
-            Op::Discard {
-                file: id,
-                offset,
-                len,
-            } => {
-                let (op, buf) = (FileOp::Discard, ReturnedBuf::None);
-                self.start_file(FileRequest {
-                    token,
-                    id,
-                    op,
-                    offset,
-                    len,
-                    buf,
-                });
-            }
+            other => return self.submit_other(token, other),
+        };
+        self.start_file(FileRequest {
+            token,
+            id,
+            op,
+            offset,
+            len,
+            buf,
+        });
+        self.run();
+    }
+
+    /// Operations that are not on files.
+    fn submit_other(&mut self, token: u64, op: Op) {
+        match op {
             Op::Accept { sock } => self.start_accept(token, sock),
             Op::Connect { sock, addr } => self.start_connect(token, sock, addr),
             Op::Recv { sock, buf, range } => self.start_recv(token, sock, buf, range),
             Op::Send { sock, bufs, skip } => self.start_send(token, sock, bufs, skip),
             Op::PollIn { fd } => self.start_poll_in(token, fd),
             Op::Cancel { target } => self.cancel_token(token, target),
+            _ => unreachable!("operations on files were taken out before"),
         }
         self.run();
     }

@@ -129,7 +129,7 @@ impl Reactor {
         match buf {
             ReturnedBuf::Mut(buf) => flight.dest = Some(buf),
             ReturnedBuf::Many(bufs) => flight.many = bufs,
-            ReturnedBuf::One(_) | ReturnedBuf::None => {}
+            ReturnedBuf::One(_) | ReturnedBuf::Foreign(_) | ReturnedBuf::None => {}
         }
         Some(index)
     }

@@ -145,11 +145,6 @@ pub(crate) const LARGE_FUNCTIONS: &[Exception] = &[
         "one arm for each kind of message",
     ),
     function(
-        "blockrep/src/reactor/runtime.rs::submit",
-        100,
-        "one arm for each kind of operation",
-    ),
-    function(
         "tests/tests/tidy/bytes.rs::link_tables_are_what_is_sent",
         100,
         "every field of a table",

@@ -2,6 +2,9 @@
 
 use super::Guest;
 use crate::frontend::virtio_blk::request::{Ask, Segment, Status};
+use crate::reactor::Foreign;
+use std::sync::Arc;
+use vm_memory::bitmap::Bitmap;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 /// A request that was taken from a ring.
@@ -108,6 +111,41 @@ pub(super) fn scatter(guest: &Guest, segments: &[Segment], at: u64, data: &[u8])
     done == data.len()
 }
 
+/// The guest's memory for `length` bytes of a read from byte `at` on, for the kernel to fill; `None`
+/// when it names memory the guest has not. `vector` serves to list it.
+pub(super) fn memory_of(
+    guest: &Arc<Guest>,
+    segments: &[Segment],
+    at: u64,
+    length: usize,
+    mut vector: Vec<libc::iovec>,
+) -> Option<Foreign> {
+    for (address, length) in stretches(segments, at, length) {
+        let slice = guest.get_slice(address, length).ok()?;
+        vector.push(libc::iovec {
+            iov_base: slice.ptr_guard_mut().as_ptr().cast(),
+            iov_len: length,
+        });
+    }
+    // SAFETY: the slices lie in mappings that live as long as the guest's memory, which is held on to,
+    // and which is never borrowed.
+    let memory = unsafe { Foreign::new(vector, Arc::clone(guest) as _) };
+    (memory.len() == length as u64).then_some(memory)
+}
+
+/// The kernel has written to the guest's memory, from byte `at` of the segments on: the log of a
+/// migration hears of it.
+pub(super) fn note_filled(guest: &Guest, segments: &[Segment], at: u64, length: usize) {
+    if crate::mutant!("no-log") {
+        return;
+    }
+    for (address, length) in stretches(segments, at, length) {
+        if let Ok(slice) = guest.get_slice(address, length) {
+            slice.bitmap().mark_dirty(0, length);
+        }
+    }
+}
+
 /// For a planted bug: the bytes arrive, and the log of a migration hears nothing of them.
 fn write_unlogged(guest: &Guest, data: &[u8], address: GuestAddress) -> bool {
     let Ok(slice) = guest.get_slice(address, data.len()) else {
@@ -151,6 +189,28 @@ mod tests {
         assert!(gather(&guest, &SEGMENTS, 700, &mut back[..100]));
         assert_eq!(back[..100], data[700..800]);
         assert!(!gather(&guest, &SEGMENTS, 1000, &mut back[..100]));
+    }
+
+    /// The kernel fills what the segments name, in their order, and what is not the guest's is refused.
+    #[test]
+    fn memory_is_listed_as_the_segments_name_it() {
+        let guest = Arc::new(Guest::from_ranges(&[(GuestAddress(0), 0x4000)]).unwrap());
+        let host = |address: u64| guest.get_host_address(GuestAddress(address)).unwrap();
+        let memory = memory_of(&guest, &SEGMENTS, 512, 512, Vec::new()).unwrap();
+        assert_eq!(memory.len(), 512);
+        let expected = [(host(0x1000 + 512), 88), (host(0x2000), 424)];
+        let found: Vec<_> = memory
+            .stretches()
+            .iter()
+            .map(|part| (part.iov_base.cast::<u8>(), part.iov_len))
+            .collect();
+        assert_eq!(found, expected);
+        assert!(memory_of(&guest, &SEGMENTS, 1000, 100, Vec::new()).is_none());
+        let outside = [Segment {
+            address: 0x3f00,
+            length: 512,
+        }];
+        assert!(memory_of(&guest, &outside, 0, 512, Vec::new()).is_none());
     }
 
     /// Addresses come from the guest.

@@ -6,7 +6,7 @@ use super::{Guest, Mapping, RingMail, Start};
 use crate::daemon::thread::{Token, VolumeThread};
 use crate::frontend::virtio_blk::QUEUES_MAX;
 use crate::frontend::virtio_blk::inflight::Table;
-use crate::frontend::virtio_blk::request::{Descriptor, ID_BYTES};
+use crate::frontend::virtio_blk::request::{Descriptor, ID_BYTES, Spare};
 use crate::reactor::Op as ROp;
 use slab::Slab;
 use std::collections::VecDeque;
@@ -52,6 +52,10 @@ pub(in crate::daemon) struct Rings {
     pub(super) table: Table<Mapping>,
     pub(super) id: [u8; ID_BYTES as usize],
     pub(super) descriptors: Vec<Descriptor>,
+    /// Segments of requests that have ended, for those to come.
+    pub(super) spare: Spare,
+    /// The same for memory that is read into.
+    pub(super) vectors: Vec<Vec<libc::iovec>>,
 }
 
 impl Rings {
@@ -69,6 +73,8 @@ impl Rings {
             table,
             id,
             descriptors: Vec::new(),
+            spare: Spare::default(),
+            vectors: Vec::new(),
         }
     }
 

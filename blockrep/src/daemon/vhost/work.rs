@@ -1,14 +1,14 @@
 //! Requests of a ring on their way through the engine: taken, cut into pieces, answered.
 
-use super::request::{RingPart, RingRequest, gather, scatter};
+use super::request::{RingPart, RingRequest, gather, memory_of, note_filled, scatter};
 use crate::daemon::memory::{PoolBuf, PoolBufMut, PoolMemory};
 use crate::daemon::nbd::PIECE_BYTES;
 use crate::daemon::nbd_loop::{charge_of, has_room};
+use crate::daemon::role::Engine;
 use crate::daemon::thread::VolumeThread;
 use crate::frontend::virtio_blk::chain::Chain;
 use crate::frontend::virtio_blk::request::{Ask, Limits, Mistake, Parsed, Status, parse};
 use crate::io::{Request, RequestId};
-use crate::reactor::Buf;
 use virtio_queue::QueueT;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -32,7 +32,7 @@ impl VolumeThread {
         descriptors.clear();
         let table = ring.queue.desc_table();
         descriptors.extend(Chain::new(table, ring.queue.size(), head, &mut read));
-        let parsed = parse(descriptors.drain(..), limits, &mut read);
+        let parsed = parse(descriptors.drain(..), limits, &mut rings.spare, &mut read);
         rings.descriptors = descriptors;
         match parsed {
             Ok(Parsed { ask, data, status }) => {
@@ -137,12 +137,22 @@ impl VolumeThread {
         match &request.ask {
             Ask::Read { offset, length } => {
                 let bytes = (*length - at).min(PIECE_BYTES);
-                let buf = self
-                    .mem
-                    .alloc_outside(usize::try_from(bytes).expect("pieces are small"))?;
-                request.handed += bytes;
+                let size = usize::try_from(bytes).expect("pieces are small");
                 let offset = *offset + at;
-                let buf = PoolBufMut(buf);
+                // An engine that puts reads together itself has to see them.
+                let passes_on = matches!(self.engine, Engine::Primary(_));
+                let into = passes_on.then(|| {
+                    let vector = rings.vectors.pop().unwrap_or_default();
+                    memory_of(guest, &request.data, at, size, vector)
+                });
+                let image = self.files.image;
+                let buf = match into.flatten() {
+                    Some(memory) if self.reactor.reads_into(image, offset, &memory) => {
+                        PoolBufMut::Guest(memory)
+                    }
+                    _ => PoolBufMut::Own(self.mem.alloc_outside(size)?),
+                };
+                request.handed += bytes;
                 Some((Request::Read { offset, buf }, 0, at))
             }
             Ask::Write { offset, length } => {
@@ -192,7 +202,7 @@ impl VolumeThread {
         &mut self,
         id: RequestId,
         errno: Option<i32>,
-        data: Option<&Buf>,
+        buf: &mut Option<PoolBufMut>,
     ) -> bool {
         if id.0 & RING_BIT == 0 {
             return false;
@@ -206,7 +216,22 @@ impl VolumeThread {
         self.front_bytes -= part.charge;
         let request = &mut rings.requests[part.request];
         let guest = rings.guest.as_ref().expect("rings have memory");
-        let fits = data.is_none_or(|data| scatter(guest, &request.data, part.at, data));
+        let fits = match buf.take() {
+            Some(PoolBufMut::Own(data)) => scatter(guest, &request.data, part.at, &data),
+            Some(PoolBufMut::Guest(memory)) => {
+                let length = usize::try_from(memory.len()).expect("pieces are small");
+                note_filled(guest, &request.data, part.at, length);
+                rings.vectors.push(memory.into_vec());
+                true
+            }
+            None => {
+                // A read that failed may have filled some of it.
+                if matches!(request.ask, Ask::Read { .. }) {
+                    note_filled(guest, &request.data, part.at, usize::MAX);
+                }
+                true
+            }
+        };
         if errno.is_some() || !fits {
             request.answer = Status::IoError;
         }
@@ -225,5 +250,6 @@ impl VolumeThread {
         let guest = rings.guest.clone().expect("rings have memory");
         let _ = guest.write_obj(request.answer as u8, GuestAddress(request.status));
         rings.publish(&guest, request.ring, request.head, request.written_bytes());
+        rings.spare.give(request.data);
     }
 }

@@ -43,7 +43,7 @@ impl<M: Memory> PrimaryVolume<M> {
         match request {
             Request::Read { offset, buf } => {
                 self.counters.reads += 1;
-                self.counters.read_bytes += buf.as_ref().len() as u64;
+                self.counters.read_bytes += M::length_of(&buf);
                 let io = self.next_io(Pending::Read(id));
                 fx.push(Effect::Io(
                     io,

@@ -8,7 +8,7 @@
 mod driver;
 
 use super::chain::Chain;
-use super::request::{Ask, Descriptor, Limits, Mistake, Range, Segment, Status, parse};
+use super::request::{Ask, Descriptor, Limits, Mistake, Range, Segment, Spare, Status, parse};
 use super::{RANGES_MAX, SEGMENTS_MAX};
 use driver::{Driver, Expected};
 use virtio_queue::{Queue, QueueT};
@@ -151,7 +151,7 @@ fn read_request(memory: &GuestMemoryMmap<()>, head: u16) -> Seen {
         size_bytes: SIZE_BYTES,
         is_read_only: false,
     };
-    let seen = match parse(walk.into_iter(), limits, &mut read) {
+    let seen = match parse(walk.into_iter(), limits, &mut Spare::default(), &mut read) {
         Ok(parsed) => Seen::Request {
             ask: parsed.ask.clone(),
             data: joined(parsed.data.iter().copied()),

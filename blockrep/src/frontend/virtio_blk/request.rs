@@ -138,41 +138,92 @@ pub struct Limits {
     pub is_read_only: bool,
 }
 
-/// Reads the request that stands in a chain.
+/// Vectors of requests that have ended, for those to come: one that is warm makes none.
+#[derive(Debug, Default)]
+pub struct Spare(Vec<Vec<Segment>>);
+
+impl Spare {
+    fn take(&mut self) -> Vec<Segment> {
+        self.0.pop().unwrap_or_default()
+    }
+
+    /// Takes a vector back.
+    pub fn give(&mut self, mut segments: Vec<Segment>) {
+        segments.clear();
+        self.0.push(segments);
+    }
+}
+
+/// Reads the request that stands in a chain. The segments of the answer are best given back to
+/// `spare` in the end.
 ///
 /// # Errors
 /// How it has to be answered at once.
 pub fn parse(
     chain: impl Iterator<Item = Descriptor>,
     limits: Limits,
+    spare: &mut Spare,
     read: ReadGuest<'_>,
 ) -> Result<Parsed, Mistake> {
+    let mut sorted = Sorted {
+        readable: spare.take(),
+        writable: spare.take(),
+        fault: None,
+    };
+    sort(chain, &mut sorted);
+    let asked = interpret(&mut sorted, limits, read);
     let Sorted {
-        mut readable,
-        mut writable,
+        readable, writable, ..
+    } = sorted;
+    let is_read = matches!(&asked, Ok((Ask::Read { .. } | Ask::GetId, _)));
+    let (data, other) = if is_read {
+        (writable, readable)
+    } else {
+        (readable, writable)
+    };
+    spare.give(other);
+    match asked {
+        Ok((ask, status)) => Ok(Parsed { ask, data, status }),
+        Err(mistake) => {
+            spare.give(data);
+            Err(mistake)
+        }
+    }
+}
+
+/// What is asked for and where the status goes. Leaves data in the segments of its direction, and
+/// nothing else.
+fn interpret(
+    sorted: &mut Sorted,
+    limits: Limits,
+    read: ReadGuest<'_>,
+) -> Result<(Ask, u64), Mistake> {
+    let Sorted {
+        readable,
+        writable,
         fault,
-    } = sort(chain);
-    let status = take_status(&mut writable).ok_or(Mistake::NoStatus)?;
+    } = sorted;
+    let status = take_status(writable).ok_or(Mistake::NoStatus)?;
     let wrong = |answer, what| Mistake::Answer {
         status,
         answer,
         what,
     };
     let broken = |what| wrong(Status::IoError, what);
-    if let Some(what) = fault {
+    if let Some(what) = *fault {
         return Err(broken(what));
     }
     let mut header = [0; HEADER_BYTES as usize];
-    if !take_bytes(&mut readable, &mut header, read) {
+    if !take_bytes(readable, &mut header, read) {
         return Err(broken("a request without a whole header"));
     }
     let (kind, sector) = split_header(&header);
     let ask = match kind {
         TYPE_IN | TYPE_OUT => {
             let (data, other) = if kind == TYPE_IN {
-                (&writable, &readable)
+                (&*writable, &*readable)
             } else {
-                (&readable, &writable)
+                (&*readable, &*writable)
             };
             if total(other) > 0 {
                 return Err(broken("data in the wrong direction"));
@@ -187,11 +238,11 @@ pub fn parse(
             }
         }
         TYPE_FLUSH => Ask::Flush,
-        TYPE_GET_ID if total(&writable) >= ID_BYTES => Ask::GetId,
+        TYPE_GET_ID if total(writable) >= ID_BYTES => Ask::GetId,
         TYPE_GET_ID => return Err(broken("too little room for an id")),
         TYPE_DISCARD | TYPE_WRITE_ZEROES => {
             let is_discard = kind == TYPE_DISCARD;
-            let ranges = ranges(&mut readable, is_discard, limits.size_bytes, read);
+            let ranges = ranges(readable, is_discard, limits.size_bytes, read);
             Ask::Zero(ranges.map_err(|(answer, what)| wrong(answer, what))?)
         }
         _ => return Err(wrong(Status::Unsupported, "a request of an unknown type")),
@@ -199,12 +250,10 @@ pub fn parse(
     if limits.is_read_only && matches!(ask, Ask::Write { .. } | Ask::Zero(_)) {
         return Err(broken("a write to a read-only disk"));
     }
-    let data = match ask {
-        Ask::Write { .. } => readable,
-        Ask::Read { .. } | Ask::GetId => writable,
-        Ask::Flush | Ask::Zero(_) => Vec::new(),
-    };
-    Ok(Parsed { ask, data, status })
+    if matches!(ask, Ask::Flush | Ask::Zero(_)) {
+        readable.clear();
+    }
+    Ok((ask, status))
 }
 
 /// The segments of a chain by direction, and what is wrong with it.
@@ -214,17 +263,12 @@ struct Sorted {
     fault: Option<&'static str>,
 }
 
-fn sort(chain: impl Iterator<Item = Descriptor>) -> Sorted {
-    let mut sorted = Sorted {
-        readable: Vec::new(),
-        writable: Vec::new(),
-        fault: None,
-    };
+fn sort(chain: impl Iterator<Item = Descriptor>, sorted: &mut Sorted) {
     let mut is_open = false;
     for (count, descriptor) in chain.enumerate() {
         if count == DESCRIPTORS_MAX {
             sorted.fault = Some("a chain of too many descriptors");
-            return sorted;
+            return;
         }
         let segment = Segment {
             address: descriptor.address,
@@ -243,7 +287,6 @@ fn sort(chain: impl Iterator<Item = Descriptor>) -> Sorted {
     if is_open {
         sorted.fault = Some("a broken chain of descriptors");
     }
-    sorted
 }
 
 fn split_header(header: &[u8; HEADER_BYTES as usize]) -> (u32, u64) {

@@ -2,6 +2,7 @@
 
 mod bench;
 mod files;
+mod foreign;
 mod model;
 mod sockets;
 

@@ -60,6 +60,7 @@ fn ask(
     parse(
         chain.chain([status]),
         LIMITS,
+        &mut Spare::default(),
         &mut memory(kind, sector, ranges),
     )
 }
@@ -109,7 +110,7 @@ fn any_cut_into_descriptors_is_the_same_request() {
         descriptor(0x4000, 513, true),
     ];
     let read = &mut memory(TYPE_IN, 1, &[]);
-    let parsed = parse(chain.into_iter(), LIMITS, read).unwrap();
+    let parsed = parse(chain.into_iter(), LIMITS, &mut Spare::default(), read).unwrap();
     let length = 512;
     assert_eq!(
         parsed.ask,
@@ -165,16 +166,31 @@ fn mistakes_are_answered() {
         assert_eq!(answer(ask(kind, sector, &[], middle)), Status::IoError);
     }
     let no_status = [descriptor(0x1000, 16, false)];
-    let result = parse(no_status.into_iter(), LIMITS, &mut memory(0, 0, &[]));
+    let result = parse(
+        no_status.into_iter(),
+        LIMITS,
+        &mut Spare::default(),
+        &mut memory(0, 0, &[]),
+    );
     assert_eq!(result, Err(Mistake::NoStatus));
     let unreadable = [
         descriptor(u64::MAX - 4, 16, false),
         descriptor(STATUS, 1, true),
     ];
-    let result = parse(unreadable.into_iter(), LIMITS, &mut memory(0, 0, &[]));
+    let result = parse(
+        unreadable.into_iter(),
+        LIMITS,
+        &mut Spare::default(),
+        &mut memory(0, 0, &[]),
+    );
     assert_eq!(answer(result), Status::IoError);
     let endless = (0..).map(|_| descriptor(STATUS, 1, true));
-    let result = parse(endless, LIMITS, &mut memory(TYPE_FLUSH, 0, &[]));
+    let result = parse(
+        endless,
+        LIMITS,
+        &mut Spare::default(),
+        &mut memory(TYPE_FLUSH, 0, &[]),
+    );
     assert_eq!(answer(result), Status::IoError);
 }
 
@@ -189,7 +205,12 @@ fn a_read_only_disk_takes_no_writes() {
         descriptor(0x4000, 512, false),
         descriptor(STATUS, 1, true),
     ];
-    let result = parse(chain.into_iter(), limits, &mut memory(TYPE_OUT, 0, &[]));
+    let result = parse(
+        chain.into_iter(),
+        limits,
+        &mut Spare::default(),
+        &mut memory(TYPE_OUT, 0, &[]),
+    );
     assert_eq!(answer(result), Status::IoError);
 }
 
@@ -208,7 +229,7 @@ proptest! {
             address, length, is_writable, has_next,
         });
         let mut read = memory(kind, sector, &[(1, 2, 0), (4, 4, 1)]);
-        if let Ok(parsed) = parse([head].into_iter().chain(rest), LIMITS, &mut read) {
+        if let Ok(parsed) = parse([head].into_iter().chain(rest), LIMITS, &mut Spare::default(), &mut read) {
             match parsed.ask {
                 Ask::Read { offset, length } | Ask::Write { offset, length } => {
                     prop_assert!(offset + length <= SIZE && length % 512 == 0 && length > 0);
