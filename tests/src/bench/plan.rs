@@ -83,12 +83,21 @@ pub(super) enum StackKind {
     /// blockrep without a backup.
     Alone,
     Protected(Protected),
-    /// qemu-storage-daemon mirroring to qemu-nbd over loopback TCP, by copy mode.
-    Mirror(&'static str),
+    /// qemu-storage-daemon mirroring to qemu-nbd over loopback TCP.
+    Mirror(Mirror),
     /// Three write streams of bare fio: what the disk gives to the shape of replication.
     ThreeStreams,
     /// What one epoch offers, appended to a bare file and synced: what a commit costs at least.
     Append,
+}
+
+/// How QEMU mirrors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Mirror {
+    pub(super) name: &'static str,
+    pub(super) copy_mode: &'static str,
+    /// The copy answers a write when it would survive a power cut, as our backup does.
+    pub(super) syncs: bool,
 }
 
 impl Protected {
@@ -154,8 +163,21 @@ impl StackKind {
         huge: true,
         ..Protected::BURST
     });
-    pub(super) const BLOCKING: Self = Self::Mirror("write-blocking");
-    pub(super) const BACKGROUND: Self = Self::Mirror("background");
+    pub(super) const BLOCKING: Self = Self::Mirror(Mirror {
+        name: "mirror write-blocking",
+        copy_mode: "write-blocking",
+        syncs: false,
+    });
+    pub(super) const BLOCKING_SYNCED: Self = Self::Mirror(Mirror {
+        name: "mirror write-blocking, synced",
+        copy_mode: "write-blocking",
+        syncs: true,
+    });
+    pub(super) const BACKGROUND: Self = Self::Mirror(Mirror {
+        name: "mirror background",
+        copy_mode: "background",
+        syncs: false,
+    });
 
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -163,8 +185,7 @@ impl StackKind {
             Self::QemuNbd => "qemu-nbd",
             Self::Alone => "blockrep alone",
             Self::Protected(protected) => protected.name,
-            Self::Mirror("write-blocking") => "mirror write-blocking",
-            Self::Mirror(_) => "mirror background",
+            Self::Mirror(mirror) => mirror.name,
             Self::ThreeStreams => "three-stream ceiling",
             Self::Append => "append and sync per epoch",
         }
@@ -264,6 +285,7 @@ const PLAN: &[Case] = &[
     case(StackKind::BACKGROUND, WRITES, &[Ack]),
     case(StackKind::WRITE, WRITES, &[Ack]),
     case(StackKind::BLOCKING, WRITES, &[Ack]),
+    case(StackKind::BLOCKING_SYNCED, WRITES, &[Ack]),
     case(StackKind::FLUSH, WRITES, &[Extra]),
     case(StackKind::FLUSH_SUSTAINED, WRITES, &[Extra]),
     case(StackKind::WRITE_SUSTAINED, WRITES, &[Extra]),

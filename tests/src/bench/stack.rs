@@ -3,7 +3,7 @@
 //! Every process is killed when the stack is dropped; sockets, state and journals stand in one
 //! directory that goes with it.
 
-use super::plan::{Door, FIRST, PLAIN, Protected, SECOND, StackKind};
+use super::plan::{Door, FIRST, Mirror, PLAIN, Protected, SECOND, StackKind};
 use super::point::Bench;
 use super::qmp::Qmp;
 use super::workload::Workload;
@@ -58,7 +58,7 @@ impl Stack {
         match kind {
             StackKind::Raw | StackKind::ThreeStreams | StackKind::Append => {}
             StackKind::QemuNbd => {
-                let mut command = qemu_nbd(&bench.dir.join(PLAIN));
+                let mut command = qemu_nbd(&bench.dir.join(PLAIN), "none");
                 command.arg("-k").arg(&stack.nbd);
                 stack.front = Some(stack.run("qemu-nbd", &mut command)?);
                 stack.wait_front(bench)?;
@@ -74,7 +74,7 @@ impl Stack {
                 let small = protected.sustained || workload.reads();
                 stack.protected(bench, protected, small)?;
             }
-            StackKind::Mirror(mode) => stack.mirror(bench, mode)?,
+            StackKind::Mirror(mirror) => stack.mirror(bench, mirror)?,
         }
         Ok(stack)
     }
@@ -188,9 +188,10 @@ impl Stack {
         Ok(())
     }
 
-    fn mirror(&mut self, bench: &Bench, mode: &str) -> Result<()> {
+    fn mirror(&mut self, bench: &Bench, mirror: Mirror) -> Result<()> {
         let port = free_port()?.to_string();
-        let mut command = qemu_nbd(&bench.dir.join(SECOND));
+        let cache = if mirror.syncs { "directsync" } else { "none" };
+        let mut command = qemu_nbd(&bench.dir.join(SECOND), cache);
         command.args(["-b", "127.0.0.1", "-p", &port]);
         let mut back = self.run("qemu-nbd", &mut command)?;
         let up = bench.wait_for(START_MAX, || {
@@ -207,7 +208,7 @@ impl Stack {
         let mut qmp = Qmp::connect(&monitor)?;
         // Both images count as equal, as for ours: only what is written from now on is copied.
         let job = json!({"job-id": "mirror", "device": "disk", "target": "copy", "sync": "none",
-            "copy-mode": mode});
+            "copy-mode": mirror.copy_mode});
         qmp.run("blockdev-mirror", job)?;
         qmp.wait_event("BLOCK_JOB_READY")?;
         self._monitor = Some(qmp);
@@ -248,10 +249,11 @@ impl Stack {
     }
 }
 
-fn qemu_nbd(image: &Path) -> Command {
+fn qemu_nbd(image: &Path, cache: &str) -> Command {
     let mut command = Command::new("qemu-nbd");
     command
-        .args(["--persistent", "--format=raw", "--cache=none"])
+        .args(["--persistent", "--format=raw"])
+        .arg(format!("--cache={cache}"))
         .args(["--aio=io_uring", "--shared=8"])
         .arg(image);
     command

@@ -184,8 +184,7 @@ impl<M: Memory> BackupVolume<M> {
         let since = *self.pace.commit_waits_since.get_or_insert(now);
         // A record will carry it: the primary's next, or our own seal of what is open.
         let more = self.mode == Mode::Receiving || self.own_seal_to_come();
-        let roomy = !self.ring_is_half_full() && self.extents() < self.settings.extents_max / 2;
-        let lively = more && (roomy || now < since + CARRIED_NS_MAX);
+        let lively = more && (!self.is_short_of_room() || now < since + CARRIED_NS_MAX);
         if !lively && !self.meta.has(|t| matches!(t, Then::Committed(_))) {
             let committed = self.committed;
             self.meta.write(Then::Committed(committed));
@@ -196,7 +195,12 @@ impl<M: Memory> BackupVolume<M> {
     /// When a commit has waited long enough for a record, where room is short.
     pub(super) fn commit_fact_due_at(&self) -> Option<Nanos> {
         let since = self.pace.commit_waits_since?;
-        self.ring_is_half_full().then_some(since + CARRIED_NS_MAX)
+        self.is_short_of_room().then_some(since + CARRIED_NS_MAX)
+    }
+
+    /// Apply has to make room soon, in the journal or in memory.
+    fn is_short_of_room(&self) -> bool {
+        self.ring_is_half_full() || self.extents() >= self.settings.extents_max / 2
     }
 
     pub(super) fn ring_is_half_full(&self) -> bool {

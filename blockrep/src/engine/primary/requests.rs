@@ -26,6 +26,14 @@ fn charge<M: Memory>(request: &Request<M>) -> u64 {
     HEADER_BYTES as u64 + charge_of(payload)
 }
 
+/// Whether a write has to be durable before it is answered.
+fn is_fua<M: Memory>(request: &Request<M>) -> bool {
+    match request {
+        Request::Write { fua, .. } | Request::Zero { fua, .. } => *fua,
+        Request::Read { .. } | Request::Flush => false,
+    }
+}
+
 impl<M: Memory> PrimaryVolume<M> {
     /// A request of a front end.
     pub fn request(
@@ -166,6 +174,21 @@ impl<M: Memory> PrimaryVolume<M> {
         self.next_write_seq += 1;
         let io = self.next_io(Pending::Write(key));
         fx.push(Effect::Io(io, op));
+        // Its answer waits for a cut: that need not wait for the image.
+        if self.protection == Protection::Protected
+            && self.waits_for_backup(is_fua(&self.writes[key].body))
+        {
+            fx.push(Effect::Group(ToGroup::WantCut));
+        }
+    }
+
+    /// Whether the answer to a write waits until it is committed.
+    fn waits_for_backup(&self, fua: bool) -> bool {
+        match self.settings.ack {
+            AckMode::Write => true,
+            AckMode::Flush => fua,
+            AckMode::Local => false,
+        }
     }
 
     pub(super) fn read_done(&mut self, id: RequestId, done: Done<M>, fx: &mut Vec<Effect<M>>) {
@@ -200,16 +223,12 @@ impl<M: Memory> PrimaryVolume<M> {
             self.reply_error(write.request, libc::EIO, fx);
             return;
         }
-        let fua = match write.body {
-            Request::Write { fua, .. } | Request::Zero { fua, .. } => fua,
-            Request::Read { .. } | Request::Flush => false,
+        let fua = is_fua(&write.body);
+        let epoch = if self.waits_for_backup(fua) {
+            write.epoch
+        } else {
+            Epoch::NONE
         };
-        let remote = match self.settings.ack {
-            AckMode::Write => true,
-            AckMode::Flush => fua,
-            AckMode::Local => false,
-        };
-        let epoch = if remote { write.epoch } else { Epoch::NONE };
         let sync = if fua { self.want_sync(fx) } else { 0 };
         self.wait(
             Waiting {
