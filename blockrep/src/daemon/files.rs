@@ -76,7 +76,12 @@ impl Layout {
 
     /// What the image carries of this state directory, see [`super::image_mark`].
     pub(super) fn volume_mark(&self, index: usize) -> PathBuf {
-        self.state.join(format!("volume-{index}.mark"))
+        Self::mark_in(&self.state, index)
+    }
+
+    /// The same in any state directory.
+    pub(super) fn mark_in(state: &Path, index: usize) -> PathBuf {
+        state.join(format!("volume-{index}.mark"))
     }
 
     pub(super) fn journal_dir(&self, index: usize) -> PathBuf {

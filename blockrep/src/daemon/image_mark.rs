@@ -70,11 +70,12 @@ pub(super) fn check(
         return Ok(false);
     }
     let own = read_text(&layout.volume_mark(index), VALUE_BYTES_MAX)?;
-    let (Some(own), Some(found)) = (own, attribute(&image.fd)) else {
+    let Some(found) = attribute(&image.fd) else {
         return Ok(false);
     };
     let (mark, other) = found.split_once(' ').unwrap_or((&found, "DIR"));
-    if mark == own {
+    let is_fresh = own.is_none();
+    if own.is_some_and(|own| own == mark) || (is_fresh && !is_there(other, index, mark)) {
         return Ok(false);
     }
     let (path, state) = (path.display(), layout.state.display().to_string());
@@ -85,6 +86,13 @@ pub(super) fn check(
              --same-image"
         );
         return Ok(true);
+    }
+    if is_fresh {
+        return Err(FileError::store(format!(
+            "the image {path} belongs to the state directory {other}, which may know of epochs that \
+             are not in it yet: give --state {other}; if the image is to begin anew as it is, move \
+             that directory away first"
+        )));
     }
     let remedy = if other == state {
         // One was moved away, and another made or put in its place.
@@ -97,6 +105,12 @@ pub(super) fn check(
          which does not know what it holds now: {remedy}; if nothing was written to it meanwhile \
          type --same-image; to begin anew remove {state}"
     )))
+}
+
+/// The state directory that left its mark on an image is where it was.
+fn is_there(state: &str, index: usize, mark: &str) -> bool {
+    let file = Layout::mark_in(Path::new(state), index);
+    matches!(read_text(&file, VALUE_BYTES_MAX), Ok(Some(found)) if found == mark)
 }
 
 /// Marks the image as that of this state directory, durably. An image that cannot carry the mark
@@ -174,6 +188,11 @@ mod tests {
             return;
         }
         assert!(!try_with(&a, false).unwrap());
+        // A promoted disk must not become a fresh backup's by a forgotten --state.
+        let error = try_with(&b, false).unwrap_err().text;
+        let owner = a.state.display();
+        assert!(error.contains(&format!("give --state {owner};")), "{error}");
+        assert!(try_with(&b, true).unwrap());
         record(&b, 0, &image).unwrap();
         assert!(!try_with(&b, false).unwrap());
         let error = try_with(&a, false).unwrap_err().text;

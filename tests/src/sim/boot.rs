@@ -197,6 +197,7 @@ impl World {
                 geometry: self.plan.geometry,
                 extents_max: self.plan.extents_max,
                 apply_rate: self.plan.apply_rate,
+                window_bytes: self.plan.memory_bytes[1] as u64 / 8,
                 switch_extents: self.plan.switch_extents,
             };
             let slot = &mut self.hosts[1].slots[volume];

@@ -104,12 +104,15 @@ fn sizes_that_differ_are_told_at_the_primary() {
         "refused by the backup",
         "8388608",
         "4194304",
-        "make them equal",
+        "make its image as large as the primary's",
     ];
     let status = wait_reason(&pair, "a", &words);
     assert_eq!(status["group"]["state"], "standalone");
     let events = pair.ctl("a", &["events"]).unwrap();
-    assert!(String::from_utf8_lossy(&events.stdout).contains("make them equal"));
+    assert!(
+        String::from_utf8_lossy(&events.stdout)
+            .contains("make its image as large as the primary's")
+    );
     let load = Load::plain(&pair, "load", "a.img", &["--writes", "50"]);
     assert_eq!(load.run(LIMIT).unwrap().code, 0);
     ends_with(&mut backup, code::OK);

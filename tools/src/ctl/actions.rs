@@ -94,8 +94,8 @@ fn warning(refused: &RefusedPeer, now_unix_ms: u64) -> String {
     let ago = seconds(now_unix_ms.saturating_sub(refused.unix_ms) / 1000);
     one_line(&format!(
         "warning: the primary at {} was alive {ago} ago, when this backup refused it: stop it now, its \
-         guest must not run on; it was told: {}",
-        refused.peer, refused.reason
+         guest must not run on",
+        refused.peer
     ))
 }
 
@@ -103,7 +103,10 @@ fn promoted(answer: &PromoteAnswer) -> String {
     let when = if answer.cut_unix_ns == 0 {
         "cut at a time that is not known any more".to_owned()
     } else {
-        format!("cut {}", utc_text(answer.cut_unix_ns / 1_000_000))
+        format!(
+            "the last with writes, cut {}",
+            utc_text(answer.cut_unix_ns / 1_000_000)
+        )
     };
     let dropped = match answer.dropped_epochs {
         0 => "nothing was dropped".to_owned(),
@@ -148,8 +151,8 @@ mod tests {
         };
         assert_eq!(
             promoted(&answer),
-            "promoted: serving epoch 1041 (cut 2025-11-21 20:55:03 UTC) under lineage \
-             9f0c1d2e3b4a5968; 2 epochs that had not arrived whole dropped; took 1.8 ms"
+            "promoted: serving epoch 1041 (the last with writes, cut 2025-11-21 20:55:03 UTC) \
+             under lineage 9f0c1d2e3b4a5968; 2 epochs that had not arrived whole dropped; took 1.8 ms"
         );
         (answer.cut_unix_ns, answer.dropped_epochs) = (0, 0);
         assert!(promoted(&answer).contains("not known any more"));

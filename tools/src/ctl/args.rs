@@ -62,7 +62,8 @@ pub(super) enum Command {
     /// Be sure that the primary is dead, and stays so: nothing here fences it. While it runs, its
     /// guest goes on to write to a disk that is a different one from now on. Epochs that were not
     /// complete at the backup are dropped; every flush that was answered under --ack flush or write
-    /// is kept, under --ack local the epochs on their way are lost.
+    /// while the primary was protected is kept, under --ack local the epochs on their way are lost.
+    /// What a degraded primary answered after it had lost this backup is not here.
     ///
     /// --force is for a primary that is still connected, and that you stop yourself.
     /// --accept-suspect is for a backup whose state is "suspect": the last sealed epoch is damaged,

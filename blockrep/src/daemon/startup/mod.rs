@@ -24,7 +24,7 @@ use crate::daemon::files::{FileError, Layout, words};
 use crate::daemon::listen::tell_address;
 use crate::daemon::vhost::Mapping;
 use crate::daemon::watch::Watch;
-use crate::daemon::{EXTENT_BYTES, EXTENTS_MAX, FRONT_BYTES_MAX};
+use crate::daemon::{EXTENT_BYTES, EXTENTS_MAX, FRONT_BYTES_MAX, WINDOW_BYTES_MAX};
 use crate::engine::backup::{BackupSettings, SWITCH_EXTENTS};
 use crate::engine::primary::PrimarySettings;
 use crate::frontend::virtio_blk::inflight::TABLE_WORDS;
@@ -267,6 +267,7 @@ pub fn run_backup(config: &BackupConfig) -> Result<(), StartError> {
                     geometry: layout.geometry,
                     extents_max: EXTENTS_MAX,
                     apply_rate: config.throttle_apply,
+                    window_bytes: WINDOW_BYTES_MAX,
                     switch_extents: SWITCH_EXTENTS,
                 },
                 group: (index == 0).then(|| (meta.clone(), facts.clone())),

@@ -44,12 +44,12 @@ impl<'a> Images<'a> {
         }
     }
 
-    /// Refuses the image of a volume that was used with another one.
-    fn check(&self, layout: &Layout, index: usize) -> Result<(), StartError> {
+    /// Refuses an image that is not that of the volume, or that another state directory has.
+    fn check(&self, layout: &Layout, index: usize, is_used: bool) -> Result<(), StartError> {
         let (path, image) = (self.paths[index], &self.opened[index]);
-        let exchanged = exchanged::check(layout, index, path, image, self.same)?;
+        let exchanged = is_used && exchanged::check(layout, index, path, image, self.same)?;
         let marked = image_mark::check(layout, index, path, image, self.same)?;
-        if self.same && !exchanged && !marked {
+        if self.same && is_used && !exchanged && !marked {
             tracing::warn!("--same-image is not needed: left there, it would hide an exchange");
         }
         Ok(())
@@ -78,8 +78,8 @@ pub(super) fn primary_state(
     let mut known = Vec::new();
     for (index, (path, image)) in images.paths.iter().zip(images.opened).enumerate() {
         let meta = files::read_volume(&layout.volume_meta(index))?;
+        images.check(layout, index, meta.is_some())?;
         if let Some(meta) = &meta {
-            images.check(layout, index)?;
             check_size(meta, path, image)?;
         }
         known.push(meta);
@@ -199,12 +199,13 @@ pub(super) fn backup_state(
     }
     for index in 0..images.paths.len() {
         let Some(meta) = files::read_volume(&layout.volume_meta(index))? else {
+            images.check(layout, index, false)?;
             continue;
         };
         check_journal_size(layout, index, &meta)?;
         // A backup that never held anything takes the image that it finds.
         if !meta.volume.is_none() {
-            images.check(layout, index)?;
+            images.check(layout, index, true)?;
         }
     }
 

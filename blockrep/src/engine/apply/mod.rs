@@ -12,8 +12,6 @@
 mod run;
 mod window;
 
-pub use window::WINDOW_BYTES_MAX;
-
 use super::Nanos;
 use crate::io::Memory;
 use crate::overlay::{Extent, Overlay, Source};
@@ -131,16 +129,17 @@ impl<M: Memory> Apply<M> {
         self.rate_bytes_per_s = None;
     }
 
-    /// Everything up to `applied` is in the image. `rate_bytes_per_s` throttles.
+    /// Everything up to `applied` is in the image. `rate_bytes_per_s` throttles, and so many bytes of
+    /// the journal may be kept in memory.
     #[must_use]
-    pub fn new(applied: Epoch, rate_bytes_per_s: Option<u64>) -> Self {
+    pub fn new(applied: Epoch, rate_bytes_per_s: Option<u64>, window_bytes: u64) -> Self {
         Self {
             stage: Stage::Idle,
             limit: applied,
             applied,
             runs: Slab::new(),
             done: Vec::new(),
-            window: Window::default(),
+            window: Window::new(window_bytes),
             runs_max: RUNS_MAX,
             rate_bytes_per_s,
             allowance: 0,

@@ -2,7 +2,8 @@
 //!
 //! Two ways in: records as they come from the link, as long as everything that is not applied yet
 //! is here ([`Window::keep`]), and stretches that a pass reads in one go because it needs many small
-//! pieces of them ([`plan`]). Owned by [`super::Apply`]; bounded by [`WINDOW_BYTES_MAX`]. What is
+//! pieces of them ([`plan`]). Owned by [`super::Apply`]; bounded, since memory
+//! held here is memory that no record can come in by. What is
 //! not here is read piece by piece: nothing depends on it but speed.
 
 use crate::io::Memory;
@@ -10,8 +11,6 @@ use crate::overlay::{Extent, Source};
 use blkback_proto::ids::Place;
 use std::collections::BTreeMap;
 
-/// Journal bytes in memory at most.
-pub const WINDOW_BYTES_MAX: u64 = 8 << 20;
 /// Bytes read from the journal in one operation.
 const CHUNK_BYTES: u64 = 256 << 10;
 /// Pieces this far apart are read together, what stands between them with them, in bytes.
@@ -25,21 +24,23 @@ const ALIGN_BYTES: u64 = 4096;
 pub(super) struct Window<M: Memory> {
     chunks: BTreeMap<Place, M::Buf>,
     bytes: u64,
+    /// At most.
+    bytes_max: u64,
     /// Everything that is not applied yet is here.
     is_whole: bool,
 }
 
-impl<M: Memory> Default for Window<M> {
-    fn default() -> Self {
+impl<M: Memory> Window<M> {
+    /// Nothing, and no more than that many bytes ever.
+    pub(super) fn new(bytes_max: u64) -> Self {
         Self {
             chunks: BTreeMap::new(),
             bytes: 0,
+            bytes_max,
             is_whole: false,
         }
     }
-}
 
-impl<M: Memory> Window<M> {
     /// The bytes at a place, if they are here as a whole.
     pub(super) fn get(&self, mem: &mut M, place: Place, length: u64) -> Option<M::Buf> {
         let (chunk, skip) = self.find(place, length)?;
@@ -57,7 +58,7 @@ impl<M: Memory> Window<M> {
 
     /// There is room for that much more.
     pub(super) fn has_room(&self, bytes: u64) -> bool {
-        self.bytes + bytes <= WINDOW_BYTES_MAX
+        self.bytes + bytes <= self.bytes_max
     }
 
     /// A record came in. It is kept if everything else that waits for apply is here: then apply
@@ -163,6 +164,8 @@ mod tests {
     use blkback_proto::ids::Epoch;
     use proptest::prelude::*;
 
+    const BYTES_MAX: u64 = 1 << 20;
+
     fn extent(serial: u64, offset: u64, length: u64) -> Extent {
         Extent {
             offset: 0,
@@ -181,7 +184,7 @@ mod tests {
     #[test]
     fn gives_what_it_has_as_a_whole_and_nothing_else() {
         let mut mem = HeapMemory::new(1 << 20);
-        let mut window = Window::<HeapMemory>::default();
+        let mut window = Window::<HeapMemory>::new(BYTES_MAX);
         let place = |serial, offset| Place { serial, offset };
         window.insert(place(7, 8192), kept(&mut mem, 8192, 3));
         window.insert(place(8, 4096), kept(&mut mem, 4096, 4));
@@ -206,9 +209,30 @@ mod tests {
         assert_eq!(window.bytes, 4096);
     }
 
+    /// Kept records would take the memory that the next one comes in by, and nothing would move again.
+    #[test]
+    fn keeps_no_more_than_it_may() {
+        let mut mem = HeapMemory::new(2 << 20);
+        let mut window = Window::<HeapMemory>::new(8192);
+        let records = [1, 2, 3].map(|fill| kept(&mut mem, 4096, fill));
+        for (at, record) in records.iter().enumerate() {
+            let offset = 4096 * (at as u64 + 1);
+            window.keep(Place { serial: 1, offset }, record, at == 0);
+        }
+        assert_eq!((window.bytes, window.is_whole), (8192, false));
+        let place = Place {
+            serial: 2,
+            offset: 4096,
+        };
+        window.keep(place, &records[2], false);
+        assert!(window.find(place, 512).is_none(), "behind a gap");
+        window.keep(place, &records[2], true);
+        assert_eq!((window.bytes, window.is_whole), (4096, true));
+    }
+
     #[test]
     fn neighbours_are_read_together() {
-        let window = Window::<HeapMemory>::default();
+        let window = Window::<HeapMemory>::new(BYTES_MAX);
         let extents = [
             extent(3, 40960, 4096),
             extent(3, 8192, 4096),
@@ -241,14 +265,14 @@ mod tests {
         fn chunks_are_bounded_and_whole(
             pieces in prop::collection::vec((1u64..4, 2u64..40_000, 1u64..64), 0..400),
         ) {
-            let window = Window::<HeapMemory>::default();
+            let window = Window::<HeapMemory>::new(BYTES_MAX);
             let extents: Vec<Extent> = pieces
                 .iter()
                 .map(|(serial, at, units)| extent(*serial, at * 2048, units * 512))
                 .collect();
             let chunks = plan(&window, extents.iter());
             let total: u64 = chunks.iter().map(|c| c.length).sum();
-            prop_assert!(total <= WINDOW_BYTES_MAX);
+            prop_assert!(total <= BYTES_MAX);
             for pair in chunks.windows(2) {
                 let (a, b) = (pair[0], pair[1]);
                 prop_assert!(a.place < b.place);

@@ -47,6 +47,8 @@ pub struct BackupSettings {
     pub extents_max: usize,
     /// Throttle of apply, in bytes a second.
     pub apply_rate: Option<u64>,
+    /// Journal bytes that may be kept in memory for apply: a small part of what there is.
+    pub window_bytes: u64,
     /// After a promotion new writes wait for the journal to be drained once no more extents than
     /// that are left in it.
     pub switch_extents: usize,
@@ -223,7 +225,7 @@ impl<M: Memory> BackupVolume<M> {
         if !recovered.epochs.is_empty() {
             ring.keep(meta.tail.serial);
         }
-        let apply = Apply::new(meta.applied, settings.apply_rate);
+        let apply = Apply::new(meta.applied, settings.apply_rate, settings.window_bytes);
         let mut volume = Self {
             identity,
             size_bytes: meta.size_bytes,

@@ -8,12 +8,11 @@
 
 use super::{BackupVolume, Mode};
 use crate::engine::Nanos;
-use crate::engine::apply::WINDOW_BYTES_MAX;
 use crate::io::Memory;
 use blkback_proto::ids::{Epoch, Place};
 
 /// Journal bytes a pass takes at most, unless one epoch alone has more.
-const PASS_BYTES: u64 = WINDOW_BYTES_MAX;
+const PASS_BYTES: u64 = 8 << 20;
 /// Part of the journal's capacity that may be in use before apply begins.
 const LAZY_PART: u64 = 4;
 /// Without a record for that long apply begins, in nanoseconds.

@@ -188,8 +188,8 @@ impl<M: Memory> BackupVolume<M> {
         }
         if hello.size_bytes != self.size_bytes {
             let text = format!(
-                "the primary's image has {} bytes, the backup's {}: stop the backup, make them equal \
-                 (truncate, lvresize), start it again",
+                "the primary's image has {} bytes, the backup's {}: stop the backup, make its image as \
+                 large as the primary's (truncate, lvresize), start it again",
                 hello.size_bytes, self.size_bytes
             );
             return Some((RefuseCode::Size, text));
