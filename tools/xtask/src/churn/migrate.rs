@@ -95,7 +95,14 @@ pub(crate) fn run(checkout: &Checkout, options: &Options) -> Result<Verdict> {
     ui::note(headline.clone());
     let result = play(&stage, times, planted);
     let conclusion = stage.conclude(&headline, result, |seen| judge(&seen, times))?;
-    Ok(conclusion.verdict(planted, |fault| fault.contains("memory after a read")))
+    Ok(conclusion.verdict(planted, is_lost_memory))
+}
+
+/// What a guest says whose memory did not come along: of what it had read before, or of a read that ended
+/// while it was moved.
+fn is_lost_memory(fault: &str) -> bool {
+    let of_a_read = fault.contains("the guest says: block ") && fault.contains(" is of turn ");
+    fault.contains("memory after a read") || of_a_read
 }
 
 fn judge(seen: &Seen, times: u32) -> Vec<String> {
