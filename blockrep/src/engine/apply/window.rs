@@ -259,10 +259,9 @@ mod tests {
     }
 
     proptest! {
-        /// Every piece that is planned for lies in one chunk as a whole, chunks do not overlap, and
-        /// no more is read than there is room for.
+        /// Chunks are in order, aligned and short, and no more is read than there is room for.
         #[test]
-        fn chunks_are_bounded_and_whole(
+        fn chunks_are_bounded_and_aligned(
             pieces in prop::collection::vec((1u64..4, 2u64..40_000, 1u64..64), 0..400),
         ) {
             let window = Window::<HeapMemory>::new(BYTES_MAX);
