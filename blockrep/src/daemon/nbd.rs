@@ -49,6 +49,8 @@ pub(super) struct NbdConn {
     /// Unread bytes of the input buffer.
     pub(super) unread: Range<usize>,
     pub(super) recv_out: bool,
+    /// Everything that came is read: the next receive goes out at the end of the turn.
+    pub(super) wants_input: bool,
     pub(super) payload: Option<Payload>,
     /// The piece of the payload is with the kernel.
     pub(super) payload_out: bool,
@@ -74,6 +76,7 @@ impl NbdConn {
             input: None,
             unread: 0..0,
             recv_out: false,
+            wants_input: false,
             payload: None,
             payload_out: false,
             plain: Vec::new(),

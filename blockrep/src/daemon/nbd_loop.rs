@@ -104,14 +104,7 @@ impl VolumeThread {
                 break;
             }
             if client.unread.is_empty() {
-                let input = client.input.take().expect("no receive is out");
-                client.recv_out = true;
-                let op = ROp::Recv {
-                    sock: client.sock,
-                    buf: input,
-                    range: 0..INPUT_BYTES,
-                };
-                self.reactor.submit(Token::NbdRecv.with(key as u64), op);
+                client.wants_input = true;
                 break;
             }
             if !client.conn.takes_input() {
@@ -407,6 +400,7 @@ impl VolumeThread {
             if self.clients[key].closing {
                 self.abandon_payload(key);
             }
+            self.receive(key);
             let client = &mut self.clients[key];
             let sock = client.sock;
             if let Some(bufs) = client.want_send(&self.mem) {
@@ -421,6 +415,22 @@ impl VolumeThread {
                 self.reactor.remove_socket(sock);
             }
         }
+    }
+
+    /// Asks for more input. Not before what came is with the disk: the kernel looks into the socket
+    /// at once, and the disk would wait for that.
+    fn receive(&mut self, key: usize) {
+        let client = &mut self.clients[key];
+        if !std::mem::take(&mut client.wants_input) || client.closing {
+            return;
+        }
+        let op = ROp::Recv {
+            sock: client.sock,
+            buf: client.input.take().expect("no receive is out"),
+            range: 0..INPUT_BYTES,
+        };
+        client.recv_out = true;
+        self.reactor.submit(Token::NbdRecv.with(key as u64), op);
     }
 
     /// The rest of a payload will not come: the request ends with what was handed on.

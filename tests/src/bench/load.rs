@@ -10,6 +10,7 @@ use crate::harness::Process;
 use anyhow::{Context, Result, anyhow, ensure};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -30,15 +31,55 @@ const APPEND_EPOCHS: u64 = 16;
 /// Load that runs.
 pub(super) enum Running {
     Fio(Process),
+    /// fio, and what runs beside it as long.
+    Beside(Process, Companion),
     Thread(JoinHandle<Result<Outcome>>),
     /// None, until then.
     None(Instant),
 }
 
+/// A load that nobody asks for figures; it ends when this is dropped.
+pub(super) struct Companion {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<Result<Outcome>>>,
+}
+
+impl Companion {
+    fn start(plan: append::Plan) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&stop);
+        let thread = Some(std::thread::spawn(move || append::run(&plan, &seen)));
+        Self { stop, thread }
+    }
+
+    /// Ends it.
+    ///
+    /// # Errors
+    /// It had failed, so nothing ran beside the load.
+    fn end(mut self) -> Result<()> {
+        self.stop.store(true, Ordering::Relaxed);
+        let thread = self.thread.take().context("it is ended once")?;
+        let outcome = thread
+            .join()
+            .map_err(|_| anyhow!("what ran beside the load has panicked"))?;
+        outcome.map(drop).context("beside the load")
+    }
+}
+
+impl Drop for Companion {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // The load has failed already, and says why.
+            let _ = thread.join();
+        }
+    }
+}
+
 impl Running {
     pub(super) fn is_over(&mut self) -> bool {
         match self {
-            Self::Fio(fio) => !fio.is_running(),
+            Self::Fio(fio) | Self::Beside(fio, _) => !fio.is_running(),
             Self::Thread(thread) => thread.is_finished(),
             Self::None(until) => Instant::now() > *until,
         }
@@ -62,6 +103,10 @@ impl Running {
                     .map_err(|_| anyhow!("the load has panicked"))?;
             }
             Self::Fio(fio) => fio,
+            Self::Beside(fio, companion) => {
+                companion.end()?;
+                fio
+            }
         };
         let text = fio.text();
         let code = fio.wait(Duration::from_secs(1))?;
@@ -164,6 +209,7 @@ impl Bench {
         workload: Workload,
         extent: Extent,
         seed: u64,
+        journal_bytes_per_s: f64,
     ) -> Result<Running> {
         let stop = Arc::clone(&self.stop);
         if workload.pattern == Pattern::Idle {
@@ -171,7 +217,7 @@ impl Bench {
             return Ok(Running::None(until));
         }
         if kind == StackKind::Append {
-            let plan = self.append_plan(stack, extent)?;
+            let plan = self.append_plan(stack, extent, OFFERED_BYTES_PER_S, false)?;
             let run = move || append::run(&plan, &stop);
             return Ok(Running::Thread(std::thread::spawn(run)));
         }
@@ -186,13 +232,39 @@ impl Bench {
             let run = move || vhost::run(&plan, &stop);
             return Ok(Running::Thread(std::thread::spawn(run)));
         }
+        if kind == StackKind::BesideJournal {
+            let rate = journal_bytes_per_s as u64;
+            let plan = self.append_plan(stack, extent, rate, true)?;
+            let fio = self.start_fio(stack, kind, workload, extent, seed)?;
+            return Ok(Running::Beside(fio, Companion::start(plan)));
+        }
         let fio = self.start_fio(stack, kind, workload, extent, seed)?;
         Ok(Running::Fio(fio))
     }
 
-    fn append_plan(&self, stack: &Stack, extent: Extent) -> Result<append::Plan> {
+    /// Bytes per second that a journal takes beside a load: those of our own burst in this round, or
+    /// without one, of qemu-nbd.
+    pub(super) fn journal_rate(&self, round: u32, workload: Workload, earlier: &[Point]) -> f64 {
+        let of = |stack| {
+            earlier
+                .iter()
+                .find(|p| p.round == round && p.workload == workload && p.stack == stack)
+                .map(Point::bytes_per_s)
+        };
+        of(StackKind::BURST)
+            .or_else(|| of(StackKind::QemuNbd))
+            .unwrap_or(OFFERED_BYTES_PER_S as f64)
+    }
+
+    fn append_plan(
+        &self,
+        stack: &Stack,
+        extent: Extent,
+        bytes_per_s: u64,
+        merges: bool,
+    ) -> Result<append::Plan> {
         let epoch_ms = self.options.epoch_ms;
-        let epoch_bytes = append::whole_blocks(OFFERED_BYTES_PER_S * epoch_ms / 1000);
+        let epoch_bytes = append::whole_blocks(bytes_per_s * epoch_ms / 1000);
         let file_bytes = (epoch_bytes * APPEND_EPOCHS).next_multiple_of(MIB);
         let file = stack.journal_file();
         write_zeros(&file, file_bytes)?;
@@ -201,7 +273,9 @@ impl Bench {
             file_bytes,
             epoch: Duration::from_millis(epoch_ms),
             epoch_bytes,
-            seconds: extent.seconds,
+            // Beside a load: until that ends.
+            seconds: extent.seconds + if merges { 60 } else { 0 },
+            merges,
         })
     }
 

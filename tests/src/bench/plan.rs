@@ -80,6 +80,9 @@ pub(super) enum StackKind {
     Raw,
     /// qemu-nbd, one copy.
     QemuNbd,
+    /// The same, and beside it what every replica has to do as well on the same disk: the bytes of an
+    /// epoch are appended to another file and synced, epoch after epoch.
+    BesideJournal,
     /// blockrep without a backup.
     Alone,
     Protected(Protected),
@@ -183,6 +186,7 @@ impl StackKind {
         match self {
             Self::Raw => "raw file",
             Self::QemuNbd => "qemu-nbd",
+            Self::BesideJournal => "qemu-nbd beside a journal",
             Self::Alone => "blockrep alone",
             Self::Protected(protected) => protected.name,
             Self::Mirror(mirror) => mirror.name,
@@ -205,7 +209,7 @@ impl StackKind {
     /// Why it cannot be measured here.
     pub(super) fn missing(self) -> Option<String> {
         let needed: &[(&str, &str)] = match self {
-            Self::QemuNbd => &[("qemu-nbd", "qemu-utils")],
+            Self::QemuNbd | Self::BesideJournal => &[("qemu-nbd", "qemu-utils")],
             Self::Mirror(_) => &[
                 ("qemu-storage-daemon", "qemu-utils"),
                 ("qemu-nbd", "qemu-utils"),
@@ -271,6 +275,8 @@ const PLAN: &[Case] = &[
     case(StackKind::BURST, WRITES, &[Burst, Sustained, Ack]),
     case(StackKind::BURST, WRITE_32, &[Vhost, Cut]),
     case(StackKind::BURST, BIG, &[Sequential]),
+    case(StackKind::BesideJournal, WRITES, &[Burst]),
+    case(StackKind::BesideJournal, BIG, &[Sequential]),
     case(StackKind::BURST, READS, &[Read]),
     case(StackKind::BURST, READ_32, &[Vhost]),
     case(StackKind::BURST, OFFERED, &[Commit]),
@@ -336,5 +342,6 @@ mod tests {
         let at = |kind| order.iter().position(|one| *one == kind).unwrap();
         assert!(at(StackKind::Raw) < at(StackKind::ThreeStreams));
         assert!(at(StackKind::BURST) < at(StackKind::SUSTAINED));
+        assert!(at(StackKind::BURST) < at(StackKind::BesideJournal));
     }
 }

@@ -63,7 +63,8 @@ impl Bench {
         let protected = matches!(kind, StackKind::Protected(_));
         let mut looks = Looks::default();
         let begin = Instant::now();
-        let mut load = self.start_load(&stack, kind, workload, extent, seed)?;
+        let journal_rate = self.journal_rate(round, workload, earlier);
+        let mut load = self.start_load(&stack, kind, workload, extent, seed, journal_rate)?;
         let limit = Duration::from_secs(extent.seconds * 2 + 60);
         let ended = self.wait_for(limit, || {
             if protected {

@@ -57,7 +57,7 @@ impl Stack {
         };
         match kind {
             StackKind::Raw | StackKind::ThreeStreams | StackKind::Append => {}
-            StackKind::QemuNbd => {
+            StackKind::QemuNbd | StackKind::BesideJournal => {
                 let mut command = qemu_nbd(&bench.dir.join(PLAIN), "none");
                 command.arg("-k").arg(&stack.nbd);
                 stack.front = Some(stack.run("qemu-nbd", &mut command)?);

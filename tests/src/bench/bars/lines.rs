@@ -25,6 +25,8 @@ pub(super) fn of(family: Family, rounds: &[Round<'_>], bars: &mut Vec<Bar>) {
             let (stack, base) = (StackKind::SUSTAINED, [StackKind::ThreeStreams]);
             let bar = ratio(rounds, text, W::SEQUENTIAL, stack, &base, 0.9);
             bars.push(flat(rounds, bar, W::SEQUENTIAL));
+            let text = "1M sequential write, burst / qemu-nbd beside a journal";
+            bars.push(beside_journal(rounds, text, W::SEQUENTIAL));
         }
         Family::Read => {
             for (text, workload) in [
@@ -112,6 +114,27 @@ fn burst(rounds: &[Round<'_>], bars: &mut Vec<Bar>) {
         }
         bars.push(bar);
     }
+    for (text, workload) in [
+        (
+            "4K random write QD1, burst / qemu-nbd beside a journal",
+            W::WRITE_1,
+        ),
+        (
+            "4K random write QD32, burst / qemu-nbd beside a journal",
+            W::WRITE_32,
+        ),
+    ] {
+        bars.push(beside_journal(rounds, text, workload));
+    }
+}
+
+/// Against one copy on a disk that has to take a synced journal as well: what is left to us.
+fn beside_journal(rounds: &[Round<'_>], text: &str, workload: Workload) -> Bar {
+    let beside = StackKind::BesideJournal;
+    let values = ratios(rounds, workload, StackKind::BURST, &[beside]);
+    let alone = ratios(rounds, workload, beside, &[StackKind::QemuNbd]);
+    let remark = Middle::of(&alone).map(|m| format!("which is {:.2} x qemu-nbd", m.median));
+    Bar::new(text, "x", &values, Limit::None, remark)
 }
 
 fn sustained(rounds: &[Round<'_>], bars: &mut Vec<Bar>) {

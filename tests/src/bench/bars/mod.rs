@@ -219,7 +219,7 @@ mod tests {
             point(2, write, StackKind::BURST, 110.0),
         ];
         let bars = table(&points, &[Family::Burst]);
-        assert_eq!(bars.len(), 2);
+        assert_eq!(bars.len(), 4);
         assert_eq!(bars[0].measured(), "1.10 x");
         assert_eq!(bars[0].verdict, Verdict::Met);
         assert_eq!(bars[1].verdict, Verdict::NotMeasured);
