@@ -23,8 +23,16 @@ pub struct Status {
     pub output: OutputStatus,
     /// Newest epoch in each stage.
     pub epochs: Epochs,
-    /// Distance between the two sides.
-    pub lag: Lag,
+    /// On a primary with a backup: bytes for the backup that this host's kernel has not taken yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unsent_bytes: Option<u64>,
+    /// On a primary: age of the oldest epoch that was cut and is not committed; 0 if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uncommitted_ms: Option<u64>,
+    /// On a backup, and after a promotion until the journal is drained: bytes that are safe in the
+    /// journal and not in the image yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unapplied_bytes: Option<u64>,
     /// The way to the other side.
     pub link: LinkStatus,
     /// In the order they were given to the daemon.
@@ -115,15 +123,6 @@ pub struct Epochs {
     /// In the backup's image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub applied: Option<u64>,
-}
-
-/// What the backup has not yet committed.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Lag {
-    /// Written and not committed.
-    pub bytes: u64,
-    /// Age of the oldest write that is not committed; 0 if there is none.
-    pub ms: u64,
 }
 
 /// The way to the other side.

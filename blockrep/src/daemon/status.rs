@@ -11,7 +11,7 @@ use crate::group::State;
 use crate::group::refusal::remedy;
 use blkback_proto::ctl::{
     AckMode, Answer, Bounds, CommitLatency, CutHold, DaemonStatus, Epochs, GroupState, GroupStatus,
-    JournalStatus, Lag, LineageEntry, LinkState, LinkStatus, MemoryPart, OutputClass, OutputStatus,
+    JournalStatus, LineageEntry, LinkState, LinkStatus, MemoryPart, OutputClass, OutputStatus,
     QueueBound, Rates, RefusedPeer, Role, Stated, Status, SyncProgress, VolumeCounters,
     VolumeState, VolumeStatus,
 };
@@ -33,7 +33,7 @@ pub(super) struct Report {
     volume: VolumeStatus,
     link: LinkStatus,
     epochs: Epochs,
-    lag_bytes: u64,
+    backlog: Backlog,
     memory: Vec<MemoryPart>,
     queues: Vec<QueueBound>,
     in_per_s: u64,
@@ -41,6 +41,28 @@ pub(super) struct Report {
     /// Median and 99th percentile of holds, in microseconds.
     cut_hold_us: Option<(u64, u64)>,
     group: Option<GroupReport>,
+}
+
+/// Bytes of a volume that are on their way, by where they are. Nothing adds the two up: what is
+/// unsent is not safe, what is unapplied is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Backlog {
+    unsent_bytes: Option<u64>,
+    unapplied_bytes: Option<u64>,
+}
+
+impl Backlog {
+    /// Of the group: the sums over the volumes that know.
+    fn plus(self, other: Self) -> Self {
+        let sum = |a: Option<u64>, b: Option<u64>| match (a, b) {
+            (Some(a), Some(b)) => Some(a + b),
+            (known, None) | (None, known) => known,
+        };
+        Self {
+            unsent_bytes: sum(self.unsent_bytes, other.unsent_bytes),
+            unapplied_bytes: sum(self.unapplied_bytes, other.unapplied_bytes),
+        }
+    }
 }
 
 /// What the group's thread knows.
@@ -51,7 +73,7 @@ struct GroupReport {
     ack_mode: AckMode,
     ack_in_force: bool,
     output: OutputStatus,
-    lag_ms: u64,
+    uncommitted_ms: Option<u64>,
     epochs_per_s: f64,
     commit_latency: CommitLatency,
     lineage: Vec<LineageEntry>,
@@ -101,6 +123,8 @@ fn compose(reports: Vec<Report>) -> Status {
         released: least(|e| e.released),
         applied: least(|e| e.applied),
     };
+    let backlogs = reports.iter().map(|r| r.backlog);
+    let backlog = backlogs.fold(Backlog::default(), Backlog::plus);
     let memory: Vec<MemoryPart> = reports.iter().flat_map(|r| r.memory.clone()).collect();
     Status {
         daemon: group.daemon,
@@ -109,10 +133,9 @@ fn compose(reports: Vec<Report>) -> Status {
         ack_in_force: group.ack_in_force,
         output: group.output,
         epochs,
-        lag: Lag {
-            bytes: reports.iter().map(|r| r.lag_bytes).sum(),
-            ms: group.lag_ms,
-        },
+        unsent_bytes: backlog.unsent_bytes,
+        uncommitted_ms: group.uncommitted_ms,
+        unapplied_bytes: backlog.unapplied_bytes,
         link,
         bounds: Bounds {
             memory_bytes_max: memory.iter().map(|p| p.bytes_max).sum(),
@@ -195,12 +218,11 @@ impl VolumeThread {
             .map_or((0, 0), |l| (l.received_bytes, l.sent_bytes));
         let in_per_s = self.rates[0].update(self.now, self.net.received_bytes + received);
         let out_per_s = self.rates[1].update(self.now, self.net.sent_bytes + sent);
-        let (epochs, lag_bytes) = self.epochs();
         Report {
             volume: self.volume_status(),
             link: self.link_status(),
-            epochs,
-            lag_bytes,
+            epochs: self.epochs(),
+            backlog: self.backlog(),
             memory: self.memory_parts(),
             queues: self.queues(),
             in_per_s,
@@ -210,30 +232,43 @@ impl VolumeThread {
         }
     }
 
-    fn epochs(&self) -> (Epochs, u64) {
-        let queued = self.net.link.as_ref().map_or(0, |l| l.queued_bytes);
+    fn backlog(&self) -> Backlog {
+        match &self.engine {
+            Engine::Primary(_) => Backlog {
+                unsent_bytes: self.net.remote.as_ref().map(|_| {
+                    let link = self.net.link.as_ref();
+                    link.map_or(0, |link| link.queued_bytes)
+                }),
+                unapplied_bytes: None,
+            },
+            Engine::Backup(engine) => Backlog {
+                unsent_bytes: None,
+                unapplied_bytes: Some(engine.unapplied_bytes()),
+            },
+        }
+    }
+
+    fn epochs(&self) -> Epochs {
         match &self.engine {
             Engine::Primary(engine) => {
                 let (durable, committed, applied) = engine.acked();
-                let epochs = Epochs {
+                Epochs {
                     open: some(engine.epoch()),
                     sealed: some(durable),
                     committed: some(committed),
                     released: some(committed),
                     applied: some(applied),
-                };
-                (epochs, queued)
+                }
             }
             Engine::Backup(engine) => {
                 let (durable, committed, applied) = engine.epochs();
-                let epochs = Epochs {
+                Epochs {
                     open: None,
                     sealed: some(durable),
                     committed: some(committed),
                     released: None,
                     applied: some(applied),
-                };
-                (epochs, engine.unapplied_bytes())
+                }
             }
         }
     }
@@ -557,9 +592,11 @@ impl VolumeThread {
                 },
                 possible_loss,
             },
-            lag_ms: match group {
-                Group::Primary(group) => group.oldest_uncommitted_ns(self.now) / 1_000_000,
-                Group::Backup(_) => 0,
+            uncommitted_ms: match group {
+                Group::Primary(group) if self.net.remote.is_some() => {
+                    Some(group.oldest_uncommitted_ns(self.now) / 1_000_000)
+                }
+                Group::Primary(_) | Group::Backup(_) => None,
             },
             epochs_per_s,
             commit_latency: CommitLatency {

@@ -60,7 +60,7 @@ impl Looks {
     /// Looks when it is time; `part` of the load is over.
     pub(super) fn look(&mut self, stack: &Stack, part: f64) -> Result<()> {
         if self.lag_half_bytes.is_none() && part > 0.5 {
-            self.lag_half_bytes = Some(lag(&stack.status("back")?)?);
+            self.lag_half_bytes = Some(unapplied(&stack.status("back")?)?);
         }
         // Not at the end: epochs in which nobody writes are fast, and would count.
         if self.late.is_none() && part > 0.9 {
@@ -77,10 +77,10 @@ fn pairs(front: &Value) -> (Pair, Pair) {
     )
 }
 
-fn lag(status: &Value) -> Result<u64> {
-    status["lag"]["bytes"]
+fn unapplied(status: &Value) -> Result<u64> {
+    status["unapplied_bytes"]
         .as_u64()
-        .context("the status has no lag")
+        .context("the status does not tell what is not applied")
 }
 
 /// The stated bound of what grows with the window.
@@ -114,17 +114,17 @@ impl Replica {
         let mut seen = Value::Null;
         let drained = bench.wait_for(DRAIN_MAX, || {
             seen = stack.status("back")?;
-            // Epochs without writes are not applied one by one: the lag tells.
+            // Epochs without writes are not applied one by one: what is not applied tells.
             let committed = seen["epochs"]["committed"].as_u64() >= Some(last);
-            Ok(committed && lag(&seen)? == 0)
+            Ok(committed && unapplied(&seen)? == 0)
         })?;
         ensure!(
             drained,
-            "the journal does not drain within {} s: epoch {last} was open at the end, {}, {}; \
+            "the journal does not drain within {} s: epoch {last} was open at the end, {}, {} bytes not applied; \
              the primary is {}",
             DRAIN_MAX.as_secs(),
             seen["epochs"],
-            seen["lag"],
+            seen["unapplied_bytes"],
             stack.status("front")?["group"]
         );
         let (commit, hold) = looks.late.unwrap_or_else(|| pairs(&front));
@@ -132,7 +132,7 @@ impl Replica {
             journal_bytes: number(&journal["bytes_total"])?,
             journal_used_bytes: number(&journal["bytes_used"])?,
             lag_half_bytes: looks.lag_half_bytes.unwrap_or(0),
-            lag_end_bytes: lag(&back)?,
+            lag_end_bytes: unapplied(&back)?,
             drain_ms: u64::try_from(load_end.elapsed().as_millis())?,
             commit,
             hold,
@@ -141,7 +141,7 @@ impl Replica {
         })
     }
 
-    /// Whether the lag has stopped growing: in the second half by no more than a quarter of the
+    /// Whether what is not applied has stopped growing: in the second half by no more than a quarter of the
     /// journal.
     pub(super) fn is_flat(&self) -> bool {
         self.lag_end_bytes <= self.lag_half_bytes + self.journal_bytes / 4
@@ -149,8 +149,8 @@ impl Replica {
 
     /// For a line of progress.
     pub(super) fn line(&self) -> String {
-        let (lag, drain) = (self.lag_end_bytes / MIB, self.drain_ms);
-        format!(", lag {lag} MiB, drained in {drain} ms")
+        let (left, drain) = (self.lag_end_bytes / MIB, self.drain_ms);
+        format!(", unapplied {left} MiB, drained in {drain} ms")
     }
 
     pub(super) fn json(&self) -> Value {
@@ -176,7 +176,7 @@ mod tests {
         assert_eq!(window_bytes(&json!({})), 0);
     }
 
-    /// A lag that grows to the end says that apply was only put off.
+    /// A backlog that grows to the end says that apply was only put off.
     #[test]
     fn a_growing_lag_is_not_flat() {
         let mut replica = Replica {

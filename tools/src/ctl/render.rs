@@ -83,7 +83,12 @@ fn group(page: &mut Page, status: &Status, now_unix_ms: u64) {
             known.join(", ")
         },
     );
-    page.row("lag", &lag(status));
+    if let Some(text) = unsent(status) {
+        page.row("unsent", &text);
+    }
+    if let Some(count) = status.unapplied_bytes {
+        page.row("unapplied", &unapplied(count));
+    }
     if let (Some(p50), Some(p99)) = (status.commit_latency.p50_us, status.commit_latency.p99_us) {
         let text = format!(
             "half within {}, 99 in 100 within {}, from cut to commit",
@@ -265,8 +270,17 @@ pub(super) fn status_line(status: &Status, now_unix_ms: u64) -> String {
     if let Some(committed) = status.epochs.committed {
         add(format!("committed {committed}"));
     }
-    if status.ack_in_force {
-        add(format!("lag {}", lag(status)));
+    if status.ack_in_force
+        && let Some(count) = status.unsent_bytes
+    {
+        add(format!("unsent {}", bytes(count)));
+        add(format!(
+            "uncommitted {}",
+            millis(status.uncommitted_ms.unwrap_or(0))
+        ));
+    }
+    if let Some(count) = status.unapplied_bytes {
+        add(format!("unapplied {}", bytes(count)));
     }
     if status.link.stated.state != LinkState::Up {
         add(format!("link {}", status.link.stated.state.as_str()));
@@ -327,14 +341,31 @@ fn ack_mode(status: &Status) -> String {
     format!("{mode}, not in force: {why}")
 }
 
-fn lag(status: &Status) -> String {
-    if !status.ack_in_force && status.group.role == Role::Primary {
-        return "not known: no backup follows".to_owned();
+/// What is not at the backup yet; nothing to say where no backup was given.
+fn unsent(status: &Status) -> Option<String> {
+    let count = status.unsent_bytes?;
+    if !status.ack_in_force {
+        return Some("not known: no backup follows".to_owned());
     }
-    if status.lag.bytes == 0 && status.lag.ms == 0 {
-        return "none".to_owned();
+    let sent = match count {
+        0 => "nothing".to_owned(),
+        count => bytes(count),
+    };
+    Some(match status.uncommitted_ms.unwrap_or(0) {
+        0 => format!("{sent}; every epoch that was cut is committed"),
+        ms => format!(
+            "{sent}; the oldest epoch not committed was cut {} ago",
+            millis(ms)
+        ),
+    })
+}
+
+/// What is at the backup and not in its image: safe, and part of the disk all the same.
+fn unapplied(count: u64) -> String {
+    match count {
+        0 => "nothing: the image alone is the disk".to_owned(),
+        count => format!("{}, safe in the journal", bytes(count)),
     }
-    format!("{}, {}", bytes(status.lag.bytes), millis(status.lag.ms))
 }
 
 fn since(unix_ms: u64, now_unix_ms: u64) -> String {
@@ -393,7 +424,7 @@ mod tests {
     fn unknown_things_are_left_out() {
         let mut little = sample();
         little.epochs = Default::default();
-        little.lag = Default::default();
+        (little.unsent_bytes, little.uncommitted_ms) = (None, None);
         little.commit_latency = Default::default();
         little.link.peer = None;
         (
@@ -405,10 +436,7 @@ mod tests {
         little.lineage.clear();
         little.bounds.memory.clear();
         let text = status(&little, NOW_UNIX_MS);
-        assert!(
-            text.contains("epochs    none yet\n  lag       none\n  rates"),
-            "{text}"
-        );
+        assert!(text.contains("epochs    none yet\n  rates"), "{text}");
         assert!(text.contains("link to no peer: up"), "{text}");
         assert!(text.contains("memory    at most 384.0 MiB\n"), "{text}");
         assert!(
@@ -431,16 +459,43 @@ mod tests {
         let text = status(&alone, NOW_UNIX_MS);
         for line in [
             "  ack mode  local, not in force: no backup\n",
-            "  lag       not known: no backup follows\n",
+            "  unsent    not known: no backup follows\n",
             "  refused   10.0.0.9:4711, last 2025-11-21 21:07:20 UTC, 5 s ago: sizes differ\n",
         ] {
             assert!(text.contains(line), "{text}");
         }
-        assert!(!status_line(&alone, NOW_UNIX_MS).contains("lag"));
+        assert!(!status_line(&alone, NOW_UNIX_MS).contains("unsent"));
         alone.group.stated.state = GroupState::Resyncing;
         assert!(status(&alone, NOW_UNIX_MS).contains("until the comparison has ended"));
         alone.group.role = Role::Backup;
         assert!(status(&alone, NOW_UNIX_MS).contains("ack mode  the primary's to set"));
+    }
+
+    /// `lag` was what is unsent on one host and what is unapplied on the other: whoever compared the
+    /// two read a loss where there was none.
+    #[test]
+    fn what_is_unsent_and_what_is_unapplied_are_told_apart() {
+        let mut side = sample();
+        (side.unsent_bytes, side.uncommitted_ms) = (Some(0), Some(0));
+        let text = status(&side, NOW_UNIX_MS);
+        let line = "  unsent    nothing; every epoch that was cut is committed\n";
+        assert!(
+            text.contains(line) && !text.contains("  unapplied"),
+            "{text}"
+        );
+        side.group.role = Role::Backup;
+        (side.unsent_bytes, side.uncommitted_ms) = (None, None);
+        for (count, told) in [
+            (0, "nothing: the image alone is the disk\n"),
+            (1 << 20, "1.0 MiB, safe in the journal\n"),
+        ] {
+            side.unapplied_bytes = Some(count);
+            let text = status(&side, NOW_UNIX_MS);
+            assert!(text.contains(&format!("  unapplied {told}")), "{text}");
+            assert!(!text.contains("  unsent"), "{text}");
+        }
+        let line = status_line(&side, NOW_UNIX_MS);
+        assert!(line.contains(", unapplied 1.0 MiB"), "{line}");
     }
 
     /// Text from a peer or a file name must not write to the operator's terminal.
@@ -478,7 +533,7 @@ mod tests {
     fn status_line_is_as_recorded() {
         assert_eq!(
             status_line(&sample(), NOW_UNIX_MS),
-            "2025-11-21 21:07:25 UTC vm1 primary: protected, committed 1041, lag 1.2 MiB, 25 ms, \
+            "2025-11-21 21:07:25 UTC vm1 primary: protected, committed 1041, unsent 1.2 MiB, uncommitted 25 ms, \
              journal of disk0 12 %, sync of disk1 40 %"
         );
     }

@@ -110,7 +110,7 @@ fn burst(rounds: &[Round<'_>], bars: &mut Vec<Bar>) {
         let mut bar = ratio(rounds, text, workload, stack, &base, 1.0);
         let drain = replica(workload, stack, |r| Some(r.drain_ms as f64 / 1000.0));
         if let Some(drain) = median(rounds, drain) {
-            bar.remark = format!("the lag drains in {drain:.1} s");
+            bar.remark = format!("what was not applied drains in {drain:.1} s");
         }
         bars.push(bar);
     }
@@ -154,7 +154,7 @@ fn sustained(rounds: &[Round<'_>], bars: &mut Vec<Bar>) {
     }
 }
 
-/// Tells of the lag, and lets no figure count that was bought by putting apply off.
+/// Tells of what is not applied, and lets no figure count that was bought by putting apply off.
 fn flat(rounds: &[Round<'_>], mut bar: Bar, workload: Workload) -> Bar {
     let stack = StackKind::SUSTAINED;
     let mib = |bytes: u64| Some(bytes as f64 / MIB as f64);
@@ -164,7 +164,8 @@ fn flat(rounds: &[Round<'_>], mut bar: Bar, workload: Workload) -> Bar {
     let (Some(half), Some(end), Some(journals)) = (half, end, journals) else {
         return bar;
     };
-    bar.remark = format!("{journals:.1} journals; lag {half:.0} MiB half way, {end:.0} at the end");
+    bar.remark =
+        format!("{journals:.1} journals; unapplied {half:.0} MiB half way, {end:.0} at the end");
     let all = |wanted: fn(&Replica) -> bool| {
         let of = replica(workload, stack, |r| Some(f64::from(wanted(r))));
         median(rounds, of) == Some(1.0)
@@ -174,7 +175,7 @@ fn flat(rounds: &[Round<'_>], mut bar: Bar, workload: Workload) -> Bar {
     } else if all(Replica::is_flat) {
         None
     } else {
-        Some("the lag still grows")
+        Some("what is not applied still grows")
     };
     bar.unless(unsound)
 }

@@ -203,7 +203,10 @@ mod tests {
         assert_eq!((bar.over(), bar.bar().as_str()), (Some(0.5), "<= 1.00 ms"));
         let met = Bar::new("x", "x", &[2.0], Limit::AtLeast(1.0), None);
         assert_eq!(met.verdict, Verdict::Met);
-        assert_eq!(met.unless(Some("lag grows")).verdict, Verdict::Missed);
+        assert_eq!(
+            met.unless(Some("the backlog grows")).verdict,
+            Verdict::Missed
+        );
     }
 
     /// A ratio of medians mixes rounds in which the machine was busy with rounds in which it was not.
