@@ -33,6 +33,9 @@ pub struct Status {
     /// journal and not in the image yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unapplied_bytes: Option<u64>,
+    /// The moment whose disk this side holds; only on a backup that holds one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<DiskTime>,
     /// The way to the other side.
     pub link: LinkStatus,
     /// In the order they were given to the daemon.
@@ -125,6 +128,17 @@ pub struct Epochs {
     pub applied: Option<u64>,
 }
 
+/// The moment that a backup's disk is of: what a promotion now would serve.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskTime {
+    /// The last committed epoch.
+    pub epoch: u64,
+    /// When the primary cut it, by its clock, Unix time. After a restart of the backup that of the
+    /// last epoch with writes; absent where that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cut_unix_ns: Option<u64>,
+}
+
 /// The way to the other side.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LinkStatus {
@@ -143,6 +157,13 @@ pub struct LinkStatus {
     /// What may still be sent before the backup frees more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credit_bytes: Option<u64>,
+    /// When the peer of the last session was heard of last, Unix time; absent where there was no
+    /// session since the start of the daemon.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heard_unix_ms: Option<u64>,
+    /// When the last session ended, Unix time; absent while there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost_unix_ms: Option<u64>,
     /// The peer this side refused last, unless one was taken in since.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<RefusedPeer>,

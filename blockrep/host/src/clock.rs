@@ -18,6 +18,13 @@ fn since_1970() -> Duration {
         .unwrap_or(Duration::ZERO)
 }
 
+/// A moment as `2025-11-21 20:55:03.123 UTC`.
+pub fn utc_text_ms(unix_ms: u64) -> String {
+    let text = utc_text(unix_ms);
+    let (moment, zone) = text.split_at(text.len() - " UTC".len());
+    format!("{moment}.{:03}{zone}", unix_ms % 1000)
+}
+
 /// A moment as `2025-11-21 20:55:03 UTC`.
 pub fn utc_text(unix_ms: u64) -> String {
     let seconds = unix_ms / 1000;
@@ -67,6 +74,8 @@ mod tests {
         ] {
             assert_eq!(utc_text(unix_s * 1000 + 999), text);
         }
+        let text = "2000-02-29 00:00:00.007 UTC";
+        assert_eq!(utc_text_ms(951_782_400_007), text);
     }
 
     /// Absurd stamps from a peer must print as something, not end the tool.

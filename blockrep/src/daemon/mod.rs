@@ -16,6 +16,7 @@ mod exchanged;
 mod faults;
 mod files;
 mod image_mark;
+mod last_session;
 mod link;
 mod listen;
 mod loss;

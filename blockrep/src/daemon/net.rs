@@ -1,6 +1,7 @@
 //! Link connections of an I/O thread: dialling, accepting, sending, receiving.
 
 use super::files::words;
+use super::last_session::LastSession;
 use super::link::{Arrived, LinkConn};
 use super::memory::PoolMemory;
 use super::role::{Engine, Group};
@@ -53,6 +54,8 @@ pub(super) struct Net {
     pub(super) said_bye: bool,
     /// The refusal told of last, and when.
     told_refused: (String, Nanos),
+    /// The last one that both sides agreed on.
+    pub(super) last_session: LastSession,
     /// Who was refused here last, unless somebody was taken in since.
     pub(super) refused: Option<RefusedPeer>,
     /// Why there is no connection, in words.
@@ -84,6 +87,7 @@ impl Net {
             accepting: false,
             said_bye: false,
             told_refused: (String::new(), 0),
+            last_session: LastSession::default(),
             refused: None,
             trouble: String::new(),
             refused_here: false,
@@ -267,6 +271,7 @@ impl VolumeThread {
             link.closing = true;
             self.net.received_bytes += link.received_bytes;
             self.net.sent_bytes += link.sent_bytes;
+            self.net.last_session.end(self.now, clock::unix_ms());
             self.net
                 .dying
                 .push((self.net.link_id, link, self.now + GREETING_NS_MAX / 5));
@@ -402,6 +407,7 @@ impl VolumeThread {
             return;
         };
         self.net.heard = self.now;
+        self.net.last_session.hear(self.now);
         if let Engine::Backup(engine) = &mut self.engine {
             engine.link_alive(self.now);
         }
@@ -414,6 +420,7 @@ impl VolumeThread {
                 }
                 if let Arrived::Frame(Frame::Welcome(_), _) = &arrived {
                     self.net.refusal = None;
+                    self.net.last_session.begin(self.now);
                 }
                 if let Arrived::Frame(Frame::Refuse { code, text }, _) = &arrived {
                     self.net.trouble = format!("refused by the backup: {text}");

@@ -10,10 +10,10 @@ use crate::engine::backup::Mode;
 use crate::group::State;
 use crate::group::refusal::remedy;
 use blkback_proto::ctl::{
-    AckMode, Answer, Bounds, CommitLatency, CutHold, DaemonStatus, Epochs, GroupState, GroupStatus,
-    JournalStatus, LineageEntry, LinkState, LinkStatus, MemoryPart, OutputClass, OutputStatus,
-    QueueBound, Rates, RefusedPeer, Role, Stated, Status, SyncProgress, VolumeCounters,
-    VolumeState, VolumeStatus,
+    AckMode, Answer, Bounds, CommitLatency, CutHold, DaemonStatus, DiskTime, Epochs, GroupState,
+    GroupStatus, JournalStatus, LineageEntry, LinkState, LinkStatus, MemoryPart, OutputClass,
+    OutputStatus, QueueBound, Rates, RefusedPeer, Role, Stated, Status, SyncProgress,
+    VolumeCounters, VolumeState, VolumeStatus,
 };
 use blkback_proto::ids::Epoch;
 use blockrep_host::clock;
@@ -34,6 +34,7 @@ pub(super) struct Report {
     link: LinkStatus,
     epochs: Epochs,
     backlog: Backlog,
+    disk: Option<DiskTime>,
     memory: Vec<MemoryPart>,
     queues: Vec<QueueBound>,
     in_per_s: u64,
@@ -109,7 +110,9 @@ fn compose(reports: Vec<Report>) -> Status {
         .clone()
         .expect("the first volume has the group");
     let mut link = reports[0].link.clone();
+    let still = |refused: &RefusedPeer| is_told_still(&group.group.stated, refused);
     let refused = reports.iter().filter_map(|r| r.link.refused.clone());
+    let refused = refused.filter(still);
     link.refused = refused.max_by_key(|refused| refused.unix_ms);
     if let Some(refused) = &link.refused {
         tell_of_refused(&mut group.group.stated, refused, clock::unix_ms());
@@ -126,6 +129,7 @@ fn compose(reports: Vec<Report>) -> Status {
     let backlogs = reports.iter().map(|r| r.backlog);
     let backlog = backlogs.fold(Backlog::default(), Backlog::plus);
     let memory: Vec<MemoryPart> = reports.iter().flat_map(|r| r.memory.clone()).collect();
+    let disk = disk_of(&reports);
     Status {
         daemon: group.daemon,
         group: group.group,
@@ -136,6 +140,7 @@ fn compose(reports: Vec<Report>) -> Status {
         unsent_bytes: backlog.unsent_bytes,
         uncommitted_ms: group.uncommitted_ms,
         unapplied_bytes: backlog.unapplied_bytes,
+        disk,
         link,
         bounds: Bounds {
             memory_bytes_max: memory.iter().map(|p| p.bytes_max).sum(),
@@ -156,6 +161,22 @@ fn compose(reports: Vec<Report>) -> Status {
         lineage: group.lineage,
         volumes: reports.into_iter().map(|r| r.volume).collect(),
     }
+}
+
+/// Of the group: the epoch that every volume has. When it was cut any volume may know that was
+/// written then.
+fn disk_of(reports: &[Report]) -> Option<DiskTime> {
+    let disks: Option<Vec<&DiskTime>> = reports.iter().map(|r| r.disk.as_ref()).collect();
+    let disks = disks?;
+    Some(DiskTime {
+        epoch: disks.iter().map(|disk| disk.epoch).min()?,
+        cut_unix_ns: disks.iter().filter_map(|disk| disk.cut_unix_ns).max(),
+    })
+}
+
+/// A refusal by the backup that this side was says nothing of the primary that it is now.
+fn is_told_still(stated: &Stated<GroupState>, refused: &RefusedPeer) -> bool {
+    stated.state != GroupState::Promoted || refused.unix_ms >= stated.since_unix_ms
 }
 
 /// A refused primary that is alive tries again every few seconds. One that did not for so long is
@@ -223,6 +244,7 @@ impl VolumeThread {
             link: self.link_status(),
             epochs: self.epochs(),
             backlog: self.backlog(),
+            disk: self.disk(),
             memory: self.memory_parts(),
             queues: self.queues(),
             in_per_s,
@@ -230,6 +252,20 @@ impl VolumeThread {
             cut_hold_us: self.holds.percentiles_us(),
             group: self.group_report(),
         }
+    }
+
+    /// What a promotion would serve; nothing where there is none, or has been.
+    fn disk(&self) -> Option<DiskTime> {
+        let Engine::Backup(engine) = &self.engine else {
+            return None;
+        };
+        let (_, committed, _) = engine.epochs();
+        let epoch = some(committed)?;
+        let cut_unix_ns = engine.cut_unix_ns(committed);
+        (self.volume_stands() == VolumeStands::InSync).then_some(DiskTime {
+            epoch,
+            cut_unix_ns: (cut_unix_ns != 0).then_some(cut_unix_ns),
+        })
     }
 
     fn backlog(&self) -> Backlog {
@@ -495,6 +531,11 @@ impl VolumeThread {
             session: self.net.link.as_ref().map(|_| self.net.session.to_string()),
             rtt_us: None,
             credit_bytes,
+            heard_unix_ms: self
+                .net
+                .last_session
+                .heard_unix_ms(self.now, clock::unix_ms()),
+            lost_unix_ms: self.net.last_session.lost_unix_ms(),
             refused: self.net.refused.clone(),
         }
     }

@@ -633,6 +633,7 @@ impl VolumeThread {
         }
         if matches!(frame, Frame::Welcome(_)) {
             self.net.refused = None;
+            self.net.last_session.begin(self.now);
         }
         let session = self.session();
         if let Some(link) = &mut self.net.link {

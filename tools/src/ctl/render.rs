@@ -9,7 +9,7 @@ use blkback_proto::ctl::{
     AckMode, Event, GroupState, LinkState, OutputClass, QueueBound, Role, Stated, Status,
     VolumeStatus, one_line,
 };
-use blockrep_host::clock::utc_text;
+use blockrep_host::clock::{utc_text, utc_text_ms};
 
 use super::units::{bar, bytes, counted, micros, millis, percent, seconds};
 
@@ -83,6 +83,9 @@ fn group(page: &mut Page, status: &Status, now_unix_ms: u64) {
             known.join(", ")
         },
     );
+    if let Some(text) = disk(status, now_unix_ms) {
+        page.row("disk", &text);
+    }
     if let Some(text) = unsent(status) {
         page.row("unsent", &text);
     }
@@ -133,6 +136,12 @@ fn link(page: &mut Page, status: &Status, now_unix_ms: u64) {
     }
     if !known.is_empty() {
         page.row("now", &known.join(", "));
+    }
+    if let Some(heard) = link.heard_unix_ms {
+        page.row("heard", &since(heard, now_unix_ms));
+    }
+    if let Some(lost) = link.lost_unix_ms {
+        page.row("lost", &since(lost, now_unix_ms));
     }
     if let Some(refused) = &link.refused {
         let when = since(refused.unix_ms, now_unix_ms);
@@ -279,6 +288,9 @@ pub(super) fn status_line(status: &Status, now_unix_ms: u64) -> String {
             millis(status.uncommitted_ms.unwrap_or(0))
         ));
     }
+    if let Some(ns) = status.disk.as_ref().and_then(|disk| disk.cut_unix_ns) {
+        add(format!("disk of {}", moment(ns / 1_000_000, now_unix_ms)));
+    }
     if let Some(count) = status.unapplied_bytes {
         add(format!("unapplied {}", bytes(count)));
     }
@@ -341,6 +353,45 @@ fn ack_mode(status: &Status) -> String {
     format!("{mode}, not in force: {why}")
 }
 
+/// Of when the disk of a backup is, and whether that goes on: what decides a promotion.
+fn disk(status: &Status, now_unix_ms: u64) -> Option<String> {
+    use GroupState::{Following, Inconsistent, Promoting, Suspect, WaitingForPrimary};
+    if status.group.role != Role::Backup {
+        return None;
+    }
+    let Some(disk) = &status.disk else {
+        return match status.group.stated.state {
+            Inconsistent => Some("of no moment: the image is no epoch".to_owned()),
+            WaitingForPrimary | Following | Suspect | Promoting => {
+                Some("of no moment: it never held an epoch".to_owned())
+            }
+            _ => None,
+        };
+    };
+    let moment = match disk.cut_unix_ns {
+        Some(ns) => format!("of {}", moment(ns / 1_000_000, now_unix_ms)),
+        None => "of a time that is not known any more".to_owned(),
+    };
+    let link = match (status.link.lost_unix_ms, status.link.heard_unix_ms) {
+        (Some(lost), _) => format!("link lost at {}", since(lost, now_unix_ms)),
+        (None, Some(_)) => "the link is up".to_owned(),
+        (None, None) => {
+            let started = now_unix_ms.saturating_sub(status.daemon.uptime_s * 1000);
+            format!(
+                "no link since this daemon started at {}",
+                since(started, now_unix_ms)
+            )
+        }
+    };
+    Some(format!("{moment} (epoch {}); {link}", disk.epoch))
+}
+
+/// `2025-11-21 20:55:03.123 UTC, 40 ms ago`: of a cut, that is by the primary's clock.
+fn moment(unix_ms: u64, now_unix_ms: u64) -> String {
+    let ago = millis(now_unix_ms.saturating_sub(unix_ms));
+    format!("{}, {ago} ago", utc_text_ms(unix_ms))
+}
+
 /// What is not at the backup yet; nothing to say where no backup was given.
 fn unsent(status: &Status) -> Option<String> {
     let count = status.unsent_bytes?;
@@ -400,7 +451,7 @@ fn output_text(class: &OutputClass) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use blkback_proto::ctl::{EventKind, RefusedPeer};
+    use blkback_proto::ctl::{DiskTime, EventKind, RefusedPeer};
 
     use super::*;
 
@@ -496,6 +547,62 @@ mod tests {
         }
         let line = status_line(&side, NOW_UNIX_MS);
         assert!(line.contains(", unapplied 1.0 MiB"), "{line}");
+    }
+
+    /// Only `promote` told of when the disk is that it serves: that is asked before.
+    #[test]
+    fn a_backup_tells_of_when_its_disk_is() {
+        let mut backup = sample();
+        (backup.group.role, backup.ack_in_force) = (Role::Backup, false);
+        let row = |backup: &Status| {
+            let text = status(backup, NOW_UNIX_MS);
+            let row = text.lines().find_map(|line| line.strip_prefix("  disk "));
+            row.map(|row| row.trim_start().to_owned())
+        };
+        assert_eq!(
+            row(&backup),
+            None,
+            "the sample is protected: no state of a backup"
+        );
+        backup.group.stated.state = GroupState::WaitingForPrimary;
+        assert_eq!(
+            row(&backup).unwrap(),
+            "of no moment: it never held an epoch"
+        );
+        backup.disk = Some(DiskTime {
+            epoch: 1041,
+            cut_unix_ns: Some((NOW_UNIX_MS - 1_877) * 1_000_000),
+        });
+        let disk = "of 2025-11-21 21:07:23.123 UTC, 1.8 s ago (epoch 1041)";
+        let started = "no link since this daemon started at 2025-11-21 18:05:25 UTC, 3 h 2 min ago";
+        assert_eq!(row(&backup).unwrap(), format!("{disk}; {started}"));
+        backup.link.heard_unix_ms = Some(NOW_UNIX_MS - 300);
+        assert_eq!(row(&backup).unwrap(), format!("{disk}; the link is up"));
+        backup.link.lost_unix_ms = Some(NOW_UNIX_MS - 65_000);
+        let lost = "2025-11-21 21:06:20 UTC, 65 s ago";
+        assert_eq!(
+            row(&backup).unwrap(),
+            format!("{disk}; link lost at {lost}")
+        );
+        let text = status(&backup, NOW_UNIX_MS);
+        assert!(text.contains(&format!("  lost      {lost}\n")), "{text}");
+        assert!(
+            text.contains("  heard     2025-11-21 21:07:24 UTC, 0 s ago\n"),
+            "{text}"
+        );
+        let line = status_line(&backup, NOW_UNIX_MS);
+        assert!(
+            line.contains(", disk of 2025-11-21 21:07:23.123 UTC, 1.8 s ago"),
+            "{line}"
+        );
+        backup.disk = Some(DiskTime::default());
+        assert!(
+            row(&backup)
+                .unwrap()
+                .contains("not known any more (epoch 0); ")
+        );
+        (backup.disk, backup.group.stated.state) = (None, GroupState::Inconsistent);
+        assert_eq!(row(&backup).unwrap(), "of no moment: the image is no epoch");
     }
 
     /// Text from a peer or a file name must not write to the operator's terminal.
