@@ -94,12 +94,68 @@ fn the_time_of_the_cut_survives_restarts() {
         backup.wait(LIMIT).unwrap();
         backup = pair.start_backup().unwrap();
     }
+    // Asked before the promotion, the answer is the same.
+    let status = pair.status("b").unwrap();
+    let disk = status["disk"].clone();
+    assert!(status["link"]["heard_unix_ms"].is_null(), "{status}");
+    let text = pair.ctl("b", &["status"]).unwrap();
+    let text = String::from_utf8_lossy(&text.stdout).into_owned();
+    assert!(
+        text.contains("; no link since this daemon started at"),
+        "{text}"
+    );
     let promoted = pair.ctl_json("b", &["promote"]).unwrap();
+    assert_eq!(disk["cut_unix_ns"], promoted["cut_unix_ns"], "{disk}");
+    assert_eq!(disk["epoch"], promoted["epoch"], "{disk}");
+    assert!(pair.status("b").unwrap()["disk"].is_null());
     let cut_unix_ns = promoted["cut_unix_ns"].as_u64().unwrap();
     assert!(
         (before_unix_ns..=after_unix_ns + 1_000_000_000).contains(&cut_unix_ns),
         "{promoted}"
     );
+}
+
+/// Before a promotion an operator asks of when the disk is, and when the primary was lost: what it
+/// answered since then is not here, and nobody had told him.
+#[test]
+fn a_backup_tells_of_when_its_disk_is_and_the_link_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let pair = Pair::new(dir.path(), 64 << 20).unwrap();
+    let _backup = pair.start_backup().unwrap();
+    let text_of = |words: &[&str]| {
+        let said = pair.ctl("b", words).unwrap();
+        assert!(said.status.success());
+        String::from_utf8_lossy(&said.stdout).into_owned()
+    };
+    let text = text_of(&["status"]);
+    assert!(
+        text.contains("  disk      of no moment: it never held"),
+        "{text}"
+    );
+    let mut primary = pair.start_primary().unwrap();
+    pair.wait_state("a", "protected", LIMIT).unwrap();
+    write(&pair, "a", 100);
+    let status = pair.status("b").unwrap();
+    let heard_unix_ms = status["link"]["heard_unix_ms"].as_u64().unwrap();
+    assert!(status["link"]["lost_unix_ms"].is_null(), "{status}");
+    let text = text_of(&["status"]);
+    assert!(text.contains("); the link is up\n"), "{text}");
+    primary.kill();
+    let status = pair.wait_state("b", "waiting-for-primary", LIMIT).unwrap();
+    let lost_unix_ms = status["link"]["lost_unix_ms"].as_u64().unwrap();
+    assert!(lost_unix_ms >= heard_unix_ms, "{status}");
+    let text = text_of(&["status"]);
+    assert!(text.contains("); link lost at 20"), "{text}");
+    let text = text_of(&["promote"]);
+    let note = text
+        .lines()
+        .find(|line| line.starts_with("note: the link was lost at 20"));
+    let note = note.unwrap_or_else(|| panic!("{text}"));
+    assert!(
+        note.contains("--on-backup-loss degrade (the default)"),
+        "{note}"
+    );
+    assert!(note.ends_with("is not here"), "{note}");
 }
 
 /// Whoever stops a primary read that it keeps trying to reach its backup.

@@ -52,6 +52,9 @@ impl Handler for Daemon {
                     lineage: "ab".into(),
                     dropped_epochs: 1,
                     refused: None,
+                    cut_off: None,
+                    link_lost_unix_ms: None,
+                    no_link_since_unix_ms: None,
                     duration_us: 5,
                 }));
             }

@@ -95,6 +95,16 @@ pub struct PromoteAnswer {
     /// A primary that was refused here not long before, and may be alive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<RefusedPeer>,
+    /// The primary that was connected when it was asked for: cut off by the promotion, not stopped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cut_off: Option<String>,
+    /// When the last session with a primary had ended, Unix time; absent with `cut_off`, and where
+    /// there was none since the start of the daemon.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link_lost_unix_ms: Option<u64>,
+    /// When the daemon started, Unix time; only where it had no session with a primary since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_link_since_unix_ms: Option<u64>,
 }
 
 /// Why a request was not done.

@@ -151,6 +151,9 @@ fn golden_packets() -> Vec<(&'static str, Vec<u8>, &'static str, &'static str)> 
                 lineage: "9f0c1d2e3b4a5968".into(),
                 dropped_epochs: 1,
                 refused: None,
+                cut_off: None,
+                link_lost_unix_ms: None,
+                no_link_since_unix_ms: None,
                 duration_us: 1830,
             })),
             "42 52 43 54 01 00 02 00 04 00 00 00 84 00 00 00",
@@ -163,13 +166,13 @@ fn golden_packets() -> Vec<(&'static str, Vec<u8>, &'static str, &'static str)> 
                 4,
                 &Response::error(
                     ErrorCode::NeedsForce,
-                    "vm1: the primary 10.0.0.1:7001 is alive\ntype promote --force to fence it off",
+                    "vm1: the primary 10.0.0.1:7001 is alive\ntype promote --force to cut it loose",
                 ),
             )
             .unwrap()
             .remove(0),
             "42 52 43 54 01 00 02 00 04 00 00 00 79 00 00 00",
-            r#"{"error":{"code":"needs-force","message":"vm1: the primary 10.0.0.1:7001 is alive type promote --force to fence it off"}}"#,
+            r#"{"error":{"code":"needs-force","message":"vm1: the primary 10.0.0.1:7001 is alive type promote --force to cut it loose"}}"#,
         ),
     ]
 }

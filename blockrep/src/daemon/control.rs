@@ -2,9 +2,9 @@
 
 use super::role::Group;
 use super::status::{Collector, refused_lately};
-use super::thread::{CutWait, Mail, PromoteWait, VolumeThread, fresh_lineage, now};
+use super::thread::{CutWait, Mail, PromoteAsked, PromoteWait, VolumeThread, fresh_lineage, now};
 use crate::engine::{Nanos, ToVolume};
-use crate::group::{PromoteError, Promoted, State};
+use crate::group::{Alive, PromoteError, Promoted, State};
 use crate::reactor::MailSender;
 use blkback_proto::ctl::{
     Answer, CutAnswer, ErrorCode, EventKind, PrepareAnswer, PromoteAnswer, PromoteRequest,
@@ -168,8 +168,9 @@ impl VolumeThread {
         let Some(Group::Backup(group)) = &self.group else {
             return false;
         };
-        let held = group.may_promote(request.force, request.accept_suspect, Some(0));
-        matches!(held, Err(PromoteError::Alive { .. }))
+        let alive = Some(Alive::default());
+        let held = group.may_promote(request.force, request.accept_suspect, alive);
+        matches!(held, Err(PromoteError::Alive(_)))
     }
 
     /// Promotions whose link has ended, or has not in all the time there is.
@@ -192,8 +193,15 @@ impl VolumeThread {
         };
         let token = self.next_token;
         self.next_token += 1;
-        let before = group.committed();
-        self.promotes.push((token, before, reply));
+        let link = self.net.link.as_ref();
+        // A link that is no session belongs to somebody who was not taken in.
+        let in_session = self.net.last_session.is_up();
+        let peer = link.filter(|_| in_session).map(|link| link.peer.clone());
+        self.promotes.push(PromoteAsked {
+            token,
+            reply,
+            cut_off: peer.clone(),
+        });
         let heard = self
             .net
             .link
@@ -201,16 +209,19 @@ impl VolumeThread {
             .map(|_| self.now.saturating_sub(self.net.heard));
         let mut fresh = fresh_lineage;
         let mut at = now(self.now, &mut fresh);
-        let ago = Some(heard.unwrap_or(0));
+        let alive = Alive {
+            peer: peer.unwrap_or_else(|| "another volume's link".to_owned()),
+            heard_ms: heard.unwrap_or(0) / 1_000_000,
+        };
         let (force, suspect) = (request.force, request.accept_suspect);
-        group.promote(&mut at, token, force, suspect, ago, &mut self.gfx);
+        group.promote(&mut at, token, force, suspect, Some(alive), &mut self.gfx);
     }
 
     pub(super) fn promote_done(&mut self, token: u64, result: Result<Promoted, PromoteError>) {
-        let Some(at) = self.promotes.iter().position(|p| p.0 == token) else {
+        let Some(at) = self.promotes.iter().position(|p| p.token == token) else {
             return;
         };
-        let (_, _, reply) = self.promotes.swap_remove(at);
+        let PromoteAsked { reply, cut_off, .. } = self.promotes.swap_remove(at);
         match result {
             Ok(promoted) => {
                 let cut_unix_ns = match &self.engine {
@@ -218,7 +229,13 @@ impl VolumeThread {
                     super::role::Engine::Primary(_) => 0,
                 };
                 let refused = refused_lately(self.net.refused.as_ref(), clock::unix_ms());
-                self.tell_promoted(&promoted, refused.as_ref());
+                let link_lost_unix_ms = self.net.last_session.lost_unix_ms();
+                let link_lost_unix_ms = link_lost_unix_ms.filter(|_| cut_off.is_none());
+                self.tell_promoted(&promoted, refused.as_ref(), link_lost_unix_ms);
+                let uptime_ms = u64::try_from(self.about.started.elapsed().as_millis());
+                let started_unix_ms = clock::unix_ms().saturating_sub(uptime_ms.unwrap_or(0));
+                let is_news = promoted.took_ns != 0;
+                let never = cut_off.is_none() && link_lost_unix_ms.is_none();
                 reply.ok(Answer::Promote(PromoteAnswer {
                     epoch: promoted.epoch.0,
                     cut_unix_ns,
@@ -226,6 +243,9 @@ impl VolumeThread {
                     dropped_epochs: promoted.dropped_epochs,
                     duration_us: promoted.took_ns / 1000,
                     refused,
+                    cut_off: cut_off.filter(|_| is_news),
+                    link_lost_unix_ms: link_lost_unix_ms.filter(|_| is_news),
+                    no_link_since_unix_ms: (is_news && never).then_some(started_unix_ms),
                 }));
             }
             Err(error) => {
@@ -244,11 +264,22 @@ impl VolumeThread {
 
 impl VolumeThread {
     /// The change of state has told the epoch and what comes next.
-    fn tell_promoted(&self, promoted: &Promoted, refused: Option<&RefusedPeer>) {
+    fn tell_promoted(
+        &self,
+        promoted: &Promoted,
+        refused: Option<&RefusedPeer>,
+        link_lost_unix_ms: Option<u64>,
+    ) {
         let mut reason = format!(
             "serves epoch {} under lineage {}; {} epochs were dropped",
             promoted.epoch, promoted.lineage, promoted.dropped_epochs
         );
+        if let Some(lost) = link_lost_unix_ms {
+            reason += &format!(
+                "; the link was lost at {}: what the primary answered after that is not here",
+                clock::utc_text(lost)
+            );
+        }
         if let Some(RefusedPeer { peer, unix_ms, .. }) = refused {
             let ago_s = clock::unix_ms().saturating_sub(*unix_ms) / 1000;
             reason += &format!(
@@ -268,7 +299,7 @@ impl VolumeThread {
 
 fn code_of(error: &PromoteError) -> ErrorCode {
     match error {
-        PromoteError::Alive { .. } => ErrorCode::NeedsForce,
+        PromoteError::Alive(_) => ErrorCode::NeedsForce,
         PromoteError::Inconsistent { .. } => ErrorCode::Inconsistent,
         PromoteError::Suspect { .. } => ErrorCode::NeedsAcceptSuspect,
         PromoteError::Blank => ErrorCode::Refused,

@@ -120,6 +120,14 @@ pub(super) struct CutWait {
     pub(super) until: Nanos,
 }
 
+/// A promotion under way.
+pub(super) struct PromoteAsked {
+    pub(super) token: u64,
+    pub(super) reply: ReplyHandle,
+    /// The primary that was connected when it began.
+    pub(super) cut_off: Option<String>,
+}
+
 /// A promotion that waits for the end of the link.
 pub(super) struct PromoteWait {
     pub(super) request: ctl::PromoteRequest,
@@ -162,7 +170,7 @@ pub(super) struct VolumeThread {
     pub(super) net: super::net::Net,
     pub(super) cut_waits: Vec<CutWait>,
     pub(super) pending_cuts: Vec<(u64, bool, Nanos, ReplyHandle)>,
-    pub(super) promotes: Vec<(u64, Epoch, ReplyHandle)>,
+    pub(super) promotes: Vec<PromoteAsked>,
     pub(super) promote_waits: Vec<PromoteWait>,
     pub(super) next_token: u64,
     pub(super) latencies: Latencies,

@@ -12,7 +12,7 @@
 //! An epoch is committed when every volume sealed it. Nothing else decides that.
 
 use super::refusal::{other_group_text, superseded_text};
-use super::{GroupEffect, Now, PromoteError, Promoted, Standing, State};
+use super::{Alive, GroupEffect, Now, PromoteError, Promoted, Standing, State};
 use crate::engine::{Nanos, ToGroup, ToVolume};
 use blkback_proto::ids::Epoch;
 use blkback_proto::link::{Hello, RefuseCode};
@@ -467,7 +467,7 @@ impl BackupGroup {
         token: u64,
         force: bool,
         accept_suspect: bool,
-        heard_ago_ns: Option<Nanos>,
+        alive: Option<Alive>,
         fx: &mut Vec<GroupEffect>,
     ) {
         if self.meta.role == Role::Primary && self.promoting.is_none() {
@@ -484,7 +484,7 @@ impl BackupGroup {
             });
             return;
         }
-        if let Err(error) = self.may_promote(force, accept_suspect, heard_ago_ns) {
+        if let Err(error) = self.may_promote(force, accept_suspect, alive) {
             fx.push(GroupEffect::PromoteReply {
                 token,
                 result: Err(error),
@@ -512,7 +512,7 @@ impl BackupGroup {
         &self,
         force: bool,
         accept_suspect: bool,
-        heard_ago_ns: Option<Nanos>,
+        alive: Option<Alive>,
     ) -> Result<(), PromoteError> {
         if let Some(text) = &self.failed {
             return Err(PromoteError::Failed(text.clone()));
@@ -531,10 +531,10 @@ impl BackupGroup {
                 epoch: self.sealed_by_all(),
             });
         }
-        match heard_ago_ns {
-            Some(ago) if !force && self.members.iter().any(|m| m.up) => Err(PromoteError::Alive {
-                heard_ms: ago / 1_000_000,
-            }),
+        match alive {
+            Some(alive) if !force && self.members.iter().any(|m| m.up) => {
+                Err(PromoteError::Alive(alive))
+            }
             _ => Ok(()),
         }
     }

@@ -179,18 +179,25 @@ pub struct Promoted {
     pub took_ns: Nanos,
 }
 
+/// A primary that is connected.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Alive {
+    /// Where.
+    pub peer: String,
+    /// How long ago it was heard of.
+    pub heard_ms: u64,
+}
+
 /// Why a promotion is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PromoteError {
     /// The primary is alive.
     #[error(
-        "the primary is still connected and was heard of {heard_ms} ms ago: stop it first; if its \
-         host is really dead, say --force"
+        "the primary at {} is still connected, heard of {} ms ago: stop it and promote again (a dead \
+         one is noticed within seconds, without --force); --force promotes beside it: it is cut off, \
+         not stopped, and what it answers from then on is lost, so stop it at once", .0.peer, .0.heard_ms
     )]
-    Alive {
-        /// How long ago.
-        heard_ms: u64,
-    },
+    Alive(Alive),
     /// No epoch.
     #[error(
         "volume {volume} is being compared and copied and holds no epoch: let the primary finish"

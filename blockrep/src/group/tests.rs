@@ -3,7 +3,7 @@
 use super::backup::{BackupGroup, MemberFacts};
 use super::primary::{GroupSettings, PrimaryGroup};
 use super::refusal::superseded_text;
-use super::{GroupEffect, Now, PromoteError, State};
+use super::{Alive, GroupEffect, Now, PromoteError, State};
 use crate::config::LossPolicy;
 use crate::engine::{ToGroup, ToVolume};
 use blkback_proto::ids::{Epoch, GroupUuid, LineageId, SessionId, VolumeUuid};
@@ -184,7 +184,14 @@ fn a_promotion_under_way_supersedes_nobody() {
         unix_ns: 1,
         fresh: &mut fresh,
     };
-    group.promote(&mut at, 1, false, false, Some(0), &mut Vec::new());
+    group.promote(
+        &mut at,
+        1,
+        false,
+        false,
+        Some(Alive::default()),
+        &mut Vec::new(),
+    );
     assert_eq!(group.standing().state, State::Promoting);
     assert_eq!(refusal(&mut group, OURS).0, RefuseCode::Busy);
 }

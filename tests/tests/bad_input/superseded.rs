@@ -154,6 +154,13 @@ fn a_promotion_beside_a_refused_primary_says_so() {
     ] {
         assert!(text.contains(words), "{text}");
     }
+    // What it was refused for while this side was a backup is no news of the promoted one.
+    let status = pair.status("b").unwrap();
+    let refused = status["link"]["refused"]["reason"].as_str();
+    assert!(
+        refused.is_none_or(|why| why.contains("it was promoted at")),
+        "{status}"
+    );
     // A side that ends says so, and promises nothing.
     primary.signal(libc::SIGTERM).unwrap();
     primary.wait(LIMIT).unwrap();
@@ -171,7 +178,24 @@ fn a_promotion_waits_for_the_link_to_end() {
     let refused = pair.ctl("b", &["promote"]).unwrap();
     let text = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert_eq!(refused.status.code(), Some(4), "{text}");
-    assert!(text.contains("really dead, say --force"), "{text}");
+    for words in [
+        "the primary at 127.0.0.1:",
+        "is still connected",
+        "stop it and promote again",
+        "--force promotes beside it: it is cut off, not stopped",
+    ] {
+        assert!(text.contains(words), "{text}");
+    }
     assert!(began.elapsed() >= Duration::from_secs(2), "it did not wait");
     pair.wait_state("a", "protected", LIMIT).unwrap();
+    // Forced, it is just what the refusal said: nobody has stopped the primary.
+    let forced = pair.ctl("b", &["promote", "--force"]).unwrap();
+    let text = String::from_utf8_lossy(&forced.stdout).into_owned();
+    let warning = "\nwarning: the primary at 127.0.0.1:";
+    assert!(
+        text.contains(warning) && text.contains("cut off, not stopped"),
+        "{text}"
+    );
+    assert!(!text.contains("the link was lost"), "{text}");
+    pair.wait_state("a", "superseded", LIMIT).unwrap();
 }

@@ -83,6 +83,9 @@ pub(super) fn promote(
     }
     let answer = client.promote(request)?;
     writeln!(out, "{}", promoted(&answer))?;
+    if let Some(text) = beyond(&answer, unix_ms()) {
+        writeln!(out, "{text}")?;
+    }
     if let Some(refused) = &answer.refused {
         writeln!(out, "{}", warning(refused, unix_ms()))?;
     }
@@ -97,6 +100,35 @@ fn warning(refused: &RefusedPeer, now_unix_ms: u64) -> String {
          guest must not run on",
         refused.peer
     ))
+}
+
+/// What may have been answered by the primary and cannot be here. The backup does not know the
+/// primary's policy, nor whether it was alive.
+fn beyond(answer: &PromoteAnswer, now_unix_ms: u64) -> Option<String> {
+    const UNDER: &str = "under --on-backup-loss degrade (the default)";
+    let moment = |unix_ms: u64| {
+        let ago = seconds(now_unix_ms.saturating_sub(unix_ms) / 1000);
+        format!("{}, {ago} ago", utc_text(unix_ms))
+    };
+    let text = if let Some(peer) = &answer.cut_off {
+        format!(
+            "warning: the primary at {peer} was connected: it is cut off, not stopped; stop it now, \
+             its guest must not run on: what it answers from now on is not here"
+        )
+    } else if let Some(lost) = answer.link_lost_unix_ms {
+        format!(
+            "note: the link was lost at {}: if the primary ran on {UNDER}, what it answered after \
+             that is not here",
+            moment(lost)
+        )
+    } else {
+        format!(
+            "note: no primary was connected since this backup was started at {}: if the primary ran \
+             on {UNDER}, what it answered after its loss of this backup is not here",
+            moment(answer.no_link_since_unix_ms?)
+        )
+    };
+    Some(one_line(&text))
 }
 
 fn promoted(answer: &PromoteAnswer) -> String {
@@ -148,6 +180,9 @@ mod tests {
             dropped_epochs: 2,
             duration_us: 1830,
             refused: None,
+            cut_off: None,
+            link_lost_unix_ms: None,
+            no_link_since_unix_ms: None,
         };
         assert_eq!(
             promoted(&answer),
@@ -159,6 +194,43 @@ mod tests {
         assert!(promoted(&answer).contains("nothing was dropped"));
         answer.duration_us = 0;
         assert!(promoted(&answer).starts_with("promoted before: "));
+    }
+
+    /// Hours of a degraded primary are missing from the disk that is served: to be read at once, not
+    /// found out.
+    #[test]
+    fn what_cannot_be_here_is_told() {
+        let mut answer = PromoteAnswer {
+            epoch: 7,
+            cut_unix_ns: 1,
+            lineage: "ab".into(),
+            dropped_epochs: 0,
+            duration_us: 5,
+            refused: None,
+            cut_off: None,
+            link_lost_unix_ms: None,
+            no_link_since_unix_ms: None,
+        };
+        let now = 1_763_758_503_000;
+        assert_eq!(beyond(&answer, now), None, "promoted before");
+        answer.no_link_since_unix_ms = Some(now - 5_000);
+        let text = beyond(&answer, now).unwrap();
+        let since = "since this backup was started at 2025-11-21 20:54:58 UTC, 5 s ago: if";
+        assert!(text.contains(since), "{text}");
+        answer.link_lost_unix_ms = Some(now - 60_000);
+        assert_eq!(
+            beyond(&answer, now).unwrap(),
+            "note: the link was lost at 2025-11-21 20:54:03 UTC, 60 s ago: if the primary ran on \
+             under --on-backup-loss degrade (the default), what it answered after that is not here"
+        );
+        answer.cut_off = Some("10.0.0.1:4711\n".into());
+        let text = beyond(&answer, now).unwrap();
+        assert!(
+            text.starts_with("warning: the primary at 10.0.0.1:4711"),
+            "{text}"
+        );
+        assert!(text.contains("cut off, not stopped; stop it now"), "{text}");
+        assert_eq!(text.lines().count(), 1);
     }
 
     /// The primary was never dead, only refused: whoever promotes beside it reads so.

@@ -65,7 +65,9 @@ pub(super) enum Command {
     /// while the primary was protected is kept, under --ack local the epochs on their way are lost.
     /// What a degraded primary answered after it had lost this backup is not here.
     ///
-    /// --force is for a primary that is still connected, and that you stop yourself.
+    /// Beside a primary that is still connected it is refused; one that was killed a moment ago is
+    /// noticed within seconds. --force promotes beside it all the same: its link is cut and it is
+    /// not stopped. Stop it yourself, at once: what it answers from then on is lost.
     /// --accept-suspect is for a backup whose state is "suspect": the last sealed epoch is damaged,
     /// and it cannot be told whether it was ever acknowledged. If the primary or its image is still
     /// to be had, start that one instead; if not, this serves the epoch before.
@@ -111,7 +113,7 @@ pub(super) struct CutArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct PromoteArgs {
-    /// Also beside a living link to the primary; its unreleased writes are lost
+    /// Also beside a primary that is still connected: it is cut off, not stopped
     #[arg(long)]
     pub(super) force: bool,
     /// Also if a record of the last acknowledged epoch is damaged

@@ -5,6 +5,7 @@ use super::storage::{apply_op, part_of};
 use super::{World, say};
 use crate::sim::host::{Breakage, Engine, Group, InFlight, Owner, Slot};
 use crate::sim::plan::Fault;
+use blockrep::group::Alive;
 use blockrep::io::IoId;
 
 impl World {
@@ -82,7 +83,7 @@ impl World {
             Engine::Backup(engine) => engine.has_session(),
             _ => false,
         });
-        let ago = heard.then_some(1);
+        let alive = heard.then(Alive::default);
         self.oracle.accepted_suspect |= accept_suspect;
         say!(
             self,
@@ -90,7 +91,7 @@ impl World {
         );
         self.drive_group(1, |group, at, fx| {
             if let Group::Backup(group) = group {
-                group.promote(at, 1, force, accept_suspect, ago, fx);
+                group.promote(at, 1, force, accept_suspect, alive, fx);
             }
         });
     }
