@@ -172,6 +172,11 @@ fn a_side_that_stops_promises_nothing() {
     let last = log.lines().rfind(|line| line.contains("group-state: "));
     let last = last.unwrap_or_else(|| panic!("no change of state: {log}"));
     assert!(last.ends_with("; next: this daemon ends"), "{last}");
+    // A warning wakes somebody up: who stopped it knows.
+    let warned = log.lines().filter(|line| line.contains(" WARN "));
+    assert_eq!(warned.collect::<Vec<_>>(), Vec::<&str>::new(), "{log}");
+    let status = pair.wait_state("b", "waiting-for-primary", LIMIT).unwrap();
+    assert!(status["link"]["lost_unix_ms"].is_u64(), "{status}");
 }
 
 /// A promoted side that was started again answered reads and refused every write, for ever.

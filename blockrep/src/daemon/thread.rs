@@ -459,7 +459,13 @@ impl VolumeThread {
             new.reason.clone(),
             next,
         );
-        self.publish(event.change(old.word(), state));
+        let event = event.change(old.word(), state);
+        // The end of the link is what a stop is made of.
+        let event = match self.stopping {
+            Some(_) => event.asked_for(),
+            None => event,
+        };
+        self.publish(event);
         blockrep_host::notify::status(&format!("{state}: {}", new.reason));
     }
 

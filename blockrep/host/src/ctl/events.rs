@@ -35,6 +35,8 @@ pub struct NewEvent {
     pub next: String,
     /// Anything else, for programs.
     pub detail: BTreeMap<String, String>,
+    /// An operator asked for just this: no warning in the log.
+    pub is_asked_for: bool,
 }
 
 impl NewEvent {
@@ -53,6 +55,7 @@ impl NewEvent {
             reason: reason.into(),
             next: next.into(),
             detail: BTreeMap::new(),
+            is_asked_for: false,
         }
     }
 
@@ -61,6 +64,13 @@ impl NewEvent {
     pub fn change(mut self, old: impl Display, new: impl Display) -> Self {
         self.old_state = Some(old.to_string());
         self.new_state = Some(new.to_string());
+        self
+    }
+
+    /// Marks what an operator asked for.
+    #[must_use]
+    pub fn asked_for(mut self) -> Self {
+        self.is_asked_for = true;
         self
     }
 
@@ -131,6 +141,7 @@ impl EventLog {
             reason,
             next,
             detail,
+            is_asked_for,
         } = new;
         let unix_ms = clock::unix_ms();
         let mut event = Event {
@@ -145,7 +156,7 @@ impl EventLog {
             detail,
         };
         event.bound();
-        log_line(&event);
+        log_line(&event, is_asked_for);
         let mut ring = self.ring();
         let seq = ring.next_seq;
         event.seq = seq;
@@ -201,9 +212,9 @@ impl EventLog {
     }
 }
 
-fn log_line(event: &Event) {
+fn log_line(event: &Event, is_asked_for: bool) {
     let text = text_of(event);
-    match level_of(event) {
+    match level_of(event, is_asked_for) {
         Level::ERROR => tracing::error!("{text}"),
         Level::WARN => tracing::warn!("{text}"),
         _ => tracing::info!("{text}"),
@@ -232,10 +243,11 @@ fn text_of(event: &Event) -> String {
 }
 
 /// Where protection is lost or an operator has something to do, it is more than information.
-fn level_of(event: &Event) -> Level {
+fn level_of(event: &Event, is_asked_for: bool) -> Level {
     let state = event.new_state.as_deref().map(GroupState::from);
     match (&event.kind, state) {
         (EventKind::GroupState, Some(GroupState::Failed | GroupState::Superseded)) => Level::ERROR,
+        _ if is_asked_for => Level::INFO,
         (
             EventKind::GroupState,
             Some(
@@ -312,7 +324,7 @@ mod tests {
             detail: BTreeMap::new(),
         };
         assert_eq!(text_of(&event), "g: daemon-started: started");
-        assert_eq!(level_of(&event), Level::INFO);
+        assert_eq!(level_of(&event, false), Level::INFO);
         event.kind = EventKind::GroupState;
         event.next = "stop it".into();
         for (old, new, level, text) in [
@@ -333,7 +345,15 @@ mod tests {
             (event.old_state, event.new_state) = (Some(old.into()), Some(new.into()));
             let line = format!("g: group-state: {text}: started; next: stop it");
             assert_eq!(text_of(&event), line);
-            assert_eq!(level_of(&event), level);
+            assert_eq!(level_of(&event, false), level);
+            // A stop by an operator looks like a loss, and is none; a failure is one.
+            let asked_for = level_of(&event, true);
+            let expected = if level == Level::WARN {
+                Level::INFO
+            } else {
+                level
+            };
+            assert_eq!(asked_for, expected);
         }
     }
 
