@@ -77,6 +77,9 @@ enum Command {
     /// Measure; `bench disk` compares stacks. Arguments are passed on
     Bench(Passed),
     /// Write man pages, and completions for bash, zsh and fish, from the programs' command lines
+    ///
+    /// The program that writes them is taken from `target/release`, or where only that is there from
+    /// `target/debug`; what is missing is built, which takes minutes where nothing is.
     Man {
         /// Directory laid out like /usr/share; without it `share` in cargo's target directory
         #[arg(long, value_name = "DIR")]
@@ -160,15 +163,23 @@ fn become_tests_program(checkout: &Checkout, name: &str, passed: &Passed) -> Res
 }
 
 fn write_manual(checkout: &Checkout, out: Option<PathBuf>) -> Result<Verdict> {
+    let target = checkout.metadata()?.target_dir()?;
+    // What is built already is not built once more with other options.
+    let is_built = |profile: &str| target.join(profile).join(MAN_PACKAGE).is_file();
+    let options: &[&str] = if is_built("debug") && !is_built("release") {
+        &[]
+    } else {
+        &["--release"]
+    };
     let out = match out {
         // Cargo is started elsewhere.
         Some(out) => {
             std::path::absolute(&out).with_context(|| format!("directory {}", out.display()))?
         }
-        None => checkout.metadata()?.target_dir()?.join("share"),
+        None => target.join("share"),
     };
     let arguments = ["--out".into(), out.into_os_string()];
-    become_program(checkout, MAN_PACKAGE, MAN_PACKAGE, &[], &arguments)
+    become_program(checkout, MAN_PACKAGE, MAN_PACKAGE, options, &arguments)
 }
 
 /// Replaces this process by a program of a package; returns only if that is not possible.
