@@ -170,9 +170,7 @@ impl LinkConn {
             return Ok(None);
         }
         if page[..8] != FRAME_MAGIC {
-            return Err(
-                "something else than blockrep is at the other end: check the port".to_owned(),
-            );
+            return Err("its first bytes are another protocol's".to_owned());
         }
         let total = FRAME_BYTES + peek_body_bytes(page).map_err(|error| error.to_string())?;
         if filled < total {

@@ -7,7 +7,7 @@ use super::memory::PoolMemory;
 use super::role::{Engine, Group};
 use super::thread::{Mail, Token, VolumeThread};
 use crate::engine::Nanos;
-use crate::engine::primary::PrimaryVolume;
+use crate::engine::primary::{LINK_SILENCE_NS_MAX, PrimaryVolume};
 use crate::group::refusal::{other_group_text, superseded_text};
 use crate::reactor::{Completion, Op as ROp, SockId};
 use blkback_proto::ctl::{EventKind, RefusedPeer};
@@ -30,6 +30,9 @@ const REDIAL_REFUSED_NS: Nanos = 5_000_000_000;
 const GREETING_NS_MAX: Nanos = 5_000_000_000;
 /// How often the same refusal is told of.
 const TELL_REFUSED_NS: Nanos = 60_000_000_000;
+/// What a connection that ended before any answer did.
+const CLOSED: &str = "it closed the connection before any hello";
+const RESET: &str = "it reset the connection before any hello";
 /// Strangers that may be connected at once.
 const STRANGERS_MAX: usize = 8;
 
@@ -58,6 +61,10 @@ pub(super) struct Net {
     pub(super) last_session: LastSession,
     /// Who was refused here last, unless somebody was taken in since.
     pub(super) refused: Option<RefusedPeer>,
+    /// A backup has answered at the address since the start.
+    is_known: bool,
+    /// When the connection was made, and nobody has answered on it yet.
+    unanswered_since: Option<Nanos>,
     /// Why there is no connection, in words.
     pub(super) trouble: String,
     /// The backup refused this connection: its words stand in `trouble`.
@@ -89,6 +96,8 @@ impl Net {
             told_refused: (String::new(), 0),
             last_session: LastSession::default(),
             refused: None,
+            is_known: false,
+            unanswered_since: None,
             trouble: String::new(),
             refused_here: false,
             refusal: None,
@@ -212,6 +221,7 @@ impl VolumeThread {
         self.net.link = Some(link);
         self.net.heard = self.now;
         self.net.refused_here = false;
+        self.net.unanswered_since = Some(self.now);
         engine.link_connected(self.now, session, &mut self.fx);
     }
 
@@ -267,6 +277,7 @@ impl VolumeThread {
 
     /// The connection of the session ends once its last words are sent.
     pub(super) fn close_link(&mut self) {
+        self.net.unanswered_since = None;
         if let Some(mut link) = self.net.link.take() {
             link.closing = true;
             self.net.received_bytes += link.received_bytes;
@@ -328,7 +339,9 @@ impl VolumeThread {
             Ok(bytes) => link.sent(u64::from(bytes)),
             Err(error) => {
                 link.sent(0);
-                self.link_failed(id, format!("sending to the peer: {error}"));
+                let what = format!("sending to the peer: {error}");
+                let text = self.ended_text(id, &what, RESET);
+                self.link_failed(id, text);
             }
         }
     }
@@ -361,14 +374,40 @@ impl VolumeThread {
         }
     }
 
-    /// What the end of a connection may mean.
-    fn closed_text(&self) -> &'static str {
-        match &self.engine {
-            Engine::Primary(engine) if !engine.is_greeted() => {
-                "the peer closed the connection without a word: is that the --listen address of a \
-                 blockrep-backup, not its --nbd address?"
-            }
-            _ => "the peer closed the connection",
+    /// Ends a connection on which the hello is not answered. Before the engine does, which knows no
+    /// addresses: what is at this one is no backup.
+    pub(super) fn tick_greeting(&mut self) {
+        let Some(since) = self.net.unanswered_since else {
+            return;
+        };
+        if self.now.saturating_sub(since) < LINK_SILENCE_NS_MAX {
+            return;
+        }
+        let seconds = LINK_SILENCE_NS_MAX / 1_000_000_000;
+        let what = match self.net.link.as_ref().map_or(0, |l| l.received_bytes) {
+            0 => format!("it said nothing for {seconds} s"),
+            bytes => format!(
+                "it sent {bytes} bytes that are no answer to a hello, and no more for {seconds} s"
+            ),
+        };
+        let text = self.no_backup_text(&what);
+        self.link_failed(self.net.link_id, text);
+    }
+
+    /// The end of a connection in words. Where the hello was not answered, who is there is no
+    /// backup, unless one was there before: then it may just have been stopped.
+    fn ended_text(&self, id: u64, greeted: &str, ungreeted: &str) -> String {
+        if self.net.unanswered_since.is_some() && self.net.link_id == id {
+            self.no_backup_text(ungreeted)
+        } else {
+            greeted.to_owned()
+        }
+    }
+
+    fn no_backup_text(&self, what: &str) -> String {
+        match &self.net.remote {
+            Some(remote) => no_backup_text(remote, self.net.is_known, what),
+            None => what.to_owned(),
         }
     }
 
@@ -380,9 +419,15 @@ impl VolumeThread {
 
     pub(super) fn link_received(&mut self, id: u64, completion: Completion) {
         let bytes = match completion.result {
-            Ok(0) => return self.link_failed(id, self.closed_text().to_owned()),
+            Ok(0) => {
+                let text = self.ended_text(id, "the peer closed the connection", CLOSED);
+                return self.link_failed(id, text);
+            }
             Ok(bytes) => bytes as usize,
-            Err(error) => return self.link_failed(id, format!("receiving: {error}")),
+            Err(error) => {
+                let text = self.ended_text(id, &format!("receiving: {error}"), RESET);
+                return self.link_failed(id, text);
+            }
         };
         let Some(buf) = completion.buf.into_mut() else {
             return;
@@ -418,6 +463,8 @@ impl VolumeThread {
                     let took = record.len() as u64 * 1_000_000_000 / rate.max(1);
                     self.net.throttled_until = self.net.throttled_until.max(self.now) + took;
                 }
+                self.net.unanswered_since = None;
+                self.net.is_known = true;
                 if let Arrived::Frame(Frame::Welcome(_), _) = &arrived {
                     self.net.refusal = None;
                     self.net.last_session.begin(self.now);
@@ -432,7 +479,11 @@ impl VolumeThread {
                 }
                 self.arrived(arrived);
             }
-            Err(text) => self.link_failed(id, text),
+            Err(what) => {
+                let ungreeted = format!("what it sent is no answer to a hello ({what})");
+                let text = self.ended_text(id, &what, &ungreeted);
+                self.link_failed(id, text);
+            }
         }
     }
 
@@ -573,6 +624,19 @@ fn connect(remote: &Endpoint) -> Result<(OwnedFd, String), String> {
         }
     }
     Err(last)
+}
+
+/// What is wrong at an address where somebody takes connections, and what to check.
+fn no_backup_text(remote: &Endpoint, is_known: bool, what: &str) -> String {
+    if is_known {
+        return format!(
+            "backup {remote} did not answer the hello: {what}; see its status or its log"
+        );
+    }
+    format!(
+        "{remote} answers but is not a blockrep backup: {what}; check that this is the --listen address \
+         of a blockrep-backup that runs, not its --nbd address nor another program's"
+    )
 }
 
 fn no_delay(fd: &OwnedFd) {

@@ -280,6 +280,7 @@ impl VolumeThread {
     }
 
     fn tick(&mut self) {
+        self.tick_greeting();
         self.engine.tick(self.now, &mut self.mem, &mut self.fx);
         if let Some(Group::Primary(group)) = &mut self.group {
             let mut fresh = fresh_lineage;

@@ -8,7 +8,11 @@ use blkback_proto::link::{
 use blkback_proto::record::{FORMAT_VERSION, RECORD_BYTES_MAX, RECORD_MAGIC, peek_total_bytes};
 use blockrep_tests::harness::Pair;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 fn connect(pair: &Pair) -> TcpStream {
     let stream = TcpStream::connect(("127.0.0.1", pair.port)).unwrap();
@@ -225,4 +229,79 @@ fn silence_keeps_nobody_out() {
     assert!(!events.contains("still standalone"), "{events}");
     assert!(backup.is_running(), "{}", backup.text());
     drop((silent, half, primary));
+}
+
+/// A listener that does to every connection what `with` says, until the test ends.
+fn listen(pair: &Pair, with: fn(TcpStream) -> Option<TcpStream>) -> impl Drop {
+    struct Listener(Arc<AtomicBool>, Option<JoinHandle<()>>);
+    impl Drop for Listener {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+            let _ = self.1.take().unwrap().join();
+        }
+    }
+    let listener = TcpListener::bind(("127.0.0.1", pair.port)).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    let thread = std::thread::spawn(move || {
+        let mut held = Vec::new();
+        while !stopped.load(Ordering::Relaxed) {
+            match listener.accept() {
+                Ok((stream, _)) => held.extend(with(stream)),
+                Err(_) => std::thread::sleep(Duration::from_millis(5)),
+            }
+        }
+    });
+    Listener(stop, Some(thread))
+}
+
+/// An address with a wrong port was told as "Connection reset by peer", or not at all: whoever
+/// typed it looked for the fault in the network.
+#[test]
+fn a_listener_that_is_no_backup_is_called_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let pair = small(dir.path());
+    let address = format!(
+        "127.0.0.1:{} answers but is not a blockrep backup: ",
+        pair.port
+    );
+    let check = "check that this is the --listen address of a blockrep-backup";
+    let _primary = pair.start_primary().unwrap();
+    let cases: [(fn(TcpStream) -> Option<TcpStream>, &str); 4] = [
+        (
+            // Unread bytes make the kernel reset it; a listener that is quicker only closes.
+            |stream| {
+                let _ = stream.peek(&mut [0]);
+                None
+            },
+            "it reset the connection before any hello",
+        ),
+        (
+            |mut stream| {
+                let _ = stream.set_read_timeout(Some(LIMIT));
+                let _ = stream.read_exact(&mut [0; FRAME_BYTES]);
+                let _ = stream.shutdown(Shutdown::Write);
+                Some(stream)
+            },
+            "it closed the connection before any hello",
+        ),
+        (Some, "it said nothing for 3 s"),
+        (
+            |mut stream| {
+                let _ = stream.write_all(b"SSH-2.0-OpenSSH_9.2\r\n");
+                Some(stream)
+            },
+            "it sent 21 bytes that are no answer to a hello, and no more for 3 s",
+        ),
+    ];
+    for (with, what) in cases {
+        let _listener = listen(&pair, with);
+        let status = super::wait_reason(&pair, "a", &[&address, what, check]);
+        assert_eq!(status["group"]["state"], "standalone", "{status}");
+        let link = status["link"]["reason"].as_str().unwrap();
+        assert!(link.contains("is not a blockrep backup"), "{link}");
+    }
+    let _backup = pair.start_backup().unwrap();
+    pair.wait_state("a", "protected", LIMIT).unwrap();
 }

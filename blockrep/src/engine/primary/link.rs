@@ -13,7 +13,7 @@ use blkback_proto::record::{
 use std::collections::VecDeque;
 
 /// Silence after which a link counts as lost, in nanoseconds.
-pub(super) const LINK_SILENCE_NS_MAX: Nanos = 3_000_000_000;
+pub const LINK_SILENCE_NS_MAX: Nanos = 3_000_000_000;
 /// How often the primary asks whether the backup is there, in nanoseconds.
 pub(super) const PING_NS: Nanos = 500_000_000;
 

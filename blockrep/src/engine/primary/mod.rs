@@ -21,6 +21,8 @@ mod link;
 mod requests;
 mod sync;
 
+pub use link::LINK_SILENCE_NS_MAX;
+
 use super::ranges::RangeLocks;
 use super::{Effect, Identity, Nanos, Protection, ToGroup, ToVolume};
 use crate::config::AckMode;
