@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot set itself up fails")]
 
-use blockrep_tests::harness::{Pair, binary};
+use blockrep_tests::harness::{Pair, Process, binary};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -177,6 +177,65 @@ fn a_side_that_stops_promises_nothing() {
     assert_eq!(warned.collect::<Vec<_>>(), Vec::<&str>::new(), "{log}");
     let status = pair.wait_state("b", "waiting-for-primary", LIMIT).unwrap();
     assert!(status["link"]["lost_unix_ms"].is_u64(), "{status}");
+}
+
+/// `journal verify` said of every side, of a promoted one too, that it was not stopped in order.
+#[test]
+fn the_journal_reader_knows_who_was_stopped_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let pair = Pair::new(dir.path(), 64 << 20).unwrap();
+    let mut sides = [pair.start_primary().unwrap(), pair.start_backup().unwrap()];
+    pair.wait_state("a", "protected", LIMIT).unwrap();
+    write(&pair, "a", 100);
+    let said = |host: &str| {
+        let state = pair.path(&format!("{host}.state")).display().to_string();
+        let verified = pair.ctl("b", &["journal", "verify", &state]).unwrap();
+        let text = String::from_utf8_lossy(&verified.stdout).into_owned();
+        assert!(verified.status.success(), "{text}");
+        text
+    };
+    let check = |sides: &mut [Process; 2], signal, word: &str| {
+        for (side, host) in sides.iter_mut().zip(["a", "b"]) {
+            side.signal(signal).unwrap();
+            side.wait(LIMIT).unwrap();
+            let text = said(host);
+            let lines = text
+                .lines()
+                .filter(|line| line.contains("stopped in order: "));
+            let all: Vec<&str> = lines.collect();
+            assert_eq!(all.len(), 2, "the group and its volume: {text}");
+            assert!(
+                all[0].contains(&format!("stopped in order: {word}")),
+                "{host}: {text}"
+            );
+            // A backup's volume in which nothing was under way is in order.
+            let alone = host == "a" || word == "yes";
+            assert!(!alone || all[1].ends_with(word), "{host}: {text}");
+        }
+    };
+    let start = || [pair.start_primary().unwrap(), pair.start_backup().unwrap()];
+    check(&mut sides, libc::SIGTERM, "yes");
+    sides = start();
+    pair.wait_state("a", "protected", LIMIT).unwrap();
+    check(&mut sides, libc::SIGKILL, "no");
+    // Promoted: with its journal, and when the image alone is the disk.
+    let mut backup = pair.start_backup().unwrap();
+    pair.ctl_json("b", &["promote"]).unwrap();
+    for _ in 0..2 {
+        write(&pair, "b", 50);
+        let end = Instant::now() + LIMIT;
+        while pair.status("b").unwrap()["volumes"][0]["journal"].is_object() {
+            assert!(Instant::now() < end, "{}", pair.status("b").unwrap());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        backup.signal(libc::SIGTERM).unwrap();
+        backup.wait(LIMIT).unwrap();
+        let text = said("b");
+        assert_eq!(text.matches("stopped in order: yes").count(), 2, "{text}");
+        backup = pair.start_backup().unwrap();
+    }
+    backup.kill();
+    assert!(said("b").contains("stopped in order: no"), "{}", said("b"));
 }
 
 /// A promoted side that was started again answered reads and refused every write, for ever.

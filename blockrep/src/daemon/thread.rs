@@ -113,6 +113,17 @@ impl Token {
     }
 }
 
+/// How the thread of a volume has ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// Told to stop, with nothing left to do.
+    InOrder,
+    /// With something left to do.
+    GaveUp,
+    /// Its store failed: why.
+    Failed(String),
+}
+
 /// A cut whose commit somebody waits for.
 pub(super) struct CutWait {
     pub(super) epoch: Epoch,
@@ -179,14 +190,16 @@ pub(super) struct VolumeThread {
     pub(super) progress: super::status::Progress,
     pub(super) since: super::status::Since,
     pub(super) stopping: Option<Nanos>,
+    /// The end did not wait for what it should have waited for.
+    pub(super) gave_up: bool,
     pub(super) meta_writing: bool,
     /// Metadata of the group that goes to the other slot as well, and where.
     pub(super) meta_copy: Option<(u64, Buf)>,
 }
 
 impl VolumeThread {
-    /// Runs until told to stop. Gives why the store failed, if it did.
-    pub(super) fn run(mut self) -> Result<Option<String>, std::io::Error> {
+    /// Runs until told to stop.
+    pub(super) fn run(mut self) -> Result<Ended, std::io::Error> {
         self.arm_mailbox();
         self.start_net();
         self.start_group();
@@ -220,7 +233,14 @@ impl VolumeThread {
             Engine::Primary(engine) => engine.failed(),
             Engine::Backup(engine) => engine.failed(),
         };
-        Ok(failed.map(str::to_owned))
+        let group = self.group.as_ref().map(Group::standing);
+        Ok(match failed {
+            Some(text) => Ended::Failed(text.to_owned()),
+            None if self.gave_up || group.is_some_and(|g| g.state == State::Failed) => {
+                Ended::GaveUp
+            }
+            None => Ended::InOrder,
+        })
     }
 
     fn update_now(&mut self) {
@@ -728,6 +748,7 @@ impl VolumeThread {
             return false;
         };
         if self.now.saturating_sub(since) > DRAIN_NS_MAX {
+            self.gave_up = true;
             tracing::warn!(
                 "volume {}: gave up waiting: {} requests were never answered",
                 self.about.index,

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use blkback_proto::meta::GroupMeta;
 use blkback_proto::record::RecordKind;
+use blockrep_host::clock::{utc_text, utc_text_ms};
 
 use super::chains::Chain;
 use super::gather::{Record, Segment};
@@ -44,6 +45,14 @@ fn slot_words(slots: &[Option<Result<u64, String>>; 2]) -> String {
         Some(Err(why)) => format!("damaged ({why})"),
     };
     format!("slot 0 {}, slot 1 {}", word(&slots[0]), word(&slots[1]))
+}
+
+/// When an epoch was cut; nothing where that is not known.
+fn cut_words(unix_ns: u64) -> String {
+    match unix_ns {
+        0 => String::new(),
+        ns => format!(" (cut {})", utc_text_ms(ns / 1_000_000)),
+    }
 }
 
 /// `3, 5-9, 12`.
@@ -174,11 +183,11 @@ impl Report {
         for entry in &meta.lineage {
             writeln!(
                 out,
-                "  lineage {} from epoch {}, {}, at {} s",
+                "  lineage {} from epoch {}, {}, at {}",
                 entry.id,
                 entry.first_epoch,
                 entry.why.word(),
-                entry.unix_s
+                utc_text(entry.unix_s.saturating_mul(1000))
             )?;
         }
         Ok(())
@@ -211,8 +220,13 @@ fn meta_text(volume: &Volume, out: &mut dyn Write) -> io::Result<()> {
     };
     writeln!(
         out,
-        "  volume {}, {} bytes, applied {}, committed {}, durable {}",
-        meta.volume, meta.size_bytes, meta.applied, meta.committed, meta.durable
+        "  volume {}, {} bytes, applied {}, committed {}{}, durable {}",
+        meta.volume,
+        meta.size_bytes,
+        meta.applied,
+        meta.committed,
+        cut_words(meta.committed_cut_unix_ns),
+        meta.durable
     )?;
     writeln!(
         out,

@@ -11,6 +11,7 @@
 mod claims;
 mod fresh;
 mod images;
+mod in_order;
 mod run;
 mod seed;
 mod state;

@@ -3,13 +3,14 @@
 
 use super::StartError;
 use super::claims::Claims;
+use super::in_order;
 use super::seed::{MAILBOX_MAX, Seed, sprout};
 use crate::cli::ExitCode;
 use crate::config::Common;
 use crate::daemon::control::Router;
 use crate::daemon::faults::Faults;
 use crate::daemon::files::words;
-use crate::daemon::thread::Mail;
+use crate::daemon::thread::{Ended, Mail};
 use crate::daemon::vhost;
 use crate::daemon::watch::Watch;
 use crate::reactor::{MailSender, mailbox};
@@ -61,8 +62,9 @@ pub(super) fn run(
     )?;
     // The first thread may write to what was blank so far.
     fresh.keep();
-    let mut threads: Vec<JoinHandle<Result<Option<String>, std::io::Error>>> = Vec::new();
+    let mut threads: Vec<JoinHandle<Result<Ended, std::io::Error>>> = Vec::new();
     let mut servers = Vec::new();
+    let volumes = seeds.len();
     for (mut seed, mailbox) in seeds.into_iter().zip(boxes) {
         let vhost = seed.vhost_listener.take();
         let (index, size_bytes) = (seed.about.index, seed.about.size_bytes);
@@ -86,14 +88,19 @@ pub(super) fn run(
     notify::stopping("stopping");
     let result = join(threads);
     servers.into_iter().for_each(vhost::Server::stop);
+    if matches!(result, Ok(true))
+        && let Err(error) = in_order::end(&super::layout(common), volumes)
+    {
+        tracing::warn!("not noted that the daemon was stopped in order: {error}");
+    }
     drop((server, nbd_file, vhost_files, locks));
-    result
+    result.map(|_| ())
 }
 
 fn wait(
     shutdown: &Shutdown,
     mut watch: Watch,
-    threads: &[JoinHandle<Result<Option<String>, std::io::Error>>],
+    threads: &[JoinHandle<Result<Ended, std::io::Error>>],
     senders: &[MailSender<Mail>],
 ) {
     while !shutdown.wait_within(Duration::from_secs(1)) {
@@ -109,14 +116,16 @@ fn wait(
     }
 }
 
-fn join(
-    threads: Vec<JoinHandle<Result<Option<String>, std::io::Error>>>,
-) -> Result<(), StartError> {
-    let mut result = Ok(());
+/// Gives whether every thread ended in order.
+fn join(threads: Vec<JoinHandle<Result<Ended, std::io::Error>>>) -> Result<bool, StartError> {
+    let mut result = Ok(true);
     for thread in threads {
         match thread.join() {
-            Ok(Ok(None)) => {}
-            Ok(Ok(Some(text))) => result = Err(StartError::new(ExitCode::StorageFailed, text)),
+            Ok(Ok(Ended::InOrder)) => {}
+            Ok(Ok(Ended::GaveUp)) => result = result.map(|_| false),
+            Ok(Ok(Ended::Failed(text))) => {
+                result = Err(StartError::new(ExitCode::StorageFailed, text))
+            }
             Ok(Err(error)) => {
                 let text = format!("an I/O thread failed: {}", words(&error));
                 result = Err(StartError::new(ExitCode::Other, text));

@@ -216,6 +216,7 @@ pub(super) fn sprout(
         progress: Default::default(),
         since: Default::default(),
         stopping: None,
+        gave_up: false,
         meta_writing: false,
         meta_copy: None,
     };

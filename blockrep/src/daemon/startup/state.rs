@@ -6,6 +6,7 @@
 
 use super::StartError;
 use super::fresh::Fresh;
+use super::in_order;
 use crate::cli::ExitCode;
 use crate::daemon::exchanged;
 use crate::daemon::files::{self, JournalReader, Layout, words};
@@ -93,7 +94,10 @@ pub(super) fn primary_state(
     let mut identities = Vec::new();
     for (index, meta) in known.into_iter().enumerate() {
         let meta = match meta {
-            Some(meta) => meta,
+            Some(mut meta) => {
+                in_order::begin_volume(layout, index, &mut meta)?;
+                meta
+            }
             None => new_volume(layout, index, &group, &images.opened[index], fresh)?,
         };
         identities.push(Identity {
@@ -209,7 +213,7 @@ pub(super) fn backup_state(
         }
     }
 
-    let meta = match known {
+    let mut meta = match known {
         Some(meta) => meta,
         None => {
             let mut meta = blank_group(count, Role::Backup);
@@ -225,6 +229,7 @@ pub(super) fn backup_state(
         starts.push(recover(layout, index, &meta, path, image)?);
     }
     images.record(layout, fresh)?;
+    in_order::begin_group(layout, &mut meta)?;
     Ok((meta, starts))
 }
 

@@ -265,7 +265,7 @@ fn volume_meta(durable: u64) -> VolumeMeta {
         own_serial: 0,
         own_synced: 0,
         consistent_from: Epoch::NONE,
-        committed_cut_unix_ns: durable * 1000,
+        committed_cut_unix_ns: 1_700_000_000_123_000_000,
     }
 }
 

@@ -110,6 +110,13 @@ fn text_names_what_and_where() {
         "{dump}"
     );
     assert!(dump.contains("lineage 03030303-0303-0303-0303-030303030303 from epoch 1, created"));
+    // Nobody reads seconds since 1970.
+    assert!(
+        dump.contains("created, at 2023-11-14 22:13:20 UTC\n"),
+        "{dump}"
+    );
+    let cut = "committed 4 (cut 2023-11-14 22:13:20.123 UTC), durable 4";
+    assert!(dump.contains(cut), "{dump}");
     let good = text(dir.path(), true);
     assert!(
         good.contains("sealed epochs: 1, 3-4") && good.ends_with("clean\n"),
