@@ -7,7 +7,10 @@
 //! only the kind is kept: nothing else of it stays. Start-up only, blocking.
 
 use super::files::{FileError, Layout, read_text, write_text};
+use super::image_mark::Mark;
+use super::image_owner::Owner;
 use crate::reactor::OpenedFile;
+use blkback_proto::meta::VOLUMES_MAX;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
@@ -144,6 +147,13 @@ pub(super) fn check(
     let Some(why) = why else {
         return Ok(false);
     };
+    let owner = owner(layout, index, &now, image);
+    if let Some(owner) = owner.as_ref().filter(|owner| owner.is_of(layout)) {
+        return Err(owner.refusal(layout, index, path));
+    }
+    if let Some(owner) = owner.filter(|_| !same_image) {
+        return Err(owner.refusal(layout, index, path));
+    }
     let path = path.display();
     if same_image {
         tracing::warn!("image {path} is another file ({why}): taken on the word --same-image");
@@ -155,6 +165,30 @@ pub(super) fn check(
          --same-image; to begin anew remove {}",
         layout.state.display()
     )))
+}
+
+/// Who else has the image, if that is known: another volume here, by what tells files from one
+/// another, or whoever's mark it carries.
+fn owner(layout: &Layout, index: usize, now: &Facts, image: &OpenedFile) -> Option<Owner> {
+    if matches!(now, Facts::BlockDevice) {
+        return None;
+    }
+    let is_of = |volume: &usize| {
+        let known = read_text(&layout.volume_image(*volume), TEXT_BYTES_MAX);
+        let known = known.ok().flatten().and_then(|text| Facts::read(&text));
+        *volume != index && known.is_some_and(|known| known.other_than(now).is_none())
+    };
+    let volume = (0..usize::from(VOLUMES_MAX)).find(is_of);
+    let here = volume.map(|volume| Owner {
+        state: layout.state.clone(),
+        volume,
+    });
+    here.or_else(|| {
+        let mark = Mark::of(image)?;
+        let owner = Owner::of_mark(layout, &mark.id, &mark.state)?;
+        // A copy with its attributes is still this volume's.
+        (!owner.is_of(layout) || owner.volume != index).then_some(owner)
+    })
 }
 
 /// Remembers the image, durably.

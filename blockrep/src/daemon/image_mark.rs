@@ -7,6 +7,7 @@
 //! Start-up only, blocking.
 
 use super::files::{FileError, Layout, read_text, words, write_text};
+use super::image_owner::Owner;
 use crate::cli::ExitCode;
 use crate::reactor::OpenedFile;
 use blkback_proto::ctl::one_line;
@@ -15,7 +16,7 @@ use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Name of the attribute.
 const ATTRIBUTE: &CStr = c"user.blockrep.state";
@@ -35,6 +36,30 @@ fn attribute(fd: &OwnedFd) -> Option<String> {
     };
     let value = bytes.get(..usize::try_from(count).ok()?)?;
     Some(String::from_utf8_lossy(value).into_owned())
+}
+
+/// What an image carries.
+#[derive(Debug)]
+pub(super) struct Mark {
+    /// The random mark.
+    pub(super) id: String,
+    /// Where the state directory was that has it; empty where the path was too long.
+    pub(super) state: PathBuf,
+}
+
+impl Mark {
+    /// Of this image, if it carries one.
+    pub(super) fn of(image: &OpenedFile) -> Option<Self> {
+        if image.is_block_device {
+            return None;
+        }
+        let found = attribute(&image.fd)?;
+        let (id, state) = found.split_once(' ').unwrap_or((&found, ""));
+        Some(Self {
+            id: id.to_owned(),
+            state: state.into(),
+        })
+    }
 }
 
 fn set_attribute(fd: &OwnedFd, value: &str) -> io::Result<()> {
@@ -66,51 +91,69 @@ pub(super) fn check(
     image: &OpenedFile,
     same_image: bool,
 ) -> Result<bool, FileError> {
-    if image.is_block_device {
-        return Ok(false);
-    }
     let own = read_text(&layout.volume_mark(index), VALUE_BYTES_MAX)?;
-    let Some(found) = attribute(&image.fd) else {
+    let Some(found) = Mark::of(image) else {
         return Ok(false);
     };
-    let (mark, other) = found.split_once(' ').unwrap_or((&found, "DIR"));
     let is_fresh = own.is_none();
-    if own.is_some_and(|own| own == mark) || (is_fresh && !is_there(other, index, mark)) {
+    if own.is_some_and(|own| own == found.id) {
         return Ok(false);
     }
-    let (path, state) = (path.display(), layout.state.display().to_string());
-    let other = one_line(other);
+    let owner = if is_fresh {
+        // A state directory that was moved away is out of the way: that is how to begin anew.
+        Owner::in_state(&layout.state, &found.id)
+            .or_else(|| Owner::in_state(&found.state, &found.id))
+    } else {
+        Owner::of_mark(layout, &found.id, &found.state)
+    };
+    if is_fresh && owner.is_none() {
+        return Ok(false);
+    }
+    if let Some(owner) = owner.as_ref().filter(|owner| owner.is_of(layout)) {
+        return Err(owner.refusal(layout, index, path));
+    }
+    let said = one_line(&found.state.display().to_string());
     if same_image {
+        let path = path.display();
         tracing::warn!(
-            "image {path} was used with another state directory ({other}): taken on the word \
+            "image {path} was used with another state directory ({said}): taken on the word \
              --same-image"
         );
         return Ok(true);
     }
-    if is_fresh {
-        return Err(FileError::store(format!(
-            "the image {path} belongs to the state directory {other}, which may know of epochs that \
-             are not in it yet: give --state {other}; if the image is to begin anew as it is, move \
-             that directory away first"
-        )));
-    }
-    let remedy = if other == state {
-        // One was moved away, and another made or put in its place.
-        "put that one back in its place".to_owned()
-    } else {
-        format!("give --state {other}")
-    };
-    Err(FileError::store(format!(
-        "the image {path} was used with another state directory ({other}) after this one ({state}), \
-         which does not know what it holds now: {remedy}; if nothing was written to it meanwhile \
-         type --same-image; to begin anew remove {state}"
-    )))
+    Err(match owner {
+        Some(_) if is_fresh => FileError::store(format!(
+            "the image {} belongs to the state directory {said}, which may know of epochs that are \
+             not in it yet: give --state {said}; if the image is to begin anew as it is, move that \
+             directory away first",
+            path.display()
+        )),
+        Some(owner) => owner.refusal(layout, index, path),
+        None => FileError::store(lost_owner_text(path, &layout.state, &found.state)),
+    })
 }
 
-/// The state directory that left its mark on an image is where it was.
-fn is_there(state: &str, index: usize, mark: &str) -> bool {
-    let file = Layout::mark_in(Path::new(state), index);
-    matches!(read_text(&file, VALUE_BYTES_MAX), Ok(Some(found)) if found == mark)
+/// The image was used last with a state directory that is not to be found.
+fn lost_owner_text(path: &Path, own: &Path, said: &Path) -> String {
+    let (path, own_text) = (path.display(), own.display());
+    let said_text = one_line(&said.display().to_string());
+    let (place, remedy) = if own == said {
+        (
+            format!("one that stood at {own_text} before the one that is there now"),
+            "put it back in the place of this one".to_owned(),
+        )
+    } else {
+        (
+            said_text.clone(),
+            format!("put it back and give --state {said_text}"),
+        )
+    };
+    format!(
+        "the image {path} was used last with another state directory, {place}; that one is not to be \
+         found, and {own_text} does not know what was written to the image under it: {remedy}; if it is \
+         gone for good, and nothing was written to the image under it, type --same-image; to begin \
+         anew remove {own_text}"
+    )
 }
 
 /// Marks the image as that of this state directory, durably. An image that cannot carry the mark
@@ -195,15 +238,17 @@ mod tests {
         assert!(try_with(&b, true).unwrap());
         record(&b, 0, &image).unwrap();
         assert!(!try_with(&b, false).unwrap());
+        // Whose it is is known: nobody is asked for his word.
         let error = try_with(&a, false).unwrap_err().text;
         let (state_a, state_b) = (a.state.display(), b.state.display());
         for word in [
-            format!("({state_b}) after this one ({state_a})"),
-            format!("--state {state_b}"),
-            "--same-image".to_owned(),
+            format!("belongs to volume 0 of the state directory {state_b}:"),
+            format!("is not known to {state_a};"),
+            format!("give --state {state_b} with this image"),
         ] {
             assert!(error.contains(&word), "{error}");
         }
+        assert!(!error.contains("--same-image"), "{error}");
         assert!(try_with(&a, true).unwrap());
         record(&a, 0, &image).unwrap();
         assert!(!try_with(&a, false).unwrap());
@@ -218,7 +263,60 @@ mod tests {
         record(&again, 0, &image).unwrap();
         fs::rename(&again.state, dir.path().join("again")).unwrap();
         fs::rename(&moved.state, &again.state).unwrap();
+        fs::write(dir.path().join("again/group.meta"), "").unwrap();
         let error = try_with(&a, false).unwrap_err().text;
-        assert!(error.contains("put that one back in its place"), "{error}");
+        let again = dir.path().join("again");
+        let word = format!("give --state {} with", again.display());
+        assert!(error.contains(&word), "moved aside, it is found: {error}");
+        assert!(!error.contains("--same-image"), "{error}");
+        fs::remove_dir_all(again).unwrap();
+        let error = try_with(&a, false).unwrap_err().text;
+        for word in [
+            format!("one that stood at {} before the one", a.state.display()),
+            "put it back in the place of this one".to_owned(),
+            "type --same-image".to_owned(),
+        ] {
+            assert!(error.contains(&word), "{error}");
+        }
+    }
+
+    /// Two images in the wrong order are each other's: --same-image would have ruined both.
+    #[test]
+    fn the_image_of_another_volume_is_called_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let image = |name: &str| {
+            let path = dir.path().join(name);
+            File::create(&path).unwrap().set_len(4096).unwrap();
+            (open_image(&path, Access::ReadWrite).unwrap(), path)
+        };
+        let images = [image("0.img"), image("1.img")];
+        let state = dir.path().join("state");
+        fs::create_dir_all(&state).unwrap();
+        let layout = Layout {
+            journal: state.join("journal"),
+            state,
+            geometry: Geometry {
+                segment_bytes: 4 << 20,
+                segment_count: 4,
+            },
+        };
+        for (index, (image, path)) in images.iter().enumerate() {
+            record(&layout, index, image).unwrap();
+            super::super::exchanged::record(&layout, index, path, image).unwrap();
+        }
+        let marked = attribute(&images[0].0.fd).is_some();
+        for same in [false, true] {
+            let (image, path) = &images[1];
+            let by_facts = super::super::exchanged::check(&layout, 0, path, image, same);
+            let mut errors = vec![by_facts.unwrap_err().text];
+            if marked {
+                errors.push(check(&layout, 0, path, image, same).unwrap_err().text);
+            }
+            for error in errors {
+                let word = "1.img is that of volume 1 of this group, and was given as volume 0";
+                assert!(error.contains(word), "{error}");
+                assert!(!error.contains("--same-image"), "{error}");
+            }
+        }
     }
 }

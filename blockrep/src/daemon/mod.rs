@@ -16,6 +16,7 @@ mod exchanged;
 mod faults;
 mod files;
 mod image_mark;
+mod image_owner;
 mod last_session;
 mod link;
 mod listen;

@@ -102,12 +102,10 @@ fn an_image_used_with_another_state_directory_is_refused() {
         ends_with(&mut pair.launch("b", &mut command).unwrap(), code::OK);
         return;
     }
-    let words = [
-        "another state directory",
-        "put that one back",
-        "--same-image",
-    ];
-    refused(&mut command, code::STORE, &words);
+    let second = format!("--state {} with", pair.path("second").display());
+    let words = ["belongs to volume 0 of the state directory", &second];
+    let said = refused(&mut command, code::STORE, &words);
+    assert!(!said.contains("--same-image"), "{said}");
     let mut backup = pair.launch("b", &mut old()).unwrap();
     let reason = &pair.status("b").unwrap()["volumes"][0]["reason"];
     let told = "--same-image was given";
