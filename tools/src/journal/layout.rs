@@ -8,6 +8,11 @@ use blkback_proto::segment::SEGMENT_COUNT_MAX;
 
 use super::JournalError;
 
+/// Most names looked at beside a directory that is not there.
+const NAMES_MAX: usize = 1000;
+/// Most directories offered instead.
+const MEANT_MAX: usize = 3;
+
 /// Files of one volume.
 #[derive(Debug, Default)]
 pub(super) struct JournalFiles {
@@ -28,12 +33,25 @@ pub(super) struct Found {
 
 /// Looks at a state directory, a directory of journals, or one journal. Journals of a state directory
 /// stand in `journal` inside of it, or where the daemon was told: then `elsewhere`.
-pub(super) fn find(dir: &Path, elsewhere: Option<&Path>) -> Result<Found, JournalError> {
+pub(super) fn find(
+    dir: &Path,
+    elsewhere: Option<&Path>,
+    command: &'static str,
+) -> Result<Found, JournalError> {
     let nothing = || JournalError::NothingThere {
         dir: dir.to_owned(),
     };
     if !dir.is_dir() {
-        return Err(nothing());
+        return Err(JournalError::NoDirectory {
+            dir: dir.to_owned(),
+            what: if dir.exists() {
+                "this is no directory"
+            } else {
+                "there is no such directory"
+            },
+            command,
+            found: meant_instead(dir),
+        });
     }
     let segments = segments_in(dir)?;
     if !segments.is_empty() {
@@ -92,6 +110,28 @@ pub(super) fn find(dir: &Path, elsewhere: Option<&Path>) -> Result<Found, Journa
         group_meta,
         journals,
     })
+}
+
+/// State directories that whoever typed `dir` may have meant: that of the image of this name, else
+/// those beside it.
+fn meant_instead(dir: &Path) -> Vec<PathBuf> {
+    let is_state = |path: &PathBuf| path.join("group.meta").is_file();
+    let mut of_image = dir.as_os_str().to_owned();
+    of_image.push(".blockrep");
+    let of_image = PathBuf::from(of_image);
+    if is_state(&of_image) {
+        return vec![of_image];
+    }
+    let parent = match dir.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let entries = fs::read_dir(parent).into_iter().flatten().take(NAMES_MAX);
+    let paths = entries.flatten().map(|entry| entry.path());
+    let mut found: Vec<PathBuf> = paths.filter(is_state).collect();
+    found.sort();
+    found.truncate(MEANT_MAX);
+    found
 }
 
 fn existing(path: PathBuf) -> Option<PathBuf> {

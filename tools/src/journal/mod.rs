@@ -73,6 +73,18 @@ pub enum JournalError {
         /// What was given.
         dir: PathBuf,
     },
+    /// There is no such directory.
+    #[error("{}: {what}; type {}", dir.display(), suggested(command, found))]
+    NoDirectory {
+        /// What was given.
+        dir: PathBuf,
+        /// What is wrong with it.
+        what: &'static str,
+        /// `dump` or `verify`.
+        command: &'static str,
+        /// State directories that may have been meant.
+        found: Vec<PathBuf>,
+    },
     /// A file of the journal has an impossible size.
     #[error("{}: {bytes} bytes are no journal segment", path.display())]
     SegmentSize {
@@ -103,11 +115,25 @@ pub enum JournalError {
     Output(#[from] io::Error),
 }
 
+/// What to type instead of a directory that is not there.
+fn suggested(command: &str, found: &[PathBuf]) -> String {
+    if found.is_empty() {
+        return format!(
+            "blockrepctl journal {command} DIR with the state directory of a stopped daemon: \
+             IMAGE.blockrep beside its first image, or its --state"
+        );
+    }
+    let lines = found
+        .iter()
+        .map(|dir| format!("blockrepctl journal {command} {}", dir.display()));
+    lines.collect::<Vec<_>>().join(" or ")
+}
+
 impl JournalError {
     /// The command line, not a journal, is at fault.
     #[must_use]
     pub fn is_usage(&self) -> bool {
-        matches!(self, Self::NothingThere { .. })
+        matches!(self, Self::NothingThere { .. } | Self::NoDirectory { .. })
     }
 }
 
@@ -128,11 +154,11 @@ impl JournalArgs {
 /// # Errors
 /// [`JournalError::Damaged`] when `verify` found damage, else why there is no report.
 pub fn run(args: &JournalArgs, out: &mut dyn Write) -> Result<(), JournalError> {
-    let (dir_args, verify) = match &args.command {
-        JournalCommand::Dump(args) => (args, false),
-        JournalCommand::Verify(args) => (args, true),
+    let (dir_args, verify, command) = match &args.command {
+        JournalCommand::Dump(args) => (args, false, "dump"),
+        JournalCommand::Verify(args) => (args, true, "verify"),
     };
-    let found = layout::find(&dir_args.dir, dir_args.journal.as_deref())?;
+    let found = layout::find(&dir_args.dir, dir_args.journal.as_deref(), command)?;
     let slots = slots::read(&found)?;
     let mut volumes = Vec::new();
     for journal in &found.journals {

@@ -140,7 +140,26 @@ fn a_wrong_directory_is_wrong_usage() {
     let (result, _) = verify(dir.path());
     assert!(result.unwrap_err().is_usage());
     let (result, _) = verify(&dir.path().join("nowhere"));
-    assert!(result.unwrap_err().is_usage());
+    let error = result.unwrap_err();
+    assert!(error.is_usage());
+    let text = error.to_string();
+    let words = "nowhere: there is no such directory; type blockrepctl journal verify DIR with";
+    assert!(text.contains(words) && text.lines().count() == 1, "{text}");
+    // The image in the place of what stands beside it.
+    let image = dir.path().join("disk.img");
+    fs::write(&image, b"").unwrap();
+    let state = dir.path().join("disk.img.blockrep");
+    fs::create_dir(&state).unwrap();
+    fs::write(state.join("group.meta"), b"").unwrap();
+    let typed = format!("; type blockrepctl journal verify {}", state.display());
+    for (wrong, what) in [
+        ("disk.img", "disk.img: this is no directory"),
+        ("disk.im", "disk.im: there is no such directory"),
+    ] {
+        let text = verify(&dir.path().join(wrong)).0.unwrap_err().to_string();
+        assert!(text.contains(what) && text.ends_with(&typed), "{text}");
+    }
+    fs::remove_dir_all(state).unwrap();
     fs::write(dir.path().join(segment_file_name(0)), b"short").unwrap();
     assert!(matches!(
         verify(dir.path()).0,
