@@ -234,11 +234,30 @@ fn watch_goes_on_when_the_daemon_goes_and_ends_on_ctrl_c() {
     let mut rig = Rig::new();
     let mut child = rig.start(&["watch"]);
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let first = lines.next().unwrap().unwrap();
+    let mut next = || lines.next().unwrap().unwrap();
+    let first = next();
+    let why =
+        "vm1 primary: protected since then: the backup acknowledges every epoch; next: nothing";
+    assert!(first.contains(why), "{first}");
+    let second = next();
     assert!(
-        first.contains("vm1 primary: protected, committed 1041"),
-        "{first}"
+        second.contains("vm1 primary: protected, committed 1041"),
+        "{second}"
     );
+    // A change is told with its reason, once, also one that is over at the next look.
+    rig.publish("cable 1");
+    rig.publish("cable 2");
+    let told: Vec<String> = std::iter::repeat_with(&mut next)
+        .skip_while(|line| !line.contains("cable"))
+        .take(3)
+        .collect();
+    for (line, what) in told.iter().zip([
+        "link-state: up -> down: cable 1; next: wait",
+        "link-state: up -> down: cable 2; next: wait",
+        "protected, committed 1041",
+    ]) {
+        assert!(line.ends_with(what) || line.contains(what), "{told:?}");
+    }
     rig.server = None;
     let gone = lines
         .by_ref()

@@ -6,13 +6,13 @@ use std::time::Duration;
 use blkback_proto::ctl::{
     CutRequest, PromoteAnswer, PromoteRequest, RefusedPeer, Request, StatusRequest, one_line,
 };
-use blockrep_host::clock::{unix_ms, utc_text};
+use blockrep_host::clock::{unix_ms, utc_text, utc_text_ms};
 use serde_json::Value;
 
 use super::args::{CutArgs, PromoteArgs, StatusArgs, TargetArgs};
 use super::failure::Failure;
 use super::render;
-use super::target::connect;
+use super::target::{as_typed, connect};
 use super::units::{counted, micros, seconds};
 
 /// Seconds to wait for an answer that is ready at once.
@@ -34,7 +34,8 @@ pub(super) fn status(
         return write_json(&json, out);
     }
     let status = client.status()?;
-    out.write_all(render::status(&status, unix_ms()).as_bytes())?;
+    let page = render::status(&status, unix_ms());
+    out.write_all(as_typed(&page, target).as_bytes())?;
     Ok(())
 }
 
@@ -135,10 +136,7 @@ fn promoted(answer: &PromoteAnswer) -> String {
     let when = if answer.cut_unix_ns == 0 {
         "cut at a time that is not known any more".to_owned()
     } else {
-        format!(
-            "the last with writes, cut {}",
-            utc_text(answer.cut_unix_ns / 1_000_000)
-        )
+        format!("cut {}", utc_text_ms(answer.cut_unix_ns / 1_000_000))
     };
     let dropped = match answer.dropped_epochs {
         0 => "nothing was dropped".to_owned(),
@@ -186,7 +184,7 @@ mod tests {
         };
         assert_eq!(
             promoted(&answer),
-            "promoted: serving epoch 1041 (the last with writes, cut 2025-11-21 20:55:03 UTC) \
+            "promoted: serving epoch 1041 (cut 2025-11-21 20:55:03.123 UTC) \
              under lineage 9f0c1d2e3b4a5968; 2 epochs that had not arrived whole dropped; took 1.8 ms"
         );
         (answer.cut_unix_ns, answer.dropped_epochs) = (0, 0);

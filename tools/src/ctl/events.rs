@@ -9,7 +9,7 @@ use super::actions::ANSWER_S;
 use super::args::{EventsArgs, TargetArgs};
 use super::failure::Failure;
 use super::render;
-use super::target::connect;
+use super::target::{as_typed, connect};
 use super::units::counted;
 
 /// How long one wait for the next event takes; then the next one begins.
@@ -23,12 +23,12 @@ pub(super) fn events(
     let mut client = connect(target, target.timeout_or(ANSWER_S))?;
     if args.follow {
         let (answer, mut stream) = client.follow(args.from)?;
-        write_answer(answer, args.json, out)?;
+        write_answer(answer, args.json, target, out)?;
         loop {
             // What was printed must be seen before the wait for more.
             out.flush()?;
             if let Some(body) = stream.next_within(WAIT)? {
-                write_body(&body, args.json, out)?;
+                write_body(&body, args.json, target, out)?;
             }
         }
     }
@@ -36,7 +36,7 @@ pub(super) fn events(
     loop {
         let answer = client.events(from)?;
         let (more, next_seq) = (answer.more, answer.next_seq);
-        write_answer(answer, args.json, out)?;
+        write_answer(answer, args.json, target, out)?;
         if !more {
             return Ok(());
         }
@@ -44,7 +44,12 @@ pub(super) fn events(
     }
 }
 
-fn write_answer(answer: EventsAnswer, json: bool, out: &mut dyn Write) -> Result<(), Failure> {
+fn write_answer(
+    answer: EventsAnswer,
+    json: bool,
+    target: &TargetArgs,
+    out: &mut dyn Write,
+) -> Result<(), Failure> {
     if answer.lost > 0 {
         let next_seq = answer.next_seq - answer.events.len() as u64;
         write_body(
@@ -53,19 +58,25 @@ fn write_answer(answer: EventsAnswer, json: bool, out: &mut dyn Write) -> Result
                 next_seq,
             }),
             json,
+            target,
             out,
         )?;
     }
     for event in answer.events {
-        write_body(&EventBody::Event(event), json, out)?;
+        write_body(&EventBody::Event(event), json, target, out)?;
     }
     Ok(())
 }
 
-fn write_body(body: &EventBody, json: bool, out: &mut dyn Write) -> Result<(), Failure> {
+fn write_body(
+    body: &EventBody,
+    json: bool,
+    target: &TargetArgs,
+    out: &mut dyn Write,
+) -> Result<(), Failure> {
     match body {
         EventBody::Event(event) if json => writeln!(out, "{}", event_json(event))?,
-        EventBody::Event(event) => writeln!(out, "{}", render::event(event))?,
+        EventBody::Event(event) => writeln!(out, "{}", as_typed(&render::event(event), target))?,
         EventBody::Lost(_) if json => {
             writeln!(out, "{}", serde_json::to_string(body).expect("plain data"))?;
         }
@@ -86,7 +97,7 @@ mod tests {
 
     fn written(answer: EventsAnswer, json: bool) -> String {
         let mut out = Vec::new();
-        write_answer(answer, json, &mut out).unwrap();
+        write_answer(answer, json, &TargetArgs::default(), &mut out).unwrap();
         String::from_utf8(out).unwrap()
     }
 

@@ -39,7 +39,10 @@ pub fn main() -> ExitCode {
         Ok(()) => Exit::Ok.into(),
         Err(failure) if failure.is_closed_pipe() => Exit::Ok.into(),
         Err(failure) => {
-            eprintln!("blockrepctl: {failure}");
+            eprintln!(
+                "blockrepctl: {}",
+                target::as_typed(&failure.to_string(), &cli.target)
+            );
             failure.exit.into()
         }
     }

@@ -265,6 +265,20 @@ fn daemon(page: &mut Page, status: &Status) {
     }
 }
 
+/// Why the group stands as it does, in one line, for logs that begin in the middle.
+pub(super) fn standing_line(status: &Status) -> String {
+    let group = &status.group;
+    one_line(&format!(
+        "{} {} {}: {} since then: {}; next: {}",
+        utc_text(group.stated.since_unix_ms),
+        group.name,
+        group.role,
+        group.stated.state.as_str(),
+        group.stated.reason,
+        group.stated.next
+    ))
+}
+
 /// The most important of a status in one line, for logs.
 pub(super) fn status_line(status: &Status, now_unix_ms: u64) -> String {
     let group = &status.group;

@@ -1,5 +1,6 @@
 //! Which daemon is meant.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,7 +14,60 @@ use super::failure::{Exit, Failure};
 pub(super) fn connect(target: &TargetArgs, timeout: Duration) -> Result<Client, Failure> {
     let path = socket_path(target, &runtime_dir())?;
     let name = concat!("blockrepctl ", env!("CARGO_PKG_VERSION"));
-    Ok(Client::connect(&path, name, timeout)?)
+    Client::connect(&path, name, timeout).map_err(|error| {
+        let failure = Failure::from(error);
+        match &target.control {
+            Some(typed) if failure.exit == Exit::Unreachable => instead(&failure, typed),
+            _ => failure,
+        }
+    })
+}
+
+/// Nobody answers at the socket that was typed: which ones there are.
+fn instead(failure: &Failure, typed: &Path) -> Failure {
+    let mut living = living_sockets(typed.parent().unwrap_or(Path::new("")));
+    living.extend(living_sockets(&runtime_dir()));
+    // The same directory may be named in two ways.
+    let mut seen = HashSet::new();
+    living.retain(|path| seen.insert(path.canonicalize().unwrap_or_else(|_| path.clone())));
+    let words = living
+        .iter()
+        .map(|path| format!("--control {}", shell_word(&path.display().to_string())));
+    let words: Vec<String> = words.collect();
+    let running = if words.is_empty() {
+        String::new()
+    } else {
+        format!("; running here: {}", words.join(", "))
+    };
+    Failure::new(failure.exit, format!("{failure}{running}"))
+}
+
+/// Commands that are sent to a daemon, as hints name them.
+const COMMANDS: [&str; 5] = ["status", "watch", "events", "cut", "promote"];
+
+/// A text of the daemon, or about it, in which every hint is a command for that very daemon: what was
+/// typed to reach it is in the hint, too.
+pub(super) fn as_typed(text: &str, target: &TargetArgs) -> String {
+    let typed = match (&target.control, &target.group) {
+        (Some(path), _) => format!("--control {}", shell_word(&path.display().to_string())),
+        (None, Some(group)) => format!("--group {}", shell_word(group)),
+        (None, None) => return text.to_owned(),
+    };
+    let hint = |text: String, command: &&str| {
+        let with = format!("blockrepctl {typed} {command}");
+        text.replace(&format!("blockrepctl {command}"), &with)
+    };
+    COMMANDS.iter().fold(text.to_owned(), hint)
+}
+
+/// As a shell takes it as one word.
+fn shell_word(text: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:@%,".contains(c);
+    if !text.is_empty() && text.chars().all(is_plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
+    }
 }
 
 /// The socket named, or that of the group named, or the only one there is.
@@ -129,6 +183,64 @@ mod tests {
             limits: Limits::default(),
         };
         Server::start(config, EventLog::new().unwrap(), Silent).unwrap()
+    }
+
+    /// At 3 a.m. a hint is copied: without the socket it went to nobody, or to the wrong side.
+    #[test]
+    fn hints_repeat_what_was_typed() {
+        let hint = |control: Option<&str>, group: Option<&str>| {
+            let target = TargetArgs {
+                control: control.map(PathBuf::from),
+                group: group.map(str::to_owned),
+                timeout: None,
+            };
+            as_typed(
+                "or `blockrepctl promote`; blockrepctl journal dump",
+                &target,
+            )
+        };
+        let journal = "; blockrepctl journal dump";
+        for (control, group, promote) in [
+            (None, None, "or `blockrepctl promote`"),
+            (
+                Some("run/vm1.backup.sock"),
+                None,
+                "or `blockrepctl --control run/vm1.backup.sock promote`",
+            ),
+            (
+                Some("my run/it's"),
+                None,
+                "or `blockrepctl --control 'my run/it'\\''s' promote`",
+            ),
+            (None, Some("vm1"), "or `blockrepctl --group vm1 promote`"),
+        ] {
+            assert_eq!(hint(control, group), format!("{promote}{journal}"));
+        }
+    }
+
+    /// Who typed the socket of a daemon that is gone was told to type a socket.
+    #[test]
+    fn a_socket_where_nobody_answers_names_those_that_live() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = TargetArgs {
+            control: Some(dir.path().join("vm1.sock")),
+            group: None,
+            timeout: None,
+        };
+        let error = connect(&target, Duration::from_secs(1)).unwrap_err();
+        assert_eq!(error.exit, Exit::Unreachable);
+        let text = error.to_string();
+        assert!(
+            text.contains("the --control that it was started with"),
+            "{text}"
+        );
+        let _backup = serve(dir.path().join("vm1.backup.sock"));
+        let text = connect(&target, Duration::from_secs(1))
+            .unwrap_err()
+            .to_string();
+        let living = dir.path().join("vm1.backup.sock");
+        let running = format!("; running here: --control {}", living.display());
+        assert!(text.contains(&running), "{text}");
     }
 
     /// A promote sent to the wrong daemon makes two primaries: what is not clear is not guessed.

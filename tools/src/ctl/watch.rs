@@ -1,11 +1,14 @@
 //! `blockrepctl watch`: the status again each second, until Ctrl-C.
 //!
+//! Not on a terminal it is a line each second, for a log; in front of it stands whatever happened
+//! since the last one, with its reason, also what came and went between two looks.
+//!
 //! A daemon that goes away while it is watched is waited for: that is when somebody watches.
 
 use std::io::{IsTerminal, Write, stdout};
 use std::time::Duration;
 
-use blkback_proto::ctl::Status;
+use blkback_proto::ctl::{Event, Status};
 use blockrep_host::clock::{unix_ms, utc_text};
 use blockrep_host::ctl::Client;
 use blockrep_host::signals::Shutdown;
@@ -15,7 +18,7 @@ use super::actions::ANSWER_S;
 use super::args::TargetArgs;
 use super::failure::{Exit, Failure};
 use super::render;
-use super::target::connect;
+use super::target::{as_typed, connect};
 
 const PERIOD: Duration = Duration::from_secs(1);
 
@@ -26,19 +29,25 @@ pub(super) fn watch(target: &TargetArgs, out: &mut dyn Write) -> Result<(), Fail
     // A mistake in the command line shows at once; what happens later is waited out.
     let mut client = Some(connect(target, timeout)?);
     let on_terminal = stdout().is_terminal();
+    let mut past = Past::default();
     if on_terminal {
         out.write_all(CLEAR.as_bytes())?;
     }
     loop {
         let now = unix_ms();
-        let seen = look(&mut client, target, timeout);
+        let seen = look(
+            &mut client,
+            target,
+            timeout,
+            (!on_terminal).then_some(&mut past),
+        );
         let text = if on_terminal {
             let size = tcgetwinsize(stdout())
                 .ok()
                 .map(|size| (size.ws_row, size.ws_col));
-            screen(&page(&seen, now), size)
+            screen(&as_typed(&page(&seen, now), target), size)
         } else {
-            line(&seen, now)
+            as_typed(&lines(&seen, now), target)
         };
         out.write_all(text.as_bytes())?;
         out.flush()?;
@@ -48,31 +57,97 @@ pub(super) fn watch(target: &TargetArgs, out: &mut dyn Write) -> Result<(), Fail
     }
 }
 
+/// What a look found.
+#[derive(Debug)]
+struct Seen {
+    status: Status,
+    /// First look at this run of the daemon.
+    is_first: bool,
+    /// What happened since the look before.
+    events: Vec<Event>,
+}
+
+/// How far the events of a daemon were seen.
+#[derive(Debug, Default)]
+struct Past {
+    /// Which run of the daemon; none before the first look.
+    log: Option<String>,
+    next_seq: u64,
+}
+
+impl Past {
+    /// Events since the last look, and whether another run of the daemon answers. Of the first run
+    /// what happened before is not news, of a later one all of it is.
+    fn news(&mut self, client: &mut Client) -> Result<(Vec<Event>, bool), Failure> {
+        let mut from = match self.log {
+            None => u64::MAX,
+            Some(_) => self.next_seq,
+        };
+        let mut events = Vec::new();
+        let mut is_first = self.log.is_none();
+        loop {
+            let answer = client.events(from)?;
+            let is_other = self.log.as_ref().is_some_and(|log| *log != answer.log);
+            self.log = Some(answer.log);
+            self.next_seq = answer.next_seq;
+            if is_other {
+                (from, is_first) = (0, true);
+                events.clear();
+                continue;
+            }
+            events.extend(answer.events);
+            if !answer.more {
+                return Ok((events, is_first));
+            }
+            from = answer.next_seq;
+        }
+    }
+}
+
 /// Asks for the status, connecting anew if the last attempt failed.
 fn look(
     client: &mut Option<Client>,
     target: &TargetArgs,
     timeout: Duration,
-) -> Result<Status, Failure> {
+    past: Option<&mut Past>,
+) -> Result<Seen, Failure> {
     let mut connected = match client.take() {
         Some(connected) => connected,
         None => connect(target, timeout)?,
     };
+    // What happened is asked for first: a state that is shown has had its reason by then.
+    let (events, is_first) = match past {
+        Some(past) => past.news(&mut connected)?,
+        None => (Vec::new(), false),
+    };
     let status = connected.status()?;
     *client = Some(connected);
-    Ok(status)
+    Ok(Seen {
+        status,
+        is_first,
+        events,
+    })
 }
 
-fn page(seen: &Result<Status, Failure>, now_unix_ms: u64) -> String {
+fn page(seen: &Result<Seen, Failure>, now_unix_ms: u64) -> String {
     match seen {
-        Ok(status) => render::status(status, now_unix_ms),
+        Ok(seen) => render::status(&seen.status, now_unix_ms),
         Err(failure) => format!("{failure}\ntrying again each second; Ctrl-C to end\n"),
     }
 }
 
-fn line(seen: &Result<Status, Failure>, now_unix_ms: u64) -> String {
+fn lines(seen: &Result<Seen, Failure>, now_unix_ms: u64) -> String {
     match seen {
-        Ok(status) => format!("{}\n", render::status_line(status, now_unix_ms)),
+        Ok(seen) => {
+            let mut text = String::new();
+            for event in &seen.events {
+                text += &format!("{}\n", render::event(event));
+            }
+            if seen.is_first {
+                text += &format!("{}\n", render::standing_line(&seen.status));
+            }
+            text + &format!("{}\n", render::status_line(&seen.status, now_unix_ms))
+        }
         Err(failure) => format!("{} {failure}\n", utc_text(now_unix_ms)),
     }
 }

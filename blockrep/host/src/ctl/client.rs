@@ -46,17 +46,20 @@ pub enum ClientError {
 fn unreachable_text(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound => {
-            "there is no such socket; start the daemon, or type --control PATH".to_owned()
+            "there is no such socket; start the daemon, or give the --control that it was started with"
+                .to_owned()
         }
         io::ErrorKind::ConnectionRefused => {
-            "the daemon that made this socket has ended; start it again".to_owned()
+            "nobody answers at this socket: the daemon is still starting, see its log, or has ended; then start it \
+             again"
+                .to_owned()
         }
         io::ErrorKind::PermissionDenied => {
             "not permitted; run as the user of the daemon or as root".to_owned()
         }
         io::ErrorKind::WouldBlock => "it takes no connections; look at its log".to_owned(),
         _ if error.raw_os_error() == Some(libc::EPROTOTYPE) => {
-            "this is a socket of something else; type --control PATH".to_owned()
+            "this is a socket of something else; give the --control of a daemon".to_owned()
         }
         _ => error.to_string(),
     }
