@@ -15,6 +15,7 @@ mod golden;
 pub mod ids;
 pub mod link;
 pub mod meta;
+pub mod moment;
 pub mod record;
 pub mod segment;
 pub mod units;

@@ -51,11 +51,8 @@ impl Handler for Daemon {
                     cut_unix_ns: 1,
                     lineage: "ab".into(),
                     dropped_epochs: 1,
-                    refused: None,
-                    cut_off: None,
-                    link_lost_unix_ms: None,
-                    no_link_since_unix_ms: None,
                     duration_us: 5,
+                    ..PromoteAnswer::default()
                 }));
             }
             _ => reply.send(Response::error(

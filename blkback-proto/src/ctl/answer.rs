@@ -80,7 +80,7 @@ pub struct CutAnswer {
 }
 
 /// The group serves here as primary.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PromoteAnswer {
     /// The epoch whose end is the state served.
     pub epoch: u64,

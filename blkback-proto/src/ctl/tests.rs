@@ -150,11 +150,8 @@ fn golden_packets() -> Vec<(&'static str, Vec<u8>, &'static str, &'static str)> 
                 cut_unix_ns: 1_700_000_000_123_456_789,
                 lineage: "9f0c1d2e3b4a5968".into(),
                 dropped_epochs: 1,
-                refused: None,
-                cut_off: None,
-                link_lost_unix_ms: None,
-                no_link_since_unix_ms: None,
                 duration_us: 1830,
+                ..PromoteAnswer::default()
             })),
             "42 52 43 54 01 00 02 00 04 00 00 00 84 00 00 00",
             r#"{"ok":{"promote":{"epoch":42,"cut_unix_ns":1700000000123456789,"lineage":"9f0c1d2e3b4a5968","dropped_epochs":1,"duration_us":1830}}}"#,

@@ -2,7 +2,7 @@
 
 use super::role::Group;
 use super::status::{Collector, refused_lately};
-use super::thread::{CutWait, Mail, PromoteAsked, PromoteWait, VolumeThread, fresh_lineage, now};
+use super::thread::{Mail, VolumeThread, fresh_lineage, now};
 use crate::engine::{Nanos, ToVolume};
 use crate::group::{Alive, PromoteError, Promoted, State};
 use crate::reactor::MailSender;
@@ -20,6 +20,28 @@ const WAIT_MS_MAX: u64 = 60_000;
 /// How long a promotion without force waits for the link to end: a primary that was killed a moment
 /// ago still looks connected until the kernel tells of it.
 const LINK_END_NS_MAX: Nanos = 2_000_000_000;
+
+/// A cut whose commit somebody waits for.
+pub(super) struct CutWait {
+    pub(super) epoch: Epoch,
+    pub(super) reply: ReplyHandle,
+    pub(super) until: Nanos,
+}
+
+/// A promotion under way.
+pub(super) struct PromoteAsked {
+    pub(super) token: u64,
+    pub(super) reply: ReplyHandle,
+    /// The primary that was connected when it began.
+    pub(super) cut_off: Option<String>,
+}
+
+/// A promotion that waits for the end of the link.
+pub(super) struct PromoteWait {
+    pub(super) request: PromoteRequest,
+    pub(super) reply: ReplyHandle,
+    pub(super) until: Nanos,
+}
 
 /// Hands requests of the control thread to the I/O threads.
 pub(super) struct Router {

@@ -199,6 +199,19 @@ mod tests {
     use crate::reactor::{Access, open_image};
     use std::fs;
 
+    /// A state directory with nothing in it.
+    fn made(state: PathBuf) -> Layout {
+        fs::create_dir_all(&state).unwrap();
+        Layout {
+            journal: state.join("journal"),
+            state,
+            geometry: Geometry {
+                segment_bytes: 4 << 20,
+                segment_count: 4,
+            },
+        }
+    }
+
     /// State A, then state B, then A again on one image: a promotion would have served the bytes of
     /// B as an epoch of A.
     #[test]
@@ -207,18 +220,7 @@ mod tests {
         let path = dir.path().join("disk.img");
         File::create(&path).unwrap().set_len(4096).unwrap();
         let image = open_image(&path, Access::ReadWrite).unwrap();
-        let layout = |name: &str| {
-            let state = dir.path().join(name);
-            fs::create_dir_all(&state).unwrap();
-            Layout {
-                journal: state.join("journal"),
-                state,
-                geometry: Geometry {
-                    segment_bytes: 4 << 20,
-                    segment_count: 4,
-                },
-            }
-        };
+        let layout = |name: &str| made(dir.path().join(name));
         let (a, b) = (layout("a"), layout("b"));
         let try_with = |layout: &Layout, same| check(layout, 0, &path, &image, same);
         // State directories of before know no mark, nor does a fresh image.
@@ -290,16 +292,7 @@ mod tests {
             (open_image(&path, Access::ReadWrite).unwrap(), path)
         };
         let images = [image("0.img"), image("1.img")];
-        let state = dir.path().join("state");
-        fs::create_dir_all(&state).unwrap();
-        let layout = Layout {
-            journal: state.join("journal"),
-            state,
-            geometry: Geometry {
-                segment_bytes: 4 << 20,
-                segment_count: 4,
-            },
-        };
+        let layout = made(dir.path().join("state"));
         for (index, (image, path)) in images.iter().enumerate() {
             record(&layout, index, image).unwrap();
             super::super::exchanged::record(&layout, index, path, image).unwrap();

@@ -1,5 +1,6 @@
 //! The I/O thread of a volume: one loop over mailbox, reactor, engine and group.
 
+use super::control::{CutWait, PromoteAsked, PromoteWait};
 use super::link::Arrived;
 use super::memory::{PoolBuf, PoolBufMut, PoolMemory};
 use super::nbd::NbdConn;
@@ -18,7 +19,7 @@ use crate::reactor::{
     SockId,
 };
 use blkback_proto::ctl::{self, EventKind};
-use blkback_proto::ids::{Epoch, LineageId, SessionId};
+use blkback_proto::ids::{LineageId, SessionId};
 use blkback_proto::link::Frame;
 use blkback_proto::meta::{SLOT_BYTES, slot_offset};
 use blockrep_host::ctl::{EventLog, NewEvent, ReplyHandle};
@@ -122,28 +123,6 @@ pub(super) enum Ended {
     GaveUp,
     /// Its store failed: why.
     Failed(String),
-}
-
-/// A cut whose commit somebody waits for.
-pub(super) struct CutWait {
-    pub(super) epoch: Epoch,
-    pub(super) reply: ReplyHandle,
-    pub(super) until: Nanos,
-}
-
-/// A promotion under way.
-pub(super) struct PromoteAsked {
-    pub(super) token: u64,
-    pub(super) reply: ReplyHandle,
-    /// The primary that was connected when it began.
-    pub(super) cut_off: Option<String>,
-}
-
-/// A promotion that waits for the end of the link.
-pub(super) struct PromoteWait {
-    pub(super) request: ctl::PromoteRequest,
-    pub(super) reply: ReplyHandle,
-    pub(super) until: Nanos,
 }
 
 /// The I/O thread of a volume.

@@ -231,8 +231,11 @@ fn silence_keeps_nobody_out() {
     drop((silent, half, primary));
 }
 
+/// What a listener does to a connection; gives it where it stays open.
+type Manner = fn(TcpStream) -> Option<TcpStream>;
+
 /// A listener that does to every connection what `with` says, until the test ends.
-fn listen(pair: &Pair, with: fn(TcpStream) -> Option<TcpStream>) -> impl Drop {
+fn listen(pair: &Pair, with: Manner) -> impl Drop {
     struct Listener(Arc<AtomicBool>, Option<JoinHandle<()>>);
     impl Drop for Listener {
         fn drop(&mut self) {
@@ -268,7 +271,7 @@ fn a_listener_that_is_no_backup_is_called_so() {
     );
     let check = "check that this is the --listen address of a blockrep-backup";
     let _primary = pair.start_primary().unwrap();
-    let cases: [(fn(TcpStream) -> Option<TcpStream>, &str); 4] = [
+    let cases: [(Manner, &str); 4] = [
         (
             // Unread bytes make the kernel reset it; a listener that is quicker only closes.
             |stream| {

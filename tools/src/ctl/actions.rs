@@ -177,10 +177,7 @@ mod tests {
             lineage: "9f0c1d2e3b4a5968".into(),
             dropped_epochs: 2,
             duration_us: 1830,
-            refused: None,
-            cut_off: None,
-            link_lost_unix_ms: None,
-            no_link_since_unix_ms: None,
+            ..PromoteAnswer::default()
         };
         assert_eq!(
             promoted(&answer),
@@ -204,10 +201,7 @@ mod tests {
             lineage: "ab".into(),
             dropped_epochs: 0,
             duration_us: 5,
-            refused: None,
-            cut_off: None,
-            link_lost_unix_ms: None,
-            no_link_since_unix_ms: None,
+            ..PromoteAnswer::default()
         };
         let now = 1_763_758_503_000;
         assert_eq!(beyond(&answer, now), None, "promoted before");

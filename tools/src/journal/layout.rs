@@ -42,16 +42,7 @@ pub(super) fn find(
         dir: dir.to_owned(),
     };
     if !dir.is_dir() {
-        return Err(JournalError::NoDirectory {
-            dir: dir.to_owned(),
-            what: if dir.exists() {
-                "this is no directory"
-            } else {
-                "there is no such directory"
-            },
-            command,
-            found: meant_instead(dir),
-        });
+        return Err(no_directory(dir, command));
     }
     let segments = segments_in(dir)?;
     if !segments.is_empty() {
@@ -110,6 +101,19 @@ pub(super) fn find(
         group_meta,
         journals,
     })
+}
+
+fn no_directory(dir: &Path, command: &'static str) -> JournalError {
+    JournalError::NoDirectory {
+        dir: dir.to_owned(),
+        what: if dir.exists() {
+            "this is no directory"
+        } else {
+            "there is no such directory"
+        },
+        command,
+        found: meant_instead(dir),
+    }
 }
 
 /// State directories that whoever typed `dir` may have meant: that of the image of this name, else

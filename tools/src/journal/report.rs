@@ -3,8 +3,8 @@
 use std::io::{self, Write};
 
 use blkback_proto::meta::GroupMeta;
+use blkback_proto::moment::{utc_text, utc_text_ms};
 use blkback_proto::record::RecordKind;
-use blockrep_host::clock::{utc_text, utc_text_ms};
 
 use super::chains::Chain;
 use super::gather::{Record, Segment};

@@ -21,14 +21,14 @@ pub(super) fn begin_group(layout: &Layout, meta: &mut GroupMeta) -> Result<(), F
 pub(super) fn begin_volume(
     layout: &Layout,
     index: usize,
-    meta: &mut VolumeMeta,
-) -> Result<(), FileError> {
+    mut meta: VolumeMeta,
+) -> Result<VolumeMeta, FileError> {
     if meta.clean {
         meta.clean = false;
         meta.generation += 1;
-        files::write_volume(&layout.volume_meta(index), meta)?;
+        files::write_volume(&layout.volume_meta(index), &meta)?;
     }
-    Ok(())
+    Ok(meta)
 }
 
 /// Every thread has ended as it was told to, and nothing was given up.

@@ -64,7 +64,6 @@ pub(super) fn run(
     fresh.keep();
     let mut threads: Vec<JoinHandle<Result<Ended, std::io::Error>>> = Vec::new();
     let mut servers = Vec::new();
-    let volumes = seeds.len();
     for (mut seed, mailbox) in seeds.into_iter().zip(boxes) {
         let vhost = seed.vhost_listener.take();
         let (index, size_bytes) = (seed.about.index, seed.about.size_bytes);
@@ -88,13 +87,18 @@ pub(super) fn run(
     notify::stopping("stopping");
     let result = join(threads);
     servers.into_iter().for_each(vhost::Server::stop);
+    note_end(&result, common, senders.len());
+    drop((server, nbd_file, vhost_files, locks));
+    result.map(|_| ())
+}
+
+/// Where everything has ended in order; that this cannot be noted is no failure.
+fn note_end(result: &Result<bool, StartError>, common: &Common, volumes: usize) {
     if matches!(result, Ok(true))
         && let Err(error) = in_order::end(&super::layout(common), volumes)
     {
         tracing::warn!("not noted that the daemon was stopped in order: {error}");
     }
-    drop((server, nbd_file, vhost_files, locks));
-    result.map(|_| ())
 }
 
 fn wait(

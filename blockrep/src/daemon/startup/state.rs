@@ -94,10 +94,7 @@ pub(super) fn primary_state(
     let mut identities = Vec::new();
     for (index, meta) in known.into_iter().enumerate() {
         let meta = match meta {
-            Some(mut meta) => {
-                in_order::begin_volume(layout, index, &mut meta)?;
-                meta
-            }
+            Some(meta) => in_order::begin_volume(layout, index, meta)?,
             None => new_volume(layout, index, &group, &images.opened[index], fresh)?,
         };
         identities.push(Identity {
