@@ -231,14 +231,30 @@ impl VolumeThread {
         collector.put(self.about.index, report);
     }
 
+    /// Once a second, whoever asks: a rate since the last time somebody asked would be anything.
+    pub(super) fn tick_rates(&mut self) {
+        if !self.rates[0].is_due(self.now) {
+            return;
+        }
+        let link = self.net.link.as_ref();
+        let (received, sent) = link.map_or((0, 0), |l| (l.received_bytes, l.sent_bytes));
+        let committed = match &self.group {
+            Some(Group::Primary(group)) => group.epochs().1.0,
+            Some(Group::Backup(group)) => group.committed().0,
+            None => 0,
+        };
+        let values = [
+            self.net.received_bytes + received,
+            self.net.sent_bytes + sent,
+            committed,
+        ];
+        for (rate, value) in self.rates.iter_mut().zip(values) {
+            rate.update(self.now, value);
+        }
+    }
+
     fn make_report(&mut self) -> Report {
-        let (received, sent) = self
-            .net
-            .link
-            .as_ref()
-            .map_or((0, 0), |l| (l.received_bytes, l.sent_bytes));
-        let in_per_s = self.rates[0].update(self.now, self.net.received_bytes + received);
-        let out_per_s = self.rates[1].update(self.now, self.net.sent_bytes + sent);
+        let (in_per_s, out_per_s) = (self.rates[0].per_s(), self.rates[1].per_s());
         Report {
             volume: self.volume_status(),
             link: self.link_status(),
@@ -584,13 +600,8 @@ impl VolumeThread {
     }
 
     fn group_report(&mut self) -> Option<GroupReport> {
-        let committed = match &self.group {
-            Some(Group::Primary(group)) => group.epochs().1.0,
-            Some(Group::Backup(group)) => group.committed().0,
-            None => return None,
-        };
-        let epochs_per_s = self.rates[2].update(self.now, committed) as f64;
-        let group = self.group.as_ref().expect("looked at just now");
+        let epochs_per_s = self.rates[2].per_s() as f64;
+        let group = self.group.as_ref()?;
         let standing = group.standing().clone();
         let meta = group.meta();
         let promoted = matches!(standing.state, State::Promoted);

@@ -290,6 +290,7 @@ impl VolumeThread {
         self.tick_net();
         self.tick_clients();
         self.tick_progress();
+        self.tick_rates();
         self.note_standing();
     }
 

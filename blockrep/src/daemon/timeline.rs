@@ -88,10 +88,19 @@ impl Rate {
         }
     }
 
-    /// Takes the counter's value now; gives the rate.
-    pub(super) fn update(&mut self, now_ns: u64, value: u64) -> u64 {
+    /// A second has passed since the last value.
+    pub(super) fn is_due(&self, now_ns: u64) -> bool {
+        now_ns.saturating_sub(self.at_ns) >= 1_000_000_000
+    }
+
+    pub(super) fn per_s(&self) -> u64 {
+        self.per_s
+    }
+
+    /// Takes the counter's value, if a second has passed.
+    pub(super) fn update(&mut self, now_ns: u64, value: u64) {
         let elapsed = now_ns.saturating_sub(self.at_ns);
-        if elapsed >= 1_000_000_000 {
+        if self.is_due(now_ns) {
             let first = self.is_number && self.value == 0;
             let grown = if first {
                 0
@@ -103,7 +112,6 @@ impl Rate {
             self.value = value;
             self.at_ns = now_ns;
         }
-        self.per_s
     }
 }
 
@@ -118,8 +126,11 @@ mod tests {
         for (at_s, value, bytes_per_s, epochs_per_s) in
             [(1, 0, 0, 0), (2, 50_000, 50_000, 0), (3, 50_040, 40, 40)]
         {
-            assert_eq!(bytes.update(at_s * 1_000_000_000, value), bytes_per_s);
-            assert_eq!(epochs.update(at_s * 1_000_000_000, value), epochs_per_s);
+            bytes.update(at_s * 1_000_000_000, value);
+            epochs.update(at_s * 1_000_000_000, value);
+            // Too early to be counted.
+            epochs.update(at_s * 1_000_000_000 + 1, value + 7);
+            assert_eq!((bytes.per_s(), epochs.per_s()), (bytes_per_s, epochs_per_s));
         }
     }
 
