@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::event::Event;
 use super::frame::{ANSWER_BYTES_MAX, BODY_BYTES_MAX, Frame, FrameError, FrameKind, encode};
+use super::pages::{PagesArmAnswer, PagesDisarmAnswer, PagesTakeAnswer};
 use super::request::BodyError;
 use super::status::{RefusedPeer, Status};
 use super::text::one_line;
@@ -35,6 +36,12 @@ pub enum Answer {
     Cut(CutAnswer),
     /// To promote.
     Promote(PromoteAnswer),
+    /// To pages-arm.
+    PagesArm(PagesArmAnswer),
+    /// To pages-take.
+    PagesTake(PagesTakeAnswer),
+    /// To pages-disarm.
+    PagesDisarm(PagesDisarmAnswer),
 }
 
 /// What the two sides speak from now on. Its three fields are frozen, others may be added.

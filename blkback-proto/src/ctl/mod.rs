@@ -25,6 +25,7 @@
 mod answer;
 mod event;
 mod frame;
+mod pages;
 mod request;
 mod status;
 #[cfg(test)]
@@ -41,6 +42,10 @@ pub use frame::{
     ANSWER_BYTES_MAX, BODY_BYTES_MAX, Frame, FrameError, FrameKind, HANDSHAKE_VERSION,
     HEADER_BYTES, MAGIC, PACKET_BYTES_MAX, VERSION_MAX, VERSION_MIN, choose_version, decode,
     encode,
+};
+pub use pages::{
+    PAGE_BYTES, PAGE_REGIONS_MAX, PAGE_RUNS_MAX, PageRegion, PagesArmAnswer, PagesArmRequest,
+    PagesDisarmAnswer, PagesDisarmRequest, PagesTakeAnswer, PagesTakeRequest,
 };
 pub use request::{
     BodyError, CutRequest, EventsRequest, HelloRequest, PrepareRequest, PromoteRequest, Request,

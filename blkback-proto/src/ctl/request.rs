@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::frame::{FrameError, FrameKind, HANDSHAKE_VERSION, encode};
+use super::pages::{PagesArmRequest, PagesDisarmRequest, PagesTakeRequest};
 use super::text::one_line;
 
 /// Everything a client may ask, as it stands in the body: `{"cut":{"epoch":7}}`.
@@ -22,6 +23,12 @@ pub enum Request {
     Cut(CutRequest),
     /// Makes a backup the primary.
     Promote(PromoteRequest),
+    /// Begins a record of the guest pages that the daemon writes.
+    PagesArm(PagesArmRequest),
+    /// Reads a turn of that record.
+    PagesTake(PagesTakeRequest),
+    /// Ends the record.
+    PagesDisarm(PagesDisarmRequest),
 }
 
 /// Who the client is and which versions it speaks. Its three fields are frozen.
@@ -112,6 +119,9 @@ impl Request {
             Self::Prepare(_) => "prepare",
             Self::Cut(_) => "cut",
             Self::Promote(_) => "promote",
+            Self::PagesArm(_) => "pages-arm",
+            Self::PagesTake(_) => "pages-take",
+            Self::PagesDisarm(_) => "pages-disarm",
         }
     }
 

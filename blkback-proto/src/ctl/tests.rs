@@ -28,6 +28,16 @@ fn sample_event() -> Event {
     }
 }
 
+fn sample_region() -> PageRegion {
+    PageRegion {
+        guest_address: 0,
+        size_bytes: 256 << 20,
+        file_offset: 0,
+        file_device: 1,
+        file_inode: 4711,
+    }
+}
+
 fn golden_packets() -> Vec<(&'static str, Vec<u8>, &'static str, &'static str)> {
     let hello = Request::Hello(HelloRequest {
         client: "blockrepctl 0.1.0".into(),
@@ -157,6 +167,67 @@ fn golden_packets() -> Vec<(&'static str, Vec<u8>, &'static str, &'static str)> 
             r#"{"ok":{"promote":{"epoch":42,"cut_unix_ns":1700000000123456789,"lineage":"9f0c1d2e3b4a5968","dropped_epochs":1,"duration_us":1830}}}"#,
         ),
         (
+            "pages-arm",
+            Request::PagesArm(PagesArmRequest {
+                volume: Some("vm1".into()),
+            })
+            .to_packet(1, 4)
+            .unwrap(),
+            "42 52 43 54 01 00 01 00 04 00 00 00 1e 00 00 00",
+            r#"{"pages-arm":{"volume":"vm1"}}"#,
+        ),
+        (
+            "pages-arm answer",
+            answer(Answer::PagesArm(PagesArmAnswer {
+                record: "9f0c1d2e3b4a5968".into(),
+                regions: vec![sample_region()],
+            })),
+            "42 52 43 54 01 00 02 00 04 00 00 00 9b 00 00 00",
+            r#"{"ok":{"pages-arm":{"record":"9f0c1d2e3b4a5968","regions":[{"guest_address":0,"size_bytes":268435456,"file_offset":0,"file_device":1,"file_inode":4711}]}}}"#,
+        ),
+        (
+            "pages-take",
+            Request::PagesTake(PagesTakeRequest {
+                volume: None,
+                record: "9f0c1d2e3b4a5968".into(),
+                turn: 7,
+                from_page: 0,
+            })
+            .to_packet(1, 4)
+            .unwrap(),
+            "42 52 43 54 01 00 01 00 04 00 00 00 43 00 00 00",
+            r#"{"pages-take":{"record":"9f0c1d2e3b4a5968","turn":7,"from_page":0}}"#,
+        ),
+        (
+            "pages-take answer",
+            answer(Answer::PagesTake(PagesTakeAnswer {
+                record: "9f0c1d2e3b4a5968".into(),
+                turn: 7,
+                complete: true,
+                reason: None,
+                pages: 5000,
+                runs: vec![(256, 1), (300, 8)],
+                next_page: Some(4100),
+                regions: vec![sample_region()],
+            })),
+            "42 52 43 54 01 00 02 00 04 00 00 00 ec 00 00 00",
+            r#"{"ok":{"pages-take":{"record":"9f0c1d2e3b4a5968","turn":7,"complete":true,"pages":5000,"runs":[[256,1],[300,8]],"next_page":4100,"regions":[{"guest_address":0,"size_bytes":268435456,"file_offset":0,"file_device":1,"file_inode":4711}]}}}"#,
+        ),
+        (
+            "pages-disarm",
+            Request::PagesDisarm(PagesDisarmRequest::default())
+                .to_packet(1, 4)
+                .unwrap(),
+            "42 52 43 54 01 00 01 00 04 00 00 00 13 00 00 00",
+            r#"{"pages-disarm":{}}"#,
+        ),
+        (
+            "pages-disarm answer",
+            answer(Answer::PagesDisarm(PagesDisarmAnswer { was_armed: true })),
+            "42 52 43 54 01 00 02 00 04 00 00 00 2a 00 00 00",
+            r#"{"ok":{"pages-disarm":{"was_armed":true}}}"#,
+        ),
+        (
             "error",
             response_packets(
                 1,
@@ -220,6 +291,8 @@ fn document_names_every_word_and_limit() {
         BODY_BYTES_MAX,
         PACKET_BYTES_MAX,
         ANSWER_BYTES_MAX,
+        PAGE_RUNS_MAX,
+        PAGE_REGIONS_MAX,
     ] {
         assert!(
             DOCUMENT.contains(&limit.to_string()),
@@ -238,6 +311,9 @@ fn requests_with_unknown_fields_are_refused() {
         r#"{"status":{},"cut":{}}"#,
         r#"{"format-disk":{}}"#,
         r#"{"cut":{"epoch":-1}}"#,
+        r#"{"pages-take":{"turn":1}}"#,
+        r#"{"pages-take":{"record":"a","turn":-1}}"#,
+        r#"{"pages-arm":{"volumes":["a"]}}"#,
         r#"{"cut":{"epoch":1,"epoch":2}}"#,
         r#"{"status":{}} trailing"#,
         "",
@@ -462,7 +538,59 @@ fn any_request() -> impl Strategy<Value = Request> {
                 reason
             })
         ),
+        any::<Option<String>>().prop_map(|volume| Request::PagesArm(PagesArmRequest { volume })),
+        any::<Option<String>>()
+            .prop_map(|volume| Request::PagesDisarm(PagesDisarmRequest { volume })),
+        (
+            any::<Option<String>>(),
+            any::<String>(),
+            any::<u64>(),
+            any::<u64>()
+        )
+            .prop_map(|(volume, record, turn, from_page)| {
+                Request::PagesTake(PagesTakeRequest {
+                    volume,
+                    record,
+                    turn,
+                    from_page,
+                })
+            }),
     ]
+}
+
+fn any_region() -> impl Strategy<Value = PageRegion> {
+    any::<[u64; 5]>().prop_map(|[a, b, c, d, e]| PageRegion {
+        guest_address: a,
+        size_bytes: b,
+        file_offset: c,
+        file_device: d,
+        file_inode: e,
+    })
+}
+
+/// The longest turn a daemon may answer with has to fit, or a checkpoint fails when most was written.
+#[test]
+fn largest_part_of_a_turn_fits_an_answer() {
+    let last_page = u64::MAX / PAGE_BYTES;
+    let region = PageRegion {
+        guest_address: u64::MAX,
+        size_bytes: u64::MAX,
+        file_offset: 1 << 47,
+        file_device: u64::from(u32::MAX),
+        file_inode: 1 << 47,
+    };
+    let answer = Answer::PagesTake(PagesTakeAnswer {
+        record: "9f0c1d2e3b4a5968".into(),
+        turn: u64::MAX,
+        complete: false,
+        reason: Some("x".repeat(TEXT_BYTES_MAX)),
+        pages: last_page,
+        runs: vec![(last_page, last_page); PAGE_RUNS_MAX],
+        next_page: Some(last_page),
+        regions: vec![region; PAGE_REGIONS_MAX],
+    });
+    let response = Response::Ok(answer);
+    assert!(response_packets(1, 1, &response).is_ok());
 }
 
 proptest! {
@@ -485,6 +613,26 @@ proptest! {
         let packet = request.to_packet(1, id).unwrap();
         let frame = decode(&packet).unwrap();
         prop_assert_eq!(Request::from_body(frame.body).unwrap(), request);
+    }
+
+    /// A page that is lost on the way is a page the backup's guest wakes up without.
+    #[test]
+    fn turns_round_trip(
+        (turn, complete, pages) in any::<(u64, bool, u64)>(),
+        reason in any::<Option<String>>(),
+        runs in prop::collection::vec(any::<(u64, u64)>(), 0..50),
+        next_page in any::<Option<u64>>(),
+        regions in prop::collection::vec(any_region(), 0..5),
+    ) {
+        let record = "9f0c1d2e3b4a5968".to_owned();
+        let response = Response::Ok(Answer::PagesTake(PagesTakeAnswer {
+            record, turn, complete, reason, pages, runs, next_page, regions,
+        }));
+        let body = serde_json::to_vec(&response).unwrap();
+        prop_assert_eq!(Response::from_body(&body).unwrap(), response);
+        for cut in 0..body.len().min(200) {
+            prop_assert!(Response::from_body(&body[..cut]).is_err());
+        }
     }
 
     /// Garbage from any local program must not panic the daemon.

@@ -84,6 +84,9 @@ impl VolumeThread {
                 group.cut(&mut at, token, &mut self.gfx);
             }
             Request::Promote(promote) => self.ask_promotion(promote, reply),
+            Request::PagesArm(_) | Request::PagesTake(_) | Request::PagesDisarm(_) => {
+                self.pages(request, reply);
+            }
             Request::Hello(_) | Request::Events(_) | Request::Status(_) => {
                 reply.error(ErrorCode::Unsupported, "answered elsewhere");
             }

@@ -573,7 +573,8 @@ impl VolumeThread {
             name: name.clone(),
             bytes_max: *bytes_max,
         };
-        self.about.memory_bytes_max.iter().map(part).collect()
+        let parts = self.about.memory_bytes_max.iter().map(part);
+        parts.chain(self.record_part()).collect()
     }
 
     fn queues(&self) -> Vec<QueueBound> {

@@ -72,6 +72,13 @@ pub(super) enum Command {
     /// and it cannot be told whether it was ever acknowledged. If the primary or its image is still
     /// to be had, start that one instead; if not, this serves the epoch before.
     Promote(PromoteArgs),
+    /// Keep and read the record of guest pages that this daemon writes, for a checkpointer
+    ///
+    /// A checkpointer that watches the memory of a hypervisor does not see what a vhost-user disk
+    /// writes there. Armed, the daemon remembers it until it is taken, turn by turn; PROTOCOL.md
+    /// says what a turn promises.
+    #[command(subcommand)]
+    Pages(PagesCommand),
     /// Read a journal and its metadata while no daemon uses them
     Journal(crate::journal::JournalArgs),
 }
@@ -129,6 +136,36 @@ pub(super) struct PromoteArgs {
     /// As JSON
     #[arg(long)]
     pub(super) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum PagesCommand {
+    /// Begin a record of what is written from now on; one that was kept ends
+    Arm(PagesArgs),
+    /// Read a turn: the one after the last begins a turn, the last is given again
+    Take(PagesTakeArgs),
+    /// End the record
+    Disarm(PagesArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PagesArgs {
+    /// Which volume's guest; it may be left out where there is one volume
+    #[arg(long, value_name = "NAME")]
+    pub(super) volume: Option<String>,
+    /// As JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PagesTakeArgs {
+    /// Id of the record, as arm printed it
+    pub(super) record: String,
+    /// Number of the turn: 1 after arm, then one more each time
+    pub(super) turn: u64,
+    #[command(flatten)]
+    pub(super) pages: PagesArgs,
 }
 
 /// Help and version go out as they are; a mistake becomes one line.
@@ -197,6 +234,8 @@ mod tests {
             (&["events", "--from", "soon"], "'soon'"),
             (&["cut", "--timeout", "0"], "1..=86400"),
             (&["status", "--control"], "--control <PATH>"),
+            (&["pages", "take", "9f0c", "soon"], "'soon'"),
+            (&["pages", "take", "9f0c"], "<TURN>"),
         ] {
             let line = ["blockrepctl"].iter().chain(words);
             let text = mistake(&Cli::try_parse_from(line).expect_err("a mistake"));

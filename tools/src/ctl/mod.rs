@@ -7,6 +7,7 @@ mod actions;
 mod args;
 mod events;
 mod failure;
+mod pages;
 mod render;
 mod target;
 mod units;
@@ -55,6 +56,7 @@ fn run(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
         Command::Events(args) => events::events(&cli.target, args, out),
         Command::Cut(args) => actions::cut(&cli.target, args, out),
         Command::Promote(args) => actions::promote(&cli.target, args, out),
+        Command::Pages(command) => pages::pages(&cli.target, command, out),
         Command::Journal(args) => {
             let _quiet = args.must_be_quiet().map(not_in_use).transpose()?;
             Ok(crate::journal::run(args, out)?)

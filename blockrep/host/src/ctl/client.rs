@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use blkback_proto::ctl::{
     Answer, CutAnswer, CutRequest, ErrorReply, EventBody, EventsAnswer, EventsRequest, FrameKind,
-    HelloAnswer, HelloRequest, PrepareAnswer, PrepareRequest, PromoteAnswer, PromoteRequest,
-    Request, Status, StatusRequest, VERSION_MAX, VERSION_MIN,
+    HelloAnswer, HelloRequest, PagesArmAnswer, PagesArmRequest, PagesDisarmAnswer,
+    PagesDisarmRequest, PagesTakeAnswer, PagesTakeRequest, PrepareAnswer, PrepareRequest,
+    PromoteAnswer, PromoteRequest, Request, Status, StatusRequest, VERSION_MAX, VERSION_MIN,
 };
 use thiserror::Error;
 
@@ -176,6 +177,67 @@ impl Client {
         match self.wire.call(&Request::Promote(request), self.timeout)? {
             Answer::Promote(answer) => Ok(answer),
             _ => Err(self.wire.wrong_answer("promote")),
+        }
+    }
+
+    /// Begins a record of guest pages.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn pages_arm(&mut self, request: PagesArmRequest) -> Result<PagesArmAnswer, ClientError> {
+        match self.wire.call(&Request::PagesArm(request), self.timeout)? {
+            Answer::PagesArm(answer) => Ok(answer),
+            _ => Err(self.wire.wrong_answer("pages-arm")),
+        }
+    }
+
+    /// A whole turn of a record, however many answers it takes.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn pages_take(
+        &mut self,
+        mut request: PagesTakeRequest,
+    ) -> Result<PagesTakeAnswer, ClientError> {
+        let mut whole: Option<PagesTakeAnswer> = None;
+        loop {
+            let ask = Request::PagesTake(request.clone());
+            let Answer::PagesTake(part) = self.wire.call(&ask, self.timeout)? else {
+                return Err(self.wire.wrong_answer("pages-take"));
+            };
+            let next_page = part.next_page;
+            let whole = match &mut whole {
+                Some(whole) => {
+                    whole.runs.extend(part.runs);
+                    whole
+                }
+                None => whole.insert(part),
+            };
+            match next_page {
+                Some(page) if page > request.from_page => request.from_page = page,
+                Some(_) => return Err(self.wire.protocol_error("a turn does not end")),
+                None => {
+                    whole.next_page = None;
+                    return Ok(whole.clone());
+                }
+            }
+        }
+    }
+
+    /// Ends a record of guest pages.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn pages_disarm(
+        &mut self,
+        request: PagesDisarmRequest,
+    ) -> Result<PagesDisarmAnswer, ClientError> {
+        match self
+            .wire
+            .call(&Request::PagesDisarm(request), self.timeout)?
+        {
+            Answer::PagesDisarm(answer) => Ok(answer),
+            _ => Err(self.wire.wrong_answer("pages-disarm")),
         }
     }
 

@@ -5,6 +5,7 @@
 //! of them begins or ceases to be ready, enabled and kicked.
 
 use super::RingMail;
+use super::bitmap::GuestBitmap;
 use super::vring::{Memory, Vring};
 use crate::daemon::thread::Mail;
 use crate::frontend::virtio_blk::config::{self, CONFIG_BYTES};
@@ -18,7 +19,6 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use vhost::vhost_user::Listener;
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
-use vhost_user_backend::bitmap::BitmapMmapRegion;
 use vhost_user_backend::{ShutdownHandle, VhostUserBackend, VhostUserDaemon};
 use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
 use vmm_sys_util::epoll::EventSet;
@@ -31,7 +31,7 @@ struct Device {
 }
 
 impl VhostUserBackend for Device {
-    type Bitmap = BitmapMmapRegion;
+    type Bitmap = GuestBitmap;
     type Vring = Vring;
 
     fn num_queues(&self) -> usize {

@@ -11,8 +11,11 @@
 //! I/O thread owns the rings from start to stop. A stop is answered only when everything that was
 //! taken from the ring is answered.
 
+mod bitmap;
 mod device;
 mod mapping;
+mod pages;
+mod record;
 mod request;
 mod rings;
 mod vring;
@@ -28,8 +31,8 @@ use virtio_queue::QueueState;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::event::{EventConsumer, EventNotifier};
 
-/// Memory of a guest; the bitmap is the log of what is written during a migration.
-pub(super) type Guest = GuestMemoryMmap<vhost_user_backend::bitmap::BitmapMmapRegion>;
+/// Memory of a guest; the bitmap is told what is written there.
+pub(super) type Guest = GuestMemoryMmap<bitmap::GuestBitmap>;
 
 /// What the vhost thread tells the I/O thread.
 pub(in crate::daemon) enum RingMail {

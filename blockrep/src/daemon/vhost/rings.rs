@@ -1,6 +1,7 @@
 //! The rings of a volume on its I/O thread: kicks come in through the reactor, requests go to the
 //! engine, answers into the used ring, and the guest is called once a turn of the loop.
 
+use super::record::Record;
 use super::request::{RingPart, RingRequest};
 use super::{Guest, Mapping, RingMail, Start};
 use crate::daemon::thread::{Token, VolumeThread};
@@ -56,6 +57,8 @@ pub(in crate::daemon) struct Rings {
     pub(super) spare: Spare,
     /// The same for memory that is read into.
     pub(super) vectors: Vec<Vec<libc::iovec>>,
+    /// What is written into the guest's memory, where somebody asked for it.
+    pub(super) record: Option<Record>,
 }
 
 impl Rings {
@@ -75,6 +78,7 @@ impl Rings {
             descriptors: Vec::new(),
             spare: Spare::default(),
             vectors: Vec::new(),
+            record: None,
         }
     }
 
@@ -88,8 +92,18 @@ impl VolumeThread {
     pub(in crate::daemon) fn ring_mail(&mut self, mail: RingMail) {
         let Some(rings) = &mut self.rings else { return };
         match mail {
-            RingMail::Memory(guest) => rings.guest = Some(guest),
-            RingMail::Gone => rings.guest = None,
+            RingMail::Memory(guest) => {
+                if let Some(record) = &mut rings.record {
+                    record.moved(rings.guest.as_deref(), &guest);
+                }
+                rings.guest = Some(guest);
+            }
+            RingMail::Gone => {
+                if let Some(record) = &mut rings.record {
+                    record.gone();
+                }
+                rings.guest = None;
+            }
             RingMail::Start(start) => self.start_ring(*start),
             RingMail::Call(ring, call) => {
                 if let Some(ring) = &mut rings.rings[ring] {

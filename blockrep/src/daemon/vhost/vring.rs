@@ -1,6 +1,6 @@
 //! Vrings that tell the I/O thread when they start and stop.
 
-use super::{RingMail, Start};
+use super::{Guest, RingMail, Start};
 use crate::daemon::thread::Mail;
 use crate::reactor::MailSender;
 use std::cell::RefCell;
@@ -10,16 +10,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use vhost_user_backend::bitmap::BitmapMmapRegion;
 use vhost_user_backend::{VringMutex, VringStateGuard, VringStateMutGuard, VringT};
 use virtio_queue::{Error as QueueError, QueueT};
-use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
+use vm_memory::GuestMemoryAtomic;
 
 /// How long a ring may take to be stopped: its requests may wait for a backup, and the loss policy
 /// ends that.
 const STOP_MAX: Duration = Duration::from_secs(120);
 
-pub(super) type Memory = GuestMemoryAtomic<GuestMemoryMmap<BitmapMmapRegion>>;
+pub(super) type Memory = GuestMemoryAtomic<Guest>;
 
 thread_local! {
     /// The vrings that were made last: the protocol's crate makes them without saying for whom.
