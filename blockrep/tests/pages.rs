@@ -170,6 +170,9 @@ fn a_page_that_the_disk_wrote_is_in_the_record() {
             let may_write = ask_some(&mut guest, &mut random, count);
             guest.finish();
             let base = guest.stop();
+            if random.bool() {
+                guest.tell_memory(true);
+            }
             let pages = record.take();
             let changed = BTreeSet::from_iter(guest.memory.changed());
             let missing: Vec<_> = changed.difference(&pages).collect();

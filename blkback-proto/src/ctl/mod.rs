@@ -52,11 +52,12 @@ pub use request::{
     StatusRequest,
 };
 pub use status::{
-    Bounds, CommitLatency, CutHold, DaemonStatus, DiskTime, Epochs, GroupStatus, JournalStatus,
+    Bounds, CommitLatency, CutHold, DaemonStatus, DiskTime, Epochs, GroupStatus, GuestStatus, JournalStatus,
     LineageEntry, LinkStatus, MemoryPart, OutputStatus, QueueBound, Rates, RefusedPeer, Stated,
     Status, SyncProgress, VolumeCounters, VolumeStatus,
 };
 pub use text::{TEXT_BYTES_MAX, one_line};
 pub use words::{
-    AckMode, ErrorCode, EventKind, GroupState, LinkState, OutputClass, Role, VolumeState,
+    AckMode, ErrorCode, EventKind, GroupState, GuestState, LinkState, OutputClass, Role,
+    VolumeState,
 };

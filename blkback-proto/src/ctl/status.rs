@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::words::{AckMode, GroupState, LinkState, OutputClass, Role, VolumeState};
+use super::words::{AckMode, GroupState, GuestState, LinkState, OutputClass, Role, VolumeState};
 
 /// Everything there is to know about one group, seen from one daemon.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -201,8 +201,24 @@ pub struct VolumeStatus {
     /// A comparison or copy that is running.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sync: Option<SyncProgress>,
+    /// The guest, where it is served by vhost-user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest: Option<GuestStatus>,
     /// Since the start of the daemon.
     pub counters: VolumeCounters,
+}
+
+/// A guest that is served by vhost-user.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestStatus {
+    /// Whether it is there.
+    #[serde(flatten)]
+    pub stated: Stated<GuestState>,
+    /// Queues that requests are taken from.
+    pub queues_running: u32,
+    /// Features its driver took, in short.
+    #[serde(default)]
+    pub features: Vec<String>,
 }
 
 /// Fill of a journal.

@@ -275,6 +275,7 @@ fn document_names_every_word_and_limit() {
         GroupState::WORDS,
         VolumeState::WORDS,
         LinkState::WORDS,
+        GuestState::WORDS,
         AckMode::WORDS,
         OutputClass::WORDS,
         EventKind::WORDS,

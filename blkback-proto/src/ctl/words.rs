@@ -156,6 +156,18 @@ words! {
 }
 
 words! {
+    /// How the guest of a volume that is served by vhost-user stands.
+    GuestState {
+        /// No VMM is connected.
+        Waiting = "waiting",
+        /// A VMM is connected.
+        Connected = "connected",
+        /// A queue was stopped because its driver broke the rules.
+        Broken = "broken",
+    }
+}
+
+words! {
     /// When a write is answered.
     AckMode {
         /// After the local write.
@@ -192,6 +204,8 @@ words! {
         LinkState = "link-state",
         /// The group changed its role.
         RoleChanged = "role-changed",
+        /// The guest of a volume came, went or broke the rules; `volume` in the detail.
+        GuestState = "guest-state",
         /// A new lineage began.
         LineageAdded = "lineage-added",
         /// A promotion was done.

@@ -411,6 +411,7 @@ impl VolumeThread {
             },
             journal,
             sync,
+            guest: self.rings.as_ref().map(|rings| rings.guest_status()),
             counters: self.counters(),
         }
     }

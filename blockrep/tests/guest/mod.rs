@@ -144,6 +144,11 @@ impl Guest {
 
     /// Starts the queue where the disk stopped it.
     pub(crate) fn start(&mut self, base: u16) {
+        self.start_at(base, AVAIL);
+    }
+
+    /// The same with the ring of heads at some address.
+    pub(crate) fn start_at(&mut self, base: u16, avail: u64) {
         let address = |at: u64| self.memory.host(at) as u64;
         let config = VringConfigData {
             queue_max_size: ENTRIES,
@@ -151,7 +156,7 @@ impl Guest {
             flags: 0,
             desc_table_addr: address(TABLE),
             used_ring_addr: address(USED),
-            avail_ring_addr: address(AVAIL),
+            avail_ring_addr: address(avail),
             log_addr: None,
         };
         let mut frontend = self.frontend();

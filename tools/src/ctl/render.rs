@@ -6,8 +6,8 @@
 use std::fmt::Write as _;
 
 use blkback_proto::ctl::{
-    AckMode, Event, GroupState, LinkState, OutputClass, QueueBound, Role, Stated, Status,
-    VolumeStatus, one_line,
+    AckMode, Event, GroupState, GuestState, GuestStatus, LinkState, OutputClass, QueueBound, Role,
+    Stated, Status, VolumeStatus, one_line,
 };
 use blockrep_host::clock::{utc_text, utc_text_ms};
 
@@ -185,6 +185,9 @@ fn volume_rows(page: &mut Page, volume: &VolumeStatus, now_unix_ms: u64) {
         );
         page.row("journal", &text);
     }
+    if let Some(guest) = &volume.guest {
+        page.row("guest", &guest_text(guest, now_unix_ms));
+    }
     let counters = &volume.counters;
     let flushes = if counters.flushes == 1 {
         "1 flush"
@@ -205,6 +208,33 @@ fn volume_rows(page: &mut Page, volume: &VolumeStatus, now_unix_ms: u64) {
     if let Some(uuid) = &volume.uuid {
         page.row("uuid", uuid);
     }
+}
+
+/// What serves a guest by vhost-user, in one line.
+fn guest_text(guest: &GuestStatus, now_unix_ms: u64) -> String {
+    let Stated {
+        state,
+        reason,
+        since_unix_ms,
+        next,
+    } = &guest.stated;
+    let mut text = format!(
+        "{state} since {}: {reason}",
+        since(*since_unix_ms, now_unix_ms)
+    );
+    if guest.queues_running > 0 {
+        text += &format!(
+            "; {} running",
+            counted(guest.queues_running.into(), "queue")
+        );
+    }
+    if !guest.features.is_empty() {
+        text += &format!("; with {}", guest.features.join(", "));
+    }
+    if *state != GuestState::Connected {
+        text += &format!("; next: {next}");
+    }
+    text
 }
 
 fn limits(page: &mut Page, status: &Status) {
@@ -312,6 +342,10 @@ pub(super) fn status_line(status: &Status, now_unix_ms: u64) -> String {
         add(format!("link {}", status.link.stated.state.as_str()));
     }
     for volume in &status.volumes {
+        let guest = volume.guest.as_ref().map(|guest| &guest.stated.state);
+        if guest == Some(&GuestState::Broken) {
+            add(format!("guest of {} broken", volume.name));
+        }
         if let Some(journal) = &volume.journal {
             add(format!("journal of {} {} %", volume.name, journal.percent));
         }
@@ -655,7 +689,7 @@ mod tests {
         assert_eq!(
             status_line(&sample(), NOW_UNIX_MS),
             "2025-11-21 21:07:25 UTC vm1 primary: protected, committed 1041, unsent 1.2 MiB, uncommitted 25 ms, \
-             journal of disk0 12 %, sync of disk1 40 %"
+             journal of disk0 12 %, guest of disk1 broken, sync of disk1 40 %"
         );
     }
 

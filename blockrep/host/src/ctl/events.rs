@@ -245,6 +245,9 @@ fn text_of(event: &Event) -> String {
 /// Where protection is lost or an operator has something to do, it is more than information.
 fn level_of(event: &Event, is_asked_for: bool) -> Level {
     let state = event.new_state.as_deref().map(GroupState::from);
+    if event.kind == EventKind::GuestState && event.new_state.as_deref() == Some("broken") {
+        return Level::WARN;
+    }
     match (&event.kind, state) {
         (EventKind::GroupState, Some(GroupState::Failed | GroupState::Superseded)) => Level::ERROR,
         _ if is_asked_for => Level::INFO,

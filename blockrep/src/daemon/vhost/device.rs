@@ -30,6 +30,14 @@ struct Device {
     vrings: OnceLock<Vec<Vring>>,
 }
 
+impl Device {
+    fn tell(&self, mail: RingMail) {
+        if self.sender.send(Mail::Ring(mail)).is_err() {
+            tracing::debug!("vhost-user: the I/O thread has ended");
+        }
+    }
+}
+
 impl VhostUserBackend for Device {
     type Bitmap = GuestBitmap;
     type Vring = Vring;
@@ -54,6 +62,10 @@ impl VhostUserBackend for Device {
             | VhostUserProtocolFeatures::REPLY_ACK
             | VhostUserProtocolFeatures::LOG_SHMFD
             | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
+    }
+
+    fn acked_features(&self, features: u64) {
+        self.tell(RingMail::Features(features));
     }
 
     /// The queue keeps it, and goes to the I/O thread whole.
@@ -176,7 +188,7 @@ fn serve_one(
     daemon
         .start(&mut Listener::from(listener.try_clone()?))
         .map_err(other)?;
-    tracing::info!("volume {index}: a VMM is connected by vhost-user");
+    device.tell(RingMail::Connected);
     if let Ok(mut connection) = stop.connection.lock() {
         *connection = daemon.shutdown_handle();
     }
@@ -193,15 +205,17 @@ fn serve_one(
             }
         }
     }
-    drop(sender.send(Mail::Ring(RingMail::Gone)));
-    match result {
+    let result = match result {
         Err(vhost_user_backend::Error::HandleRequest(
             vhost::vhost_user::Error::Disconnected | vhost::vhost_user::Error::PartialMessage,
         ))
-        | Ok(()) => {
-            tracing::info!("volume {index}: the VMM is gone");
-            Ok(())
-        }
+        | Ok(()) => Ok(()),
         Err(error) => Err(other(error)),
-    }
+    };
+    let reason = match &result {
+        Ok(()) => "the VMM closed the connection".to_owned(),
+        Err(error) => format!("the connection of the VMM ended: {error}"),
+    };
+    device.tell(RingMail::Gone(reason));
+    result
 }

@@ -18,6 +18,7 @@ mod pages;
 mod record;
 mod request;
 mod rings;
+mod standing;
 mod vring;
 mod work;
 
@@ -38,8 +39,12 @@ pub(super) type Guest = GuestMemoryMmap<bitmap::GuestBitmap>;
 pub(in crate::daemon) enum RingMail {
     /// The guest's memory lies there from now on.
     Memory(Arc<Guest>),
-    /// The VMM is gone and every ring has stopped: its memory is let go of.
-    Gone,
+    /// A VMM is there.
+    Connected,
+    /// It took these features.
+    Features(u64),
+    /// The VMM is gone, for that reason, and every ring has stopped: its memory is let go of.
+    Gone(String),
     /// A ring starts.
     Start(Box<Start>),
     /// Answers of a ring are announced there from now on.

@@ -3,6 +3,7 @@
 
 use super::record::Record;
 use super::request::{RingPart, RingRequest};
+use super::standing::Standing;
 use super::{Guest, Mapping, RingMail, Start};
 use crate::daemon::thread::{Token, VolumeThread};
 use crate::frontend::virtio_blk::QUEUES_MAX;
@@ -29,7 +30,7 @@ pub(super) struct Ring {
     /// There may be requests.
     kicked: bool,
     /// The driver broke the rules of the ring: nothing more is taken from it.
-    is_broken: bool,
+    pub(super) is_broken: bool,
     pub(super) in_flight: usize,
     /// Taken before this process began, to be carried out again.
     again: VecDeque<u16>,
@@ -59,6 +60,7 @@ pub(in crate::daemon) struct Rings {
     pub(super) vectors: Vec<Vec<libc::iovec>>,
     /// What is written into the guest's memory, where somebody asked for it.
     pub(super) record: Option<Record>,
+    pub(super) standing: Standing,
 }
 
 impl Rings {
@@ -79,6 +81,7 @@ impl Rings {
             spare: Spare::default(),
             vectors: Vec::new(),
             record: None,
+            standing: Standing::default(),
         }
     }
 
@@ -98,7 +101,10 @@ impl VolumeThread {
                 }
                 rings.guest = Some(guest);
             }
-            RingMail::Gone => {
+            RingMail::Connected => rings.standing.connected(),
+            RingMail::Features(features) => rings.standing.features(features),
+            RingMail::Gone(reason) => {
+                rings.standing.gone(reason);
                 if let Some(record) = &mut rings.record {
                     record.gone();
                 }
@@ -113,10 +119,15 @@ impl VolumeThread {
                 }
             }
             RingMail::Stop(ring, answer) => match &mut rings.rings[ring] {
-                Some(ring) => ring.stop = Some(answer),
-                None => drop(answer.send(0)),
+                Some(running) => running.stop = Some(answer),
+                None => {
+                    rings.standing.mended(ring);
+                    // As below.
+                    let _ = answer.send(0);
+                }
             },
         }
+        self.tell_guest();
     }
 
     fn start_ring(&mut self, start: Start) {
@@ -145,9 +156,11 @@ impl VolumeThread {
             Some((queue, found))
         });
         let Some((queue, found)) = taken else {
-            tracing::error!("vhost-user: ring {index} does not lie in the guest's memory");
+            let why = "it does not lie in the guest's memory, or makes no sense";
+            rings.standing.broke(index, why);
             return;
         };
+        rings.standing.mended(index);
         if found.forgotten {
             tracing::warn!("vhost-user: ring {index}: what another guest left is forgotten");
         }
@@ -212,6 +225,7 @@ impl VolumeThread {
             }
             self.end_ring(index);
         }
+        self.tell_guest();
     }
 
     /// The next request of a ring, if it may be taken now.
@@ -234,10 +248,12 @@ impl VolumeThread {
             return None;
         }
         // Asked again after kicks are wanted again: one that came in between would be lost.
+        let mut broken = None;
         for _ in 0..2 {
             if let Some(chain) = ring.queue.pop_descriptor_chain(&**guest) {
                 let head = chain.head_index();
                 if head >= ring.queue.size() {
+                    broken = Some(format!("head {head} of {} entries", ring.queue.size()));
                     break;
                 }
                 rings.table.take(index, head);
@@ -249,7 +265,8 @@ impl VolumeThread {
             }
         }
         ring.is_broken = true;
-        tracing::error!("vhost-user: ring {index} is broken: nothing more is taken from it");
+        let why = broken.unwrap_or_else(|| too_many(&ring.queue, guest));
+        rings.standing.broke(index, why);
         None
     }
 
@@ -287,6 +304,7 @@ impl VolumeThread {
             return;
         };
         rings.table.forget(index);
+        rings.standing.mended(index);
         let target = ring.poll;
         let cancel = Token::RingCancel.with(0);
         self.reactor.submit(cancel, ROp::Cancel { target });
@@ -295,6 +313,13 @@ impl VolumeThread {
             let _ = stop.send(ring.queue.next_avail());
         }
     }
+}
+
+/// Why nothing can be taken from a ring that has something.
+fn too_many(queue: &Queue, guest: &Guest) -> String {
+    let avail = queue.avail_idx(guest, Ordering::Acquire);
+    let ahead = avail.map_or(0, |avail| avail.0.wrapping_sub(queue.next_avail()));
+    format!("{ahead} requests in {} entries", queue.size())
 }
 
 impl Rings {
