@@ -150,7 +150,11 @@ impl VolumeThread {
                     Some(memory) if self.reactor.reads_into(image, offset, &memory) => {
                         PoolBufMut::Guest(memory)
                     }
-                    _ => PoolBufMut::Own(self.mem.alloc_outside(size)?),
+                    Some(memory) => {
+                        rings.vectors.push(memory.into_vec());
+                        PoolBufMut::Own(self.mem.alloc_outside(size)?)
+                    }
+                    None => PoolBufMut::Own(self.mem.alloc_outside(size)?),
                 };
                 request.handed += bytes;
                 Some((Request::Read { offset, buf }, 0, at))
