@@ -145,9 +145,8 @@ impl VolumeThread {
                     let vector = rings.vectors.pop().unwrap_or_default();
                     memory_of(guest, &request.data, at, size, vector)
                 });
-                let image = self.files.image;
                 let buf = match into.flatten() {
-                    Some(memory) if self.reactor.reads_into(image, offset, &memory) => {
+                    Some(memory) if self.reactor.reads_into(self.files.image, offset, &memory) => {
                         PoolBufMut::Guest(memory)
                     }
                     Some(memory) => {
