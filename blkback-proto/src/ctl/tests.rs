@@ -167,6 +167,31 @@ fn golden_packets() -> Vec<(&'static str, Vec<u8>, &'static str, &'static str)> 
             r#"{"ok":{"promote":{"epoch":42,"cut_unix_ns":1700000000123456789,"lineage":"9f0c1d2e3b4a5968","dropped_epochs":1,"duration_us":1830}}}"#,
         ),
         (
+            "error",
+            response_packets(
+                1,
+                4,
+                &Response::error(
+                    ErrorCode::NeedsForce,
+                    "vm1: the primary 10.0.0.1:7001 is alive\ntype promote --force to cut it loose",
+                ),
+            )
+            .unwrap()
+            .remove(0),
+            "42 52 43 54 01 00 02 00 04 00 00 00 79 00 00 00",
+            r#"{"error":{"code":"needs-force","message":"vm1: the primary 10.0.0.1:7001 is alive type promote --force to cut it loose"}}"#,
+        ),
+    ]
+}
+
+fn golden_pages() -> Vec<(&'static str, Vec<u8>, &'static str, &'static str)> {
+    let answer = |answer| {
+        response_packets(1, 4, &Response::Ok(answer))
+            .unwrap()
+            .remove(0)
+    };
+    vec![
+        (
             "pages-arm",
             Request::PagesArm(PagesArmRequest {
                 volume: Some("vm1".into()),
@@ -227,21 +252,6 @@ fn golden_packets() -> Vec<(&'static str, Vec<u8>, &'static str, &'static str)> 
             "42 52 43 54 01 00 02 00 04 00 00 00 2a 00 00 00",
             r#"{"ok":{"pages-disarm":{"was_armed":true}}}"#,
         ),
-        (
-            "error",
-            response_packets(
-                1,
-                4,
-                &Response::error(
-                    ErrorCode::NeedsForce,
-                    "vm1: the primary 10.0.0.1:7001 is alive\ntype promote --force to cut it loose",
-                ),
-            )
-            .unwrap()
-            .remove(0),
-            "42 52 43 54 01 00 02 00 04 00 00 00 79 00 00 00",
-            r#"{"error":{"code":"needs-force","message":"vm1: the primary 10.0.0.1:7001 is alive type promote --force to cut it loose"}}"#,
-        ),
     ]
 }
 
@@ -249,7 +259,7 @@ fn golden_packets() -> Vec<(&'static str, Vec<u8>, &'static str, &'static str)> 
 /// during an upgrade, exactly when somebody needs to promote.
 #[test]
 fn golden_bytes_and_document_agree() {
-    for (name, packet, header, body) in golden_packets() {
+    for (name, packet, header, body) in golden_packets().into_iter().chain(golden_pages()) {
         assert_eq!(hex(&packet[..HEADER_BYTES]), header, "{name}: header");
         assert_eq!(
             std::str::from_utf8(&packet[HEADER_BYTES..]).unwrap(),
