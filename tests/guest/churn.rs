@@ -7,7 +7,8 @@
 //!   and then print `CHURN n r`, n operations so far, every thread's memory gone round r times; and
 //!   `SAFE t n` when thread t has its answer to the flush of turn n. Until the machine is killed;
 //! - `role=survey`: the blocks of every thread must be what they were after one of its turns; print
-//!   `FOUND t n b`, thread t is at turn n and has b blocks written, then `LEDGER-DONE`, and power off.
+//!   `FOUND t n b`, thread t is at turn n and has b blocks written, then `LEDGER-DONE`, and power off;
+//! - `role=points`: no churn; fio measures the disk (`points.rs`), and power off.
 //!
 //! With `settled=OFFSET+SIZE` and `live=OFFSET+SIZE`, in MiB, fio is there besides (`fio.rs`): the churn
 //! begins when fio has written and flushed the settled area, which `FIO-SETTLED` says, and goes on while
@@ -19,6 +20,7 @@
 //! Anything unexpected is one line, `LEDGER-FAIL why`, and the machine powers off.
 
 mod fio;
+mod points;
 #[allow(dead_code)] // Shared with the ledger, which uses the rest.
 mod system;
 mod turns;
@@ -74,6 +76,7 @@ fn run() -> Outcome<()> {
             churn(settled, live, pause)
         }
         "survey" => survey(settled, live),
+        "points" => points::measure(DISK, &line),
         other => Err(format!("role={other} is not known")),
     }
 }

@@ -2,10 +2,10 @@
 //!
 //! It stands at `/bin/fio` with its libraries. Sizes of requests are mixed, 32 of them are in flight,
 //! every block carries a crc32c and the number of its write. What fio says is told in lines:
-//! `FIO w r`, KiB that the running job has written and has read to verify.
+//! `FIO w r`, KiB that the running job has written and has read to verify. [`measure`] verifies nothing.
 
 use std::io::{BufRead, BufReader};
-use std::process::{Child, ChildStderr, Command, Stdio};
+use std::process::{ChildStderr, Command, Stdio};
 use std::thread::JoinHandle;
 
 use crate::system::{CommandLine, Outcome};
@@ -63,44 +63,67 @@ pub(crate) fn churn(disk: &str, area: Area, passes: Option<u32>) -> Outcome<()> 
     )
 }
 
-fn run(disk: &str, area: Area, words: &[&str]) -> Outcome<()> {
-    let mut command = Command::new("/bin/fio");
+/// Reads or writes 4K blocks anywhere on the disk, `depth` at a time; returns fio's line of terse figures.
+pub(crate) fn measure(disk: &str, depth: u64, words: &[String]) -> Outcome<String> {
+    let mut command = command(disk);
     command
-        .args(["--name=guest", "--filename", disk, "--direct=1", "--thread"])
-        .args(["--ioengine=libaio", "--iodepth=32", "--rw=randwrite", SIZES])
+        .arg(format!("--iodepth={depth}"))
+        .args(["--bs=4k", "--norandommap=1", "--percentile_list=50:99"])
+        // From the submission: a guest's program waits for that, too.
+        .args(["--lat_percentiles=1", "--clat_percentiles=0"])
+        .args(words);
+    let mut figures = None;
+    carry_out(&mut command, |line| {
+        figures = read_terse(&line).map(|_| line);
+    })?;
+    figures.ok_or_else(|| "fio: no figures".to_owned())
+}
+
+fn run(disk: &str, area: Area, words: &[&str]) -> Outcome<()> {
+    let mut command = command(disk);
+    command
+        .args(["--iodepth=32", "--rw=randwrite", SIZES])
         .args(["--verify=crc32c", "--verify_fatal=1"])
         .arg("--verify_state_save=0")
         .arg(format!("--offset={}m", area.offset_mib))
         .arg(format!("--size={}m", area.size_mib))
-        .args(["--minimal", "--status-interval=1"])
-        .args(words)
+        .arg("--status-interval=1")
+        .args(words);
+    carry_out(&mut command, |line| match read_terse(&line) {
+        Some((written, read)) => println!("FIO {written} {read}"),
+        // What is wrong stands among these lines, too.
+        None => println!("fio: {line}"),
+    })
+}
+
+/// A fio past the page cache that says its figures in lines.
+fn command(disk: &str) -> Command {
+    let mut command = Command::new("/bin/fio");
+    command
+        .args(["--name=guest", "--filename", disk, "--direct=1", "--thread"])
+        .args(["--ioengine=libaio", "--minimal"]);
+    command
+}
+
+/// Runs it to its end; `take` is given its lines as they come.
+fn carry_out(command: &mut Command, take: impl FnMut(String)) -> Outcome<()> {
+    command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let failed = |e: std::io::Error| format!("/bin/fio: {e}");
     let mut child = command.spawn().map_err(failed)?;
     let errors = collect_errors(child.stderr.take());
-    tell_progress(&mut child);
+    if let Some(pipe) = child.stdout.take() {
+        let lines = BufReader::new(pipe).lines();
+        lines.map_while(Result::ok).for_each(take);
+    }
     let status = child.wait().map_err(failed)?;
     let said = errors.join().unwrap_or_default();
     if status.success() && said.is_empty() {
         return Ok(());
     }
     Err(format!("fio: {status}: {}", said.join("; ")))
-}
-
-/// Prints what the lines of the terse format say, as long as they come.
-fn tell_progress(child: &mut Child) {
-    let Some(pipe) = child.stdout.take() else {
-        return;
-    };
-    for line in BufReader::new(pipe).lines().map_while(Result::ok) {
-        match read_terse(&line) {
-            Some((written, read)) => println!("FIO {written} {read}"),
-            // What is wrong stands among these lines, too.
-            None => println!("fio: {line}"),
-        }
-    }
 }
 
 /// KiB written and read, of a line of fio's terse format, version 3.

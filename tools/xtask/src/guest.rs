@@ -3,7 +3,7 @@
 mod disks;
 mod words;
 
-pub(crate) use disks::{disk, vhost_disk};
+pub(crate) use disks::{disk, image_disk, vhost_disk};
 pub(crate) use words::Word;
 
 use std::io::{BufRead, BufReader, Write};

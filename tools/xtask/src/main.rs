@@ -5,6 +5,7 @@
 //! line is wrong; 130 interrupted.
 
 mod aside;
+mod bench;
 mod checkout;
 mod churn;
 mod demo;
@@ -74,8 +75,9 @@ enum Command {
     Restarts(churn::RestartsOptions),
     /// Move a living guest into a file and out of it with QEMU's own migration
     Migrate(churn::MigrateOptions),
-    /// Measure; `bench disk` compares stacks. Arguments are passed on
-    Bench(Passed),
+    /// Measure the disk beside other stacks, on this machine or from inside a guest
+    #[command(subcommand)]
+    Bench(Bench),
     /// Write man pages, and completions for bash, zsh and fish, from the programs' command lines
     ///
     /// The program that writes them is taken from `target/release`, or where only that is there from
@@ -94,6 +96,14 @@ enum Command {
         #[arg(long)]
         no_install: bool,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum Bench {
+    /// Measure the disk against fixed bars, with qemu-nbd, QEMU's mirror and a bare disk; arguments are passed on
+    Disk(Passed),
+    /// Run fio in a guest: on the protected disk by vhost-user and by NBD, and on an unprotected image
+    Guest(bench::Options),
 }
 
 /// Arguments for a program that this one does not read.
@@ -133,14 +143,8 @@ fn run(command: Command) -> Result<Verdict> {
         Command::Migrate(options) => churn::migrate(&checkout, &options),
         Command::Sim(passed) => become_tests_program(&checkout, "sim", &passed),
         Command::Crash(passed) => become_tests_program(&checkout, "crash", &passed),
-        Command::Bench(passed) => {
-            let only_help = passed
-                .arguments
-                .iter()
-                .any(|word| word == "--help" || word == "-h");
-            packages::provide(&checkout, &[Purpose::Bench], only_help)?;
-            become_tests_program(&checkout, "bench", &passed)
-        }
+        Command::Bench(Bench::Guest(options)) => bench::run(&checkout, &options),
+        Command::Bench(Bench::Disk(passed)) => bench_disk(&checkout, passed),
         Command::Man { out } => write_manual(&checkout, out),
         Command::Install {
             purposes,
@@ -154,6 +158,16 @@ fn run(command: Command) -> Result<Verdict> {
             Ok(Verdict::Holds)
         }
     }
+}
+
+fn bench_disk(checkout: &Checkout, mut passed: Passed) -> Result<Verdict> {
+    let arguments = &mut passed.arguments;
+    let only_help = arguments
+        .iter()
+        .any(|word| word == "--help" || word == "-h");
+    packages::provide(checkout, &[Purpose::Bench], only_help)?;
+    arguments.insert(0, "disk".into());
+    become_tests_program(checkout, "bench", &passed)
 }
 
 /// Replaces this process by a program of the tests package, optimised.

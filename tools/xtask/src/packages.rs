@@ -34,7 +34,7 @@ pub(crate) enum Purpose {
     Hosts,
     /// `demo --no-guest --plant older-epoch`: an older image served over NBD.
     Images,
-    /// `guest-fio` and `restarts`: fio inside the guest.
+    /// `guest-fio`, `restarts` and `bench guest`: fio inside the guest.
     GuestFio,
     /// `bench disk`: fio and the programs it is compared with.
     Bench,

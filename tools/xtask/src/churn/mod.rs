@@ -7,6 +7,7 @@
 //! that is late enough. Beside it fio writes and verifies on its own.
 
 mod ear;
+mod ground;
 mod guest_fio;
 mod migrate;
 mod plant;
@@ -17,6 +18,7 @@ mod stage;
 #[allow(dead_code)] // Shared with the guest's program, which uses the rest.
 mod turns;
 
+pub(crate) use ground::Ground;
 pub(crate) use guest_fio::{Options as GuestFioOptions, run as guest_fio};
 pub(crate) use migrate::{Options as MigrateOptions, run as migrate};
 pub(crate) use restarts::{Options as RestartsOptions, run as restarts};

@@ -7,17 +7,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
+use super::ground::Ground;
 use super::turns::THREADS;
 use crate::checkout::{Checkout, Scratch};
 use crate::demo::{self, Verdict};
-use crate::guest::{self, Accelerator, BOOT_LIMIT, Boot, Guest, GuestFailed, MEMORY_MIB, Word};
-use crate::kernel::{self, Contents, GuestKernel};
+use crate::guest::{self, BOOT_LIMIT, Boot, Guest, GuestFailed, Word};
 use crate::lab::{JOURNAL_SIZE, Place, Programs, Setup};
-use crate::packages::{self, Purpose};
-use crate::{parcel, stop, ui};
-
-/// Memory of a guest whose initramfs holds fio, whose libraries are large.
-const FIO_MEMORY_MIB: u32 = 640;
+use crate::{stop, ui};
 
 /// What fio writes and verifies on the disk that is surveyed.
 pub(super) const SURVEY_MIB: u64 = 8;
@@ -69,9 +65,7 @@ pub(super) enum Disk<'a> {
 #[derive(Debug)]
 pub(super) struct Stage {
     scratch: Scratch,
-    pub(super) programs: Programs,
-    kernel: GuestKernel,
-    accelerator: Accelerator,
+    ground: Ground,
     pub(super) place: Place,
     layout: Layout,
     pub(super) seed: u64,
@@ -95,33 +89,14 @@ impl Stage {
     ) -> Result<Self> {
         let seed = common.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
         let scratch = Scratch::new(checkout)?;
-        let purposes: &[Purpose] = match layout.has_fio() {
-            true => &[Purpose::Guest, Purpose::GuestFio],
-            false => &[Purpose::Guest],
-        };
-        packages::provide(checkout, purposes, common.no_install)?;
-        packages::require(purposes)?;
-        let programs = build()?;
-        let files = match layout.has_fio() {
-            true => parcel::of_the_system("fio")?,
-            false => Vec::new(),
-        };
-        let contents = Contents {
-            program: "churn",
-            modules: &[],
-            files: &files,
-        };
-        let kernel = kernel::provide_with(checkout, &contents)?;
-        let accelerator = guest::accelerator(checkout, &kernel)?;
+        let ground = Ground::provide(checkout, layout.has_fio(), common.no_install, build)?;
         let place = Place {
             dir: scratch.round("churn")?,
             sockets: scratch.socket("c-"),
         };
         Ok(Self {
             scratch,
-            programs,
-            kernel,
-            accelerator,
+            ground,
             place,
             layout,
             seed,
@@ -130,7 +105,8 @@ impl Stage {
 
     /// The start of a headline, and its end.
     pub(super) fn headline(&self, what: &str, planted: Option<&str>) -> String {
-        let (version, under) = (&self.kernel.version, self.accelerator.name());
+        let under = self.ground.accelerator.name();
+        let version = &self.ground.kernel.version;
         let planted = planted.map_or(String::new(), |plant| format!("; planted: {plant}"));
         let seed = self.seed;
         format!("{what}; guest Linux {version} under {under}; seed {seed}{planted}")
@@ -141,7 +117,7 @@ impl Stage {
         let image = self.place.dir.join("a.img");
         demo::sparse_file(&image, self.layout.disk_mib << 20)?;
         Ok(Setup {
-            programs: self.programs.clone(),
+            programs: self.ground.programs.clone(),
             ack: "flush",
             image,
             vhost_user: true,
@@ -176,18 +152,15 @@ impl Stage {
         more: Vec<String>,
         half_line: Vec<u8>,
     ) -> Result<Guest> {
-        let memory_mib = match self.layout.has_fio() {
-            true => FIO_MEMORY_MIB,
-            false => MEMORY_MIB,
-        };
+        let memory_mib = self.ground.memory_mib;
         let (mut devices, disk_socket) = match disk {
             Disk::VhostUser(socket) => (guest::vhost_disk(socket, memory_mib).to_vec(), None),
             Disk::Nbd(socket) => (Vec::new(), Some(socket)),
         };
         devices.extend(more);
         Guest::boot(&Boot {
-            kernel: &self.kernel,
-            accelerator: self.accelerator,
+            kernel: &self.ground.kernel,
+            accelerator: self.ground.accelerator,
             arguments,
             memory_mib,
             disk_socket,

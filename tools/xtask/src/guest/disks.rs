@@ -31,3 +31,17 @@ pub(crate) fn disk(name: &str, socket: &Path) -> [String; 4] {
         format!("virtio-blk-pci,drive={name},write-cache=on"),
     ]
 }
+
+/// QEMU's arguments for a disk that is a raw image of this machine, by QEMU's own means.
+pub(crate) fn image_disk(image: &Path) -> [String; 4] {
+    let path = image.display().to_string().replace(',', ",,");
+    [
+        "-blockdev".to_owned(),
+        format!(
+            "driver=raw,node-name=d0,file.driver=file,file.filename={path},file.aio=io_uring,\
+             file.cache.direct=on,cache.direct=on"
+        ),
+        "-device".to_owned(),
+        "virtio-blk-pci,drive=d0,write-cache=on".to_owned(),
+    ]
+}

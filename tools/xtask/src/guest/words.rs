@@ -39,13 +39,18 @@ pub(crate) enum Word {
     FioVerified,
     /// fio has written and verified once more.
     FioWritten,
+    /// What fio measured: the name of the point, and fio's line in its terse format.
+    Point {
+        name: String,
+        terse: String,
+    },
     /// What stands behind `POWER`.
     Power(String),
 }
 
 /// How words begin.
-const BEGINNINGS: [&str; 8] = [
-    "LEDGER", "VERIFIED", "PROBE", "POWER", "CHURN", "SAFE", "FOUND", "FIO",
+const BEGINNINGS: [&str; 9] = [
+    "LEDGER", "VERIFIED", "PROBE", "POWER", "CHURN", "SAFE", "FOUND", "FIO", "POINT",
 ];
 
 impl Word {
@@ -83,6 +88,10 @@ impl Word {
             "FIO-SETTLED" => Self::FioSettled,
             "FIO-VERIFIED" => Self::FioVerified,
             "FIO-WRITTEN" => Self::FioWritten,
+            "POINT" => Self::Point {
+                name: (*rest.first()?).to_owned(),
+                terse: rest.get(1..).filter(|line| !line.is_empty())?.join(" "),
+            },
             "PROBE" if rest.first() == Some(&"ok") => Self::ProbeOk,
             "VERIFIED" => Self::Verified {
                 last: rest.first()?.strip_prefix("last=")?.parse().ok()?,
@@ -115,6 +124,12 @@ mod tests {
             turn: 64,
         };
         assert_eq!(Word::parse("SAFE 3 64"), Some(safe));
+        let point = Word::Point {
+            name: "randread/1".into(),
+            terse: "3;fio-3.33;guest;0".into(),
+        };
+        let line = "POINT randread/1 3;fio-3.33;guest;0\r\n";
+        assert_eq!(Word::parse(line), Some(point));
         assert_eq!(Word::parse("FIO-SETTLED"), Some(Word::FioSettled));
         for noise in [
             "",
@@ -125,6 +140,7 @@ mod tests {
             "LEDGER -1",
             "CHURN 5",
             "SAFE 1 x",
+            "POINT randread/1",
             "PROBE no",
         ] {
             assert_eq!(Word::parse(noise), None, "{noise}");
