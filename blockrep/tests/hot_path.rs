@@ -1,4 +1,4 @@
-//! The path of a guest's request allocates nothing once it is warm.
+//! The path of a guest's request allocates nothing once it is warm, and makes few system calls.
 //!
 //! A primary runs in this process, on threads whose allocations are counted; its backup is a process
 //! of its own, and so it is the real path: NBD socket, engine, image, record, link. A few
@@ -6,8 +6,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot set itself up fails")]
 
+#[path = "warm/calls.rs"]
+mod calls;
 mod warm;
 
+use calls::Calls;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -60,12 +63,12 @@ impl Client {
         }
     }
 
-    /// That many requests, [`DEPTH`] at a time.
-    fn run(&mut self, kind: u16, requests: u64) {
+    /// That many requests, so many at a time.
+    fn run(&mut self, kind: u16, requests: u64, depth: u64) {
         let data = [7; BLOCK_BYTES];
         let payload = if kind == 1 { &data[..] } else { &[] };
-        for number in 0..requests + DEPTH {
-            if number >= DEPTH {
+        for number in 0..requests + depth {
+            if number >= depth {
                 self.answer(kind == 0);
             }
             if number < requests {
@@ -82,15 +85,42 @@ fn a_request_allocates_nothing() {
     let mut client = Client::connect(&pair.socket());
     // Under this loss policy the first write is answered once the backup follows.
     for kind in [1, 0] {
-        client.run(kind, WARM_UP);
+        client.run(kind, WARM_UP, DEPTH);
     }
-    let writes = allocations(|| client.run(1, MEASURED));
-    let reads = allocations(|| client.run(0, MEASURED));
+    let writes = allocations(|| client.run(1, MEASURED, DEPTH));
+    let reads = allocations(|| client.run(0, MEASURED, DEPTH));
     println!("{MEASURED} writes: {writes} allocations; {MEASURED} reads: {reads}");
     // Records and epochs have theirs, and how many of those there are depends on the machine.
     let few = MEASURED / 2;
     assert!(writes < few, "{writes} allocations for {MEASURED} writes");
     assert!(reads < few, "{reads} allocations for {MEASURED} reads");
+    count_calls(&mut client);
     drop(client);
     pair.stop();
+}
+
+/// A wake-up, a receive or a send too many for each request shows here, whatever the machine does:
+/// at depth 1 a request is a receive, an operation of the disk and a reply, each with a call of its
+/// own.
+fn count_calls(client: &mut Client) {
+    const REQUESTS: u64 = 5000;
+    let mut calls = match Calls::of_thread("volume-0") {
+        Ok(calls) => calls,
+        Err(why) => return println!("system calls are not counted here (root can): {why}"),
+    };
+    // Epochs, records and the timer have theirs: a tenth of a call a request is far above that.
+    for (name, kind, depth, tenths_max) in [
+        ("writes", 1, 1, 38),
+        ("reads", 0, 1, 38),
+        ("writes", 1, DEPTH, 15),
+        ("reads", 0, DEPTH, 15),
+    ] {
+        let made = calls.during(|| client.run(kind, REQUESTS, depth));
+        println!("{REQUESTS} {name} at depth {depth}: {made} system calls");
+        assert!(made > 0, "nothing was counted");
+        assert!(
+            made * 10 <= REQUESTS * tenths_max,
+            "{made} system calls for {REQUESTS} {name} at depth {depth}"
+        );
+    }
 }

@@ -52,9 +52,9 @@ pub use request::{
     StatusRequest,
 };
 pub use status::{
-    Bounds, CommitLatency, CutHold, DaemonStatus, DiskTime, Epochs, GroupStatus, GuestStatus, JournalStatus,
-    LineageEntry, LinkStatus, MemoryPart, OutputStatus, QueueBound, Rates, RefusedPeer, Stated,
-    Status, SyncProgress, VolumeCounters, VolumeStatus,
+    Bounds, CommitLatency, CutHold, DaemonStatus, DiskTime, Epochs, GroupStatus, GuestStatus,
+    JournalStatus, LineageEntry, LinkStatus, MemoryPart, OutputStatus, QueueBound, Rates,
+    RefusedPeer, Stated, Status, SyncProgress, VolumeCounters, VolumeStatus,
 };
 pub use text::{TEXT_BYTES_MAX, one_line};
 pub use words::{
