@@ -120,11 +120,6 @@ pub(crate) const LARGE_FUNCTIONS: &[Exception] = &[
         "one struct with many fields",
     ),
     function(
-        "blockrep/src/daemon/status.rs::group_report",
-        90,
-        "one struct with many fields",
-    ),
-    function(
         "blockrep/src/daemon/status.rs::volume_status",
         90,
         "one struct with many fields",
