@@ -97,6 +97,22 @@ pub(super) struct Gathered {
     pub(super) traces: Vec<Trace>,
 }
 
+impl Gathered {
+    /// Leaves out what stands in segments before this one: it is in the image, and the ring writes over
+    /// such segments in any order, as sessions end in the middle of it.
+    pub(super) fn forget_before(&mut self, serial: u64) {
+        for record in &self.records {
+            if record.place.serial < serial
+                && let Some(segment) = self.segments.iter_mut().find(|s| s.index == record.file)
+            {
+                segment.stale += 1;
+            }
+        }
+        self.records.retain(|r| r.place.serial >= serial);
+        self.traces.retain(|t| t.place.serial >= serial);
+    }
+}
+
 /// Reads a whole journal.
 pub(super) fn gather(files: &JournalFiles) -> Result<Gathered, JournalError> {
     let mut gathered = Gathered::default();

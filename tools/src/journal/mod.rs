@@ -162,7 +162,10 @@ pub fn run(args: &JournalArgs, out: &mut dyn Write) -> Result<(), JournalError> 
     let slots = slots::read(&found)?;
     let mut volumes = Vec::new();
     for journal in &found.journals {
-        let gathered = gather::gather(journal)?;
+        let mut gathered = gather::gather(journal)?;
+        if verify {
+            gathered.forget_before(slots.needed_from(journal.index));
+        }
         let linked = chains::link(&gathered);
         volumes.push(verdict::judge(journal, gathered, linked, &slots));
     }

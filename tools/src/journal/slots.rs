@@ -29,6 +29,18 @@ pub(super) struct AllSlots {
     pub(super) problems: Vec<String>,
 }
 
+impl AllSlots {
+    /// Serial of the first segment that recovery would read: 0 where nobody says that any is applied.
+    pub(super) fn needed_from(&self, volume: Option<u16>) -> u64 {
+        let slots = volume.and_then(|index| self.volumes.get(&index));
+        match slots.and_then(|slots| slots.newest.as_ref()) {
+            Some(meta) if meta.journal_empty => u64::MAX,
+            Some(meta) => meta.tail.serial,
+            None => 0,
+        }
+    }
+}
+
 /// Reads all metadata there is.
 pub(super) fn read(found: &Found) -> Result<AllSlots, JournalError> {
     let mut all = AllSlots::default();

@@ -41,6 +41,39 @@ fn an_earlier_lap_is_not_mistaken_for_damage() {
     assert_eq!(sealed(&report).last(), Some(&50));
 }
 
+/// A session that begins skips the segment behind the last one, so the ring does not write over the
+/// oldest first: what is left of applied segments has gaps, and nobody needs it.
+#[test]
+fn gaps_in_front_of_the_tail_are_no_damage() {
+    let mut journal = Journal::new();
+    for epoch in 1..=u64::from(SEGMENTS) {
+        journal.record(RecordKind::Writes, epoch, &vec![5; 900 << 10]);
+        journal.durable = epoch - 1;
+        journal.epoch_seal(epoch);
+        journal.next_segment();
+    }
+    // The one that would be next is the oldest; the session begins behind it.
+    journal.next_segment();
+    (journal.seq, journal.prev_crc, journal.session) = (0, 0, SessionId(9));
+    let tail = journal.head;
+    journal.epoch(50);
+    let dir = tempfile::tempdir().unwrap();
+    let meta = |tail| VolumeMeta {
+        tail,
+        tail_session: SessionId(9),
+        applied: Epoch(49),
+        ..volume_meta(50)
+    };
+    save_state(dir.path(), &journal, &meta(tail));
+    let (result, report) = verify(dir.path());
+    assert!(result.is_ok(), "{report:#}");
+    assert_eq!(sealed(&report), [50]);
+    // Were it still needed, it would be damage.
+    let early = Place { serial: 1, ..tail };
+    save_state(dir.path(), &journal, &meta(early));
+    assert!(verify(dir.path()).0.is_err());
+}
+
 /// A torn tail after a crash is what recovery drops; calling it damage would stop a failover.
 #[test]
 fn a_torn_tail_without_a_seal_is_noted_only() {
