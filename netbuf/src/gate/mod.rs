@@ -1,0 +1,251 @@
+//! The output of one guest, over all its interfaces: what is let go, and when. Pure: an event and the
+//! time go in, orders for the kernel's plugs come out, one owner holds it.
+//!
+//! ```text
+//!            CUT n                RELEASE n
+//!   Open ────────────► Cut n ◄──────────────► Holding n+1
+//!    ▲                   │        CUT n+1         │
+//!    │ OPEN              ▼          HOLD          ▼
+//!    ├──────────────── Held ◄─────────────────────┘
+//!    │                   │ RESYNC n (quiet) ──► Holding n+1
+//!    └── Adopted ────────┘               Failed: the way out is detach and attach
+//! ```
+//!
+//! | state | CUT n | RELEASE n | HOLD | OPEN | RESYNC n | added | gone, detached | failed |
+//! |---|---|---|---|---|---|---|---|---|
+//! | `Open` | Buffer → Cut n, once drained | refused | Freeze → Held | nothing | refused | Limit, OpenAll | – | Shut, others Freeze → Failed |
+//! | `Holding` m | Buffer → Cut n, n ≥ m | refused | → Held | OpenAll → Open | refused | Limit | – | Shut → Failed |
+//! | `Cut` n | **refused** | ReleaseOne → Holding n+1 | → Held | OpenAll → Open | refused | Limit | – | Shut → Failed |
+//! | `Held` | refused | refused | nothing | OpenAll → Open | OpenAll, Buffer → Holding n+1 | Limit | – | Shut → Failed |
+//! | `Adopted` | refused | refused | → Held | OpenAll → Open | OpenAll, Buffer → Holding n+1 | Limit | – | Shut → Failed |
+//! | `Failed` | refused | refused | nothing | refused | refused | Limit | – | Shut |
+//!
+//! Of an interface that is detached the gate orders Shut, of one that is gone nothing: neither opens.
+//! A restart begins a new gate with [`Event::Restarted`]: Freeze on everything found, `Adopted`.
+//!
+//! Invariants:
+//! - Numbers of epochs only grow. What was released or opened is never released again.
+//! - A plug counts one unreleased epoch and forgets the count at a second BUFFER; so `Buffer` is
+//!   ordered only where none is outstanding. `Freeze` is the same message where the count is worthless
+//!   (after it no `ReleaseOne` comes before an `OpenAll`).
+//! - A plug holds from birth. An interface that comes while the guest is held gets no order that opens.
+//! - `OpenAll` follows the authority's lineage or a quiet guest, and nothing else.
+
+mod refusal;
+mod steps;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+pub use refusal::Refusal;
+
+/// Number of an epoch of the guest's group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Epoch(pub u64);
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// Who writes the guest's state, as the authority names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Lineage(pub [u8; 16]);
+
+impl fmt::Display for Lineage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// The kernel's index of a guest's interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Interface(pub u32);
+
+impl fmt::Display for Interface {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "interface {}", self.0)
+    }
+}
+
+/// What the caller knows of the guest when it asks for new counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quiet {
+    /// The guest runs no instruction.
+    pub paused: bool,
+    /// The highest epoch the backup has whole.
+    pub committed: Option<Epoch>,
+    /// Frames in all plugs of the guest; `None` where that could not be read.
+    pub backlog_frames: Option<u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The guest is paused at the end of epoch n. `drained`: no plug has a frame. Asked for only where
+    /// output is open: frames that passed uncounted would make every later release short by as many.
+    Cut { epoch: Epoch, drained: bool },
+    /// The backup has epoch n whole.
+    Release(Epoch),
+    /// Nothing more leaves, whatever was cut.
+    Hold { why: String },
+    /// Told by the client of the authority, never by whoever asks to open.
+    Authority(Lineage),
+    /// Everything leaves from now on.
+    Open(Lineage),
+    /// Count anew from the end of epoch n.
+    Resync { epoch: Epoch, quiet: Quiet },
+    /// A plug was made for an interface; it holds.
+    Added(Interface),
+    /// The interface does not exist any more.
+    Gone(Interface),
+    /// The interface shall be left alone.
+    Detached(Interface),
+    /// The process began anew and found these plugs.
+    Restarted(Vec<Interface>),
+    /// Bytes a plug holds before it drops.
+    Limit { bytes: u32 },
+    /// The kernel refused an order.
+    OrderFailed { of: Interface, what: String },
+}
+
+/// What a plug shall do; the first four are one message of the kernel each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Close the epoch: what comes from now on is of the next one (BUFFER).
+    Buffer,
+    /// The closed epoch may leave (RELEASE_ONE).
+    ReleaseOne,
+    /// Everything may leave, counts are zero (RELEASE_INDEFINITE).
+    OpenAll,
+    /// Bytes held before frames are dropped (LIMIT).
+    Limit { bytes: u32 },
+    /// Hold, whatever it did before; its counts mean nothing until `OpenAll` (BUFFER).
+    Freeze,
+    /// IFB down: what it holds is dropped, and what comes is dropped.
+    Shut,
+}
+
+/// An order and whose plug it is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Directed {
+    pub to: Interface,
+    pub order: Order,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// Nothing is held.
+    Open,
+    /// What is said now is of this epoch or a later one; nothing is cut and unreleased.
+    Holding { epoch: Epoch },
+    /// This epoch is cut and unreleased; what is said now is of the next one.
+    Cut { epoch: Epoch },
+    /// Held on somebody's word.
+    Held { why: String },
+    /// Held because found after a restart: what is in the plugs is of unknown epochs.
+    Adopted,
+    /// A plug did not do as ordered; its IFB is down.
+    Failed { of: Interface, why: String },
+}
+
+impl State {
+    /// One word for people and programs.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Holding { .. } => "holding",
+            Self::Cut { .. } => "cut",
+            Self::Held { .. } => "held",
+            Self::Adopted => "adopted",
+            Self::Failed { .. } => "failed",
+        }
+    }
+
+    fn reason(&self) -> String {
+        match self {
+            Self::Open => "output is open: nothing is held".into(),
+            Self::Holding { epoch } => format!("holds epoch {epoch}; all before it is out"),
+            Self::Cut { epoch } => format!("epoch {epoch} is cut and waits for its commit"),
+            Self::Held { why } => format!("held: {why}"),
+            Self::Adopted => "found after a restart; what is held is of unknown epochs".into(),
+            Self::Failed { of, why } => format!("{of}: {why}; its output is dropped"),
+        }
+    }
+
+    fn next(&self) -> &'static str {
+        match self {
+            Self::Open => "the first CUT begins to hold",
+            Self::Holding { .. } => "CUT, at the next pause of the guest",
+            Self::Cut { .. } => "RELEASE, when the backup has the epoch",
+            Self::Held { .. } | Self::Adopted => {
+                "OPEN with the authority's lineage, or RESYNC with the guest paused"
+            }
+            Self::Failed { .. } => "detach the interface and attach it again",
+        }
+    }
+}
+
+/// A state as people read it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    pub state: &'static str,
+    pub reason: String,
+    pub since_ms: u64,
+    pub next: &'static str,
+}
+
+/// The gate of one guest.
+#[derive(Debug)]
+pub struct Gate {
+    state: State,
+    since_ms: u64,
+    interfaces: BTreeSet<Interface>,
+    /// Those whose IFB is down because an order failed, and which.
+    broken: BTreeMap<Interface, String>,
+    limit_bytes: u32,
+    /// The last epoch that was cut; what was said before its end is out, or in the plugs as `state` says.
+    cut: Option<Epoch>,
+    authority: Option<Lineage>,
+}
+
+impl Gate {
+    /// A guest without interfaces, open. `limit_bytes`: of each plug; with 0 it would drop everything.
+    #[must_use]
+    pub fn new(limit_bytes: u32, now_ms: u64) -> Self {
+        assert!(limit_bytes > 0, "a plug that drops everything");
+        Self {
+            state: State::Open,
+            since_ms: now_ms,
+            interfaces: BTreeSet::new(),
+            broken: BTreeMap::new(),
+            limit_bytes,
+            cut: None,
+            authority: None,
+        }
+    }
+
+    #[must_use]
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// The last epoch that was cut.
+    #[must_use]
+    pub fn last_cut(&self) -> Option<Epoch> {
+        self.cut
+    }
+
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        Standing {
+            state: self.state.name(),
+            reason: self.state.reason(),
+            since_ms: self.since_ms,
+            next: self.state.next(),
+        }
+    }
+}
