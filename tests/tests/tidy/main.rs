@@ -29,6 +29,11 @@ const PURE: &[&str] = &[
     "blockrep/src/io.rs",
     "blockrep/src/journal/",
     "blockrep/src/overlay/",
+    "netbuf/src/announce.rs",
+    "netbuf/src/gate/",
+    "netbuf/src/netlink/answer.rs",
+    "netbuf/src/netlink/request.rs",
+    "netbuf/src/netlink/wire.rs",
 ];
 
 /// Files that only tests include.
