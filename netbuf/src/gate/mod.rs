@@ -29,7 +29,7 @@
 //!   ordered only where none is outstanding. `Freeze` is the same message where the count is worthless
 //!   (after it no `ReleaseOne` comes before an `OpenAll`).
 //! - A plug holds from birth. An interface that comes while the guest is held gets no order that opens.
-//! - `OpenAll` follows the authority's lineage or a quiet guest, and nothing else.
+//! - `OpenAll` follows the authority's lineage, a quiet guest, or an interface that comes to an open one.
 
 mod refusal;
 mod steps;

@@ -111,3 +111,38 @@ fn a_failure_lasts_until_every_broken_interface_left() {
         "it went while the order was on its way"
     );
 }
+
+/// A limit below one frame silences the guest; one that reaches only today's plugs is forgotten.
+#[test]
+fn a_limit_reaches_every_plug_also_those_to_come() {
+    let mut gate = Gate::new(LIMIT_BYTES, 0);
+    let mut orders = Vec::new();
+    let mut tell = |event| {
+        orders.clear();
+        let answer = gate.step(event, 1, &mut orders);
+        answer.map(|()| orders.iter().map(|o| (o.to.0, o.order)).collect::<Vec<_>>())
+    };
+    let limit = |bytes| Order::Limit { bytes };
+    let added = tell(Event::Added(Interface(1)));
+    assert_eq!(
+        added,
+        Ok(vec![(1, limit(LIMIT_BYTES)), (1, Order::OpenAll)])
+    );
+    assert_eq!(tell(Event::Limit { bytes: 0 }), Err(Refusal::NoLimit));
+    assert_eq!(
+        tell(Event::Limit { bytes: 9_000 }),
+        Ok(vec![(1, limit(9_000))])
+    );
+    tell(Event::Hold { why: "test".into() }).unwrap();
+    let added = tell(Event::Added(Interface(2)));
+    assert_eq!(
+        added,
+        Ok(vec![(2, limit(9_000))]),
+        "held, so nothing opens it"
+    );
+    assert_eq!(
+        tell(Event::Detached(Interface(2))),
+        Ok(vec![(2, Order::Shut)])
+    );
+    assert_eq!(tell(Event::Restarted(vec![])), Err(Refusal::InUse));
+}
