@@ -9,9 +9,11 @@
 //! early, and what is held is bounded. What comes in is never held.
 //!
 //! [`gate`] decides, [`install`] makes what it drives by the messages of [`netlink`], [`announce`] builds
-//! the frames that tell where a guest now is. `netbuf/NETBUF.md` has the whole of it.
+//! the frames that tell where a guest now is, [`relay`] holds frames where the
+//! kernel has no plug. `netbuf/NETBUF.md` has the whole of it.
 
 pub mod announce;
 pub mod gate;
 pub mod install;
 pub mod netlink;
+pub mod relay;
