@@ -10,6 +10,9 @@
 //! - An interface that is down is a state that ends by itself; one that is gone stays gone, whatever comes
 //!   under its name: the socket is bound to the interface, not to the name.
 //!
+//! Of an interface that is set down or deleted a socket is told; of a lost carrier it is not, and the kernel then
+//! takes frames without an error and drops them. So [`Port::look`] is for whoever is about to send what it held.
+//!
 //! The socket is made without a protocol and bound last, so that no frame of another interface gets in.
 
 use std::io;
@@ -27,7 +30,7 @@ pub const RECORD_BYTES_MAX: usize = VNET_BYTES + 65_536 + 64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PortState {
     Up,
-    /// Nothing comes in, nothing goes out; frames that were read are kept.
+    /// Set down or without carrier. Nothing comes in, nothing goes out; frames that were read are kept.
     Down,
     /// The interface was deleted, or moved to another network namespace. Final.
     Gone,
@@ -191,7 +194,10 @@ impl Port {
             }
             asked.ifr_ifru.ifru_flags
         };
-        if i32::from(flags) & libc::IFF_UP != 0 {
+        // Not running: no carrier, or the kernel's worker has not noticed it yet. Until then a queueing
+        // discipline that takes every frame and drops it stands in front of the device.
+        let wanted = libc::IFF_UP | libc::IFF_RUNNING;
+        if i32::from(flags) & wanted == wanted {
             PortState::Up
         } else {
             PortState::Down

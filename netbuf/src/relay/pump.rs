@@ -198,11 +198,13 @@ impl Pump {
             }
             Command::Release(epoch) => {
                 let released = self.queue.release(epoch)?;
+                self.bridge.port.look();
                 self.forward(sender);
                 Ok(Answer::Amount(released))
             }
             Command::Open => {
                 let released = self.queue.open();
+                self.bridge.port.look();
                 self.forward(sender);
                 Ok(Answer::Amount(released))
             }

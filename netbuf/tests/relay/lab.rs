@@ -82,6 +82,27 @@ pub(crate) fn interfaces(mtu: u32) {
         lines.push_str(&format!("link set {up} up\n"));
     }
     assert!(ip(&lines));
+    settled();
+}
+
+/// Waits until every interface has its carrier and every port forwards: the kernel's worker for that is late on a
+/// busy host, and until then frames are swallowed.
+pub(crate) fn settled() {
+    let begun = Instant::now();
+    loop {
+        let list = ["-d", "-o", "link", "show", "type", "veth"];
+        let output = Command::new("ip").args(list).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let ready = |line: &str| {
+            let port = line.contains("bridge_slave");
+            line.contains(" state UP ") && (!port || line.contains("bridge_slave state forwarding"))
+        };
+        if text.lines().all(ready) {
+            return;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(20), "{text}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 pub(crate) fn relay(change: impl FnOnce(&mut RelayConfig)) -> Relay {

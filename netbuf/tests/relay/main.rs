@@ -20,5 +20,6 @@ mod failures;
 mod frames;
 mod lab;
 mod speed;
+mod tap;
 mod tcp;
 mod wire;

@@ -1,7 +1,7 @@
 //! Frames per second through the relay and through the bridge alone. Figures, not a bar:
 //! `cargo test -p netbuf --test relay speed -- --ignored --nocapture`.
 
-use crate::lab::{frame, interfaces, ip, possible, relay};
+use crate::lab::{frame, interfaces, ip, possible, relay, settled};
 use crate::wire::Wire;
 use std::time::{Duration, Instant};
 
@@ -30,6 +30,7 @@ fn measure(way: Way, bytes: usize) {
     let relay = match way {
         Way::Bridge => {
             assert!(ip("link set g1 master br0\n"));
+            settled();
             None
         }
         Way::Open | Way::Held => Some(relay(|_| ())),
