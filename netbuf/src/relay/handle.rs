@@ -52,7 +52,7 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Opens both interfaces in the calling thread's network namespace; open until the first CUT or HOLD.
+    /// Opens both interfaces in the calling thread's network namespace.
     ///
     /// # Errors
     /// [`RelayError::Port`] and [`RelayError::Start`]; then nothing is left.
@@ -69,7 +69,10 @@ impl Relay {
         let bell = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
         let bell = Arc::new(owned(bell).map_err(RelayError::Start)?);
         let (letters, inbox) = sync_channel(COMMANDS_MAX);
-        let queue = EpochQueue::new(config.held_bytes_max, RECORD_BYTES_MAX, config.epochs_max);
+        let mut queue = EpochQueue::new(config.held_bytes_max, RECORD_BYTES_MAX, config.epochs_max);
+        if config.held {
+            queue.hold();
+        }
         let pump = Pump::new(queue, guest, bridge, inbox, Arc::clone(&bell));
         let pump = pump.map_err(RelayError::Start)?;
         let thread = std::thread::Builder::new()

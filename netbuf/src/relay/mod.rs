@@ -45,12 +45,15 @@ pub struct RelayConfig {
     pub epochs_max: usize,
     /// What the kernel keeps for each socket until the relay has read it.
     pub socket_bytes: usize,
+    /// Begin as after HOLD. Only who knows that nobody protects this guest yet says no: a relay that is started
+    /// again after a crash would let out what no epoch covers.
+    pub held: bool,
     /// How long a command waits for its answer.
     pub answer_timeout: Duration,
 }
 
 impl RelayConfig {
-    /// 64 MiB held, 1024 epochs, 16 MiB in each socket.
+    /// Held from the start; 64 MiB, 1024 epochs, 16 MiB in each socket.
     pub fn new(guest: &str, bridge: &str) -> Self {
         Self {
             guest: guest.to_owned(),
@@ -58,6 +61,7 @@ impl RelayConfig {
             held_bytes_max: 64 << 20,
             epochs_max: 1024,
             socket_bytes: 16 << 20,
+            held: true,
             answer_timeout: Duration::from_secs(10),
         }
     }

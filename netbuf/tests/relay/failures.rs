@@ -135,13 +135,20 @@ fn a_relay_that_ended_passes_nothing() {
     lab.guest.send(&frame([0xff; 6], [0x88, 0xb5], 99));
     lab.read(1);
     lab.relay.cut(1).unwrap();
-    std::mem::replace(&mut lab.relay, crate::lab::relay(|_| ())).stop();
+    std::mem::replace(
+        &mut lab.relay,
+        crate::lab::relay(|config| config.held = true),
+    )
+    .stop();
     assert!(
         lab.seen().is_empty(),
         "a new relay knows nothing of what was held"
     );
     let last = frame([0xff; 6], [0x88, 0xb5], 77);
     lab.guest.send(&last);
+    lab.read(1);
+    assert!(lab.seen().is_empty(), "and begins held");
+    lab.relay.open().unwrap();
     assert_eq!(lab.witness.receive(), last);
 }
 

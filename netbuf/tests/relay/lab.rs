@@ -110,6 +110,7 @@ pub(crate) fn relay(change: impl FnOnce(&mut RelayConfig)) -> Relay {
         assert_eq!(isolate(interface).unwrap(), Vec::<String>::new());
     }
     let mut config = RelayConfig::new("g1", "b0");
+    config.held = false;
     change(&mut config);
     Relay::start(&config).unwrap()
 }
