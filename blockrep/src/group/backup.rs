@@ -11,7 +11,7 @@
 //!
 //! An epoch is committed when every volume sealed it. Nothing else decides that.
 
-use super::refusal::{other_group_text, superseded_text};
+use super::refusal::{other_group_text, size_text, superseded_text};
 use super::{Alive, GroupEffect, Now, PromoteError, Promoted, Standing, State};
 use crate::engine::{Nanos, ToGroup, ToVolume};
 use blkback_proto::ids::Epoch;
@@ -21,6 +21,8 @@ use blkback_proto::meta::{GroupMeta, LineageEntry, LineageWhy, Role};
 /// What recovery found of one volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemberFacts {
+    /// Of the image.
+    pub size_bytes: u64,
     /// Highest epoch sealed here.
     pub sealed: Epoch,
     /// The image is no epoch.
@@ -62,6 +64,8 @@ pub struct BackupGroup {
     adopting: bool,
     promoting: Option<(u64, Nanos)>,
     failed: Option<String>,
+    /// Said until a primary is taken in for the first time: whose disk that would overwrite.
+    warning: Option<String>,
 }
 
 impl BackupGroup {
@@ -99,12 +103,21 @@ impl BackupGroup {
             adopting: false,
             promoting: None,
             failed: None,
+            warning: None,
         };
         let (state, reason) = group.resting_state();
         group.standing.state = state;
         group.standing.reason = reason;
         group.standing.next = group.next_of(state);
         group
+    }
+
+    /// With what to know before a primary is taken in for the first time.
+    #[must_use]
+    pub fn with_warning(mut self, warning: Option<String>) -> Self {
+        self.warning = warning;
+        self.standing.reason = self.resting_state().1;
+        self
     }
 
     /// What the volumes have to be told before anything else: what is whole everywhere counts.
@@ -195,7 +208,11 @@ impl BackupGroup {
             return (State::Suspect, reason);
         }
         let reason = if self.members.iter().any(|m| m.facts.blank) {
-            "no primary was taken in yet".to_owned()
+            let warning = self.warning.as_ref();
+            warning.map_or_else(
+                || "no primary was taken in yet".to_owned(),
+                |text| format!("no primary was taken in yet; {text}"),
+            )
         } else {
             "no primary is connected".to_owned()
         };
@@ -445,6 +462,12 @@ impl BackupGroup {
                 own.id
             );
             return Err((RefuseCode::Lineage, text));
+        }
+        let facts = &self.members[index].facts;
+        if hello.size_bytes != facts.size_bytes {
+            let is_held = !self.meta.group.is_none();
+            let text = size_text(hello.size_bytes, facts.size_bytes, is_held);
+            return Err((RefuseCode::Size, text));
         }
         let others = self
             .members

@@ -46,6 +46,30 @@ pub fn other_group_text(
     )
 }
 
+/// A backup to a primary whose image has another size. `is_held`: it followed this primary before.
+/// Nothing here may lead to an image with a disk in it being cut off.
+#[must_use]
+pub fn size_text(theirs: u64, own: u64, is_held: bool) -> String {
+    if is_held {
+        return format!(
+            "the image of the primary has changed its size (was {own} bytes, is {theirs}), and this \
+             backup has the disk as it was: if that is by mistake, put the primary's image back; else \
+             give the primary another backup, with an image of its size and a state directory of its \
+             own; make no image smaller"
+        );
+    }
+    if theirs > own {
+        return format!(
+            "the primary's image has {theirs} bytes, the backup's {own}: stop the backup, make its \
+             image as large as the primary's (truncate, lvresize), start it again"
+        );
+    }
+    format!(
+        "the primary's image has {theirs} bytes, the backup's {own}: stop the backup and give it an \
+         image as large as the primary's; making this one smaller cuts off what it holds behind that"
+    )
+}
+
 /// What to do about a refusal that does not go away by itself.
 #[must_use]
 pub fn remedy(code: RefuseCode) -> &'static str {
@@ -58,7 +82,7 @@ pub fn remedy(code: RefuseCode) -> &'static str {
              right address; tried again every five seconds"
         }
         RefuseCode::Size => {
-            "stop the backup, give its image the size of this one, start it again; tried again \
+            "stop the backup, do with its image what the reason says, start it again; tried again \
              every five seconds"
         }
         RefuseCode::Lineage => {
@@ -86,6 +110,23 @@ pub fn remedy(code: RefuseCode) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// `truncate` on a backup that held a disk cut it off, and the advice was ours.
+    #[test]
+    fn no_disk_is_cut_off_by_advice() {
+        for (theirs, own, is_held, is_offered) in [
+            (1024, 512, false, true),
+            (512, 1024, false, false),
+            (1024, 512, true, false),
+            (512, 1024, true, false),
+        ] {
+            let text = size_text(theirs, own, is_held);
+            assert_eq!(text.contains("truncate"), is_offered, "{text}");
+            for bytes in [theirs, own] {
+                assert!(text.contains(&bytes.to_string()), "{text}");
+            }
+        }
+    }
 
     /// A refusal that waits for an operator says what he has to do, and promises nothing else.
     #[test]

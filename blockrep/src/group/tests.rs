@@ -115,6 +115,7 @@ fn a_final_refusal_promises_no_comparison() {
 
 fn backup(meta: GroupMeta, blank: bool) -> BackupGroup {
     let facts = MemberFacts {
+        size_bytes: SIZE_BYTES,
         sealed: meta.promoted,
         inconsistent: false,
         suspect: false,
@@ -125,7 +126,13 @@ fn backup(meta: GroupMeta, blank: bool) -> BackupGroup {
     BackupGroup::new(meta, &[facts], 1)
 }
 
+const SIZE_BYTES: u64 = 1 << 20;
+
 fn refusal(group: &mut BackupGroup, from: GroupUuid) -> (RefuseCode, String) {
+    refusal_of(group, from, SIZE_BYTES)
+}
+
+fn refusal_of(group: &mut BackupGroup, from: GroupUuid, size_bytes: u64) -> (RefuseCode, String) {
     let hello = Hello {
         version_min: 1,
         version_max: 1,
@@ -136,7 +143,7 @@ fn refusal(group: &mut BackupGroup, from: GroupUuid) -> (RefuseCode, String) {
         volume_index: 0,
         volume_count: 1,
         assume_identical: false,
-        size_bytes: 1 << 20,
+        size_bytes,
         epoch: Epoch(9),
         lineage: vec![(TIP, Epoch(1))],
     };
@@ -172,6 +179,32 @@ fn another_group_is_no_former_primary() {
         assert!(!text.contains("must not run"), "{text}");
         assert_eq!(text.contains("at epoch 7"), promoted.is_some(), "{text}");
     }
+}
+
+/// Whose backup it is comes before how large its image is: a stranger's size was advice to cut the
+/// disk off.
+#[test]
+fn whose_it_is_comes_before_its_size() {
+    for promoted in [0, 7] {
+        let role = if promoted == 0 {
+            Role::Backup
+        } else {
+            Role::Primary
+        };
+        let mut group = backup(meta(role, promoted), false);
+        let (code, text) = refusal_of(&mut group, GroupUuid([8; 16]), SIZE_BYTES / 2);
+        assert_eq!(code, RefuseCode::Identity, "{text}");
+        assert!(text.contains("another group, vm1 ("), "{text}");
+    }
+    let mut group = backup(meta(Role::Primary, 7), false);
+    let (code, text) = refusal_of(&mut group, OURS, SIZE_BYTES / 2);
+    assert_eq!(code, RefuseCode::Superseded, "{text}");
+    let mut blank = meta(Role::Backup, 0);
+    blank.group = GroupUuid::NONE;
+    blank.lineage.clear();
+    let mut group = backup(blank, true);
+    let (code, text) = refusal_of(&mut group, OURS, SIZE_BYTES * 2);
+    assert_eq!(code, RefuseCode::Size, "{text}");
 }
 
 /// While a promotion may still be given up, nobody is told that it was done.

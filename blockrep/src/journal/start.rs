@@ -48,6 +48,11 @@ pub struct VolumeStart {
     pub rows: Vec<&'static Row>,
 }
 
+/// Of an image that is smaller than its volume. Nothing tells it from a whole one once it has its size
+/// again.
+pub const CUT_OFF: &str =
+    " (this one was cut off; made larger again it is not the disk that it was)";
+
 /// Why a volume or group must not be used as it is. Nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -72,8 +77,9 @@ pub enum Refusal {
     },
     /// The image has another size than the volume.
     #[error(
-        "the image has {image_bytes} bytes, the volume {volume_bytes}: give the right image; to \
-         begin again with this one, remove the state directory"
+        "the image has {image_bytes} bytes, the volume {volume_bytes}: give the right image{}; to \
+         begin again with this one, move the state directory away",
+        if image_bytes < volume_bytes { CUT_OFF } else { "" }
     )]
     Size {
         /// Of the image.
@@ -327,6 +333,7 @@ pub fn recover_volume(
 /// A volume whose image is all there is.
 fn empty(meta: VolumeMeta, next_serial: u64, resume: Option<LineageId>) -> VolumeStart {
     let facts = MemberFacts {
+        size_bytes: meta.size_bytes,
         sealed: meta.applied,
         inconsistent: meta.inconsistent || meta.applied < meta.consistent_from,
         suspect: false,

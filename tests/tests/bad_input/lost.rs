@@ -1,6 +1,6 @@
 //! Peers that are away, die, refuse, or are the wrong ones.
 
-use super::{LIMIT, code, ends_with, small, wait_reason};
+use super::{LIMIT, code, ends_with, refused, small, wait_reason};
 use blockrep_tests::harness::{Pair, binary};
 use blockrep_tests::programs::Load;
 use std::fs::File;
@@ -122,6 +122,28 @@ fn sizes_that_differ_are_told_at_the_primary() {
     pair.wait_state("a", "protected", LIMIT).unwrap();
 }
 
+/// A stranger with a smaller disk: following the advice cut off the disk of the backup.
+#[test]
+fn a_stranger_of_another_size_is_told_whose_backup_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let pair = small(dir.path());
+    let _backup = pair.start_backup().unwrap();
+    let mut first = pair.start_primary().unwrap();
+    pair.wait_state("a", "protected", LIMIT).unwrap();
+    ends_with(&mut first, code::OK);
+    pair.wait_state("b", "waiting-for-primary", LIMIT).unwrap();
+    let mut other = small(&dir.path().join("other"));
+    other.port = pair.port;
+    let image = File::options().write(true).open(other.path("a.img"));
+    image.unwrap().set_len(4 << 20).unwrap();
+    let _second = other.start_primary().unwrap();
+    let status = wait_reason(&other, "a", &["belongs to another group"]);
+    let seen = pair.status("b").unwrap().to_string();
+    for text in [status.to_string(), seen] {
+        assert!(!text.contains("truncate"), "{text}");
+    }
+}
+
 /// Two primaries for one backup: the second must not get in, nor disturb the first.
 #[test]
 fn a_second_primary_is_refused_by_the_backup() {
@@ -175,6 +197,16 @@ fn the_old_primary_is_refused_with_both_histories() {
     assert!(String::from_utf8_lossy(&events.stdout).contains("was refused"));
     // The same after a restart of the promoted side, and its state is not for blockrep.
     ends_with(&mut backup, code::OK);
+    let mut command = super::starting::primary();
+    command.arg("-n");
+    command.arg(format!("aio:{}", pair.path("b.img").display()));
+    command.arg("--state").arg(pair.path("b.state"));
+    command.arg("--control").arg(pair.path("other.sock"));
+    let words = [
+        "was promoted at epoch",
+        "serves the disk as the primary again",
+    ];
+    refused(&mut command, code::STORE, &words);
     let _backup = pair.start_backup().unwrap();
     assert_eq!(pair.status("b").unwrap()["group"]["state"], "promoted");
     wait_reason(&pair, "a", &words);

@@ -186,16 +186,9 @@ impl<M: Memory> BackupVolume<M> {
             );
             return Some((RefuseCode::Version, text));
         }
-        if hello.size_bytes != self.size_bytes {
-            let text = format!(
-                "the primary's image has {} bytes, the backup's {}: stop the backup, make its image as \
-                 large as the primary's (truncate, lvresize), start it again",
-                hello.size_bytes, self.size_bytes
-            );
-            return Some((RefuseCode::Size, text));
-        }
         let known = self.identity.as_ref()?;
-        // Another group is refused by the group, which knows its own name.
+        // Another group is refused by the group, which knows its own name; so is another size, once it
+        // is known whose backup this is.
         if known.group == hello.group && known.volume != hello.volume {
             let text = format!(
                 "this backup holds volume {} of group {}, the primary brings volume {}: give the \
