@@ -6,7 +6,7 @@
 //! time it was made. Not its device number, which may be another after a boot. Of a block device
 //! only the kind is kept: nothing else of it stays. Start-up only, blocking.
 
-use super::files::{FileError, Layout, read_text, write_text};
+use super::files::{FileError, Layout, begin_anew, read_text, write_text};
 use super::image_mark::Mark;
 use super::image_owner::Owner;
 use crate::reactor::OpenedFile;
@@ -162,8 +162,8 @@ pub(super) fn check(
     Err(FileError::store(format!(
         "the image {path} is not the file this state directory was made with ({why}): put that one \
          back; if this one holds the same bytes (moved, restored at the same epoch) type \
-         --same-image; to begin anew remove {}",
-        layout.state.display()
+         --same-image; to begin anew {}",
+        begin_anew(&layout.state)
     )))
 }
 
@@ -253,7 +253,7 @@ mod tests {
             "inode",
             "put that one back",
             "--same-image",
-            "remove",
+            ".old) and start again",
         ] {
             assert!(error.contains(word), "{error}");
         }

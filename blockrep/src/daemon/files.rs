@@ -31,6 +31,16 @@ impl FileError {
     }
 }
 
+impl FileError {
+    /// With the flag that would have named another place.
+    pub(super) fn or_give(self, flag: &str) -> Self {
+        Self {
+            text: format!("{}: put that right, or give another {flag}", self.text),
+            code: self.code,
+        }
+    }
+}
+
 /// The kernel's words without its number.
 pub(super) fn words(error: &io::Error) -> String {
     let text = error.to_string();
@@ -54,6 +64,13 @@ pub(super) struct Layout {
     pub(super) state: PathBuf,
     pub(super) journal: PathBuf,
     pub(super) geometry: Geometry,
+}
+
+/// How to begin anew: nothing is removed that may be the only memory of a disk. Another --state would
+/// not do, since the image belongs to the one that is there.
+pub(super) fn begin_anew(state: &Path) -> String {
+    let state = state.display();
+    format!("move the state directory away (mv {state} {state}.old) and start again")
 }
 
 impl Layout {
@@ -163,8 +180,9 @@ pub(super) fn read_group(path: &Path) -> Result<Option<GroupMeta>, FileError> {
             .err()
             .map_or_else(String::new, |e| e.to_string());
         FileError::store(format!(
-            "{} is damaged in both slots ({why}): restore it, or begin anew with another --state",
-            path.display()
+            "{} is damaged in both slots ({why}): restore it, or to begin anew {}",
+            path.display(),
+            begin_anew(path.parent().unwrap_or(path))
         ))
     })
 }
@@ -183,8 +201,9 @@ pub(super) fn read_volume(path: &Path) -> Result<Option<VolumeMeta>, FileError> 
             .err()
             .map_or_else(String::new, |e| e.to_string());
         FileError::store(format!(
-            "{} is damaged in both slots ({why}): restore it, or begin anew with another --state",
-            path.display()
+            "{} is damaged in both slots ({why}): restore it, or to begin anew {}",
+            path.display(),
+            begin_anew(path.parent().unwrap_or(path))
         ))
     })
 }
@@ -287,9 +306,10 @@ impl JournalReader {
         for file in 0..layout.geometry.segment_count {
             let path = layout.segment(index, file);
             let open = File::open(&path).map_err(|error| {
-                let hint = "give the --journal and --journal-size it was made with";
-                let text = at(&path, "open", &error).text;
-                FileError::store(format!("{text}: {hint}"))
+                if error.kind() == io::ErrorKind::NotFound {
+                    return missing_segment(layout, index, &path);
+                }
+                at(&path, "open", &error)
             })?;
             let length = open
                 .metadata()
@@ -313,6 +333,15 @@ impl JournalReader {
         let volume_meta = File::open(&path).map_err(|error| at(&path, "open", &error))?;
         Ok(Self { files, volume_meta })
     }
+}
+
+fn missing_segment(layout: &Layout, index: usize, path: &Path) -> FileError {
+    FileError::store(format!(
+        "{} is missing, a part of the journal of volume {index}: put it back; without it what the \
+         journal holds cannot be told, and to begin anew {}",
+        path.display(),
+        begin_anew(&layout.state)
+    ))
 }
 
 impl ReadAt for JournalReader {

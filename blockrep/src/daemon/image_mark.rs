@@ -1,13 +1,16 @@
-//! Which state directory an image was used with last, as far as the image can tell it.
+//! Which state directory an image was written to under last, as far as the image can tell it.
 //!
 //! One image used with two state directories in turn is the same file each time, and the first of
 //! them knows nothing of what came in under the second. So a file carries an extended attribute:
 //! the random mark of its state directory (`volume-N.mark` there) and where that one was. Where the
 //! file system has no such attributes, and for block devices, nothing is kept and nothing checked.
-//! Start-up only, blocking.
+//!
+//! A backup that never held anything marks its image only when it takes its first primary in: one that
+//! was started by mistake leaves the image to the state directory that knows it, and says of whom it
+//! would take it. Blocking: at the start, and once before the first write of such a backup.
 
-use super::files::{FileError, Layout, read_text, words, write_text};
-use super::image_owner::Owner;
+use super::files::{FileError, Layout, begin_anew, read_text, words, write_text};
+use super::image_owner::{Owner, holds};
 use crate::cli::ExitCode;
 use crate::reactor::OpenedFile;
 use blkback_proto::ctl::one_line;
@@ -80,7 +83,8 @@ fn set_attribute(fd: &OwnedFd, value: &str) -> io::Result<()> {
 }
 
 /// Refuses an image that another state directory was used with since; the operator's word that it
-/// holds the same overrules. Gives whether that word was needed.
+/// holds the same overrules. One that was never used takes an image whose state directory was moved
+/// away. Gives whether that word was needed.
 ///
 /// # Errors
 /// Both state directories, and what to do.
@@ -89,13 +93,14 @@ pub(super) fn check(
     index: usize,
     path: &Path,
     image: &OpenedFile,
+    is_used: bool,
     same_image: bool,
 ) -> Result<bool, FileError> {
     let own = read_text(&layout.volume_mark(index), VALUE_BYTES_MAX)?;
     let Some(found) = Mark::of(image) else {
         return Ok(false);
     };
-    let is_fresh = own.is_none();
+    let is_fresh = own.is_none() || !is_used;
     if own.is_some_and(|own| own == found.id) {
         return Ok(false);
     }
@@ -122,11 +127,19 @@ pub(super) fn check(
         return Ok(true);
     }
     Err(match owner {
-        Some(_) if is_fresh => FileError::store(format!(
-            "the image {} belongs to the state directory {said}, which may know of epochs that are \
-             not in it yet: give --state {said}; if the image is to begin anew as it is, move that \
+        Some(owner) if is_fresh && owner.volume != index => FileError::store(format!(
+            "the image {} is that of volume {} of the state directory {said}, and was given as volume \
+             {index}: give the images in the order in which that was made, and --state {said}; if they \
+             are to begin anew as they are, move that directory away first",
+            path.display(),
+            owner.volume
+        )),
+        Some(owner) if is_fresh => FileError::store(format!(
+            "the image {} belongs to the state directory {said} ({}), which may know of epochs that \
+             are not in it yet: give --state {said}; if the image is to begin anew as it is, move that \
              directory away first",
-            path.display()
+            path.display(),
+            holds(&owner.state)
         )),
         Some(owner) => owner.refusal(layout, index, path),
         None => FileError::store(lost_owner_text(path, &layout.state, &found.state)),
@@ -150,29 +163,80 @@ fn lost_owner_text(path: &Path, own: &Path, said: &Path) -> String {
     };
     format!(
         "the image {path} was used last with another state directory, {place}; that one is not to be \
-         found, and {own_text} does not know what was written to the image under it: {remedy}; if it is \
-         gone for good, and nothing was written to the image under it, type --same-image; to begin \
-         anew remove {own_text}"
+         found, and {own_text} ({}) does not know what was written to the image under it: {remedy}; if \
+         it is gone for good, and nothing was written to the image under it, type --same-image; to \
+         begin anew {}",
+        holds(own),
+        begin_anew(own)
     )
 }
 
-/// Marks the image as that of this state directory, durably. An image that cannot carry the mark
-/// goes without.
+/// The mark of a state directory, to be put on an image.
+#[derive(Debug)]
+pub(super) struct Claim {
+    image: OwnedFd,
+    value: String,
+    index: usize,
+    /// Of whom the image is taken: what to tell, and what to do.
+    former: Option<String>,
+}
+
+impl Claim {
+    /// Kept until something is to be written: who has the image until then is told.
+    pub(super) fn wait(mut self) -> Self {
+        if let Some(former) = &mut self.former {
+            *former += "; the first primary that is taken in overwrites the image";
+            tracing::warn!("volume {}: {former}", self.index);
+        }
+        self
+    }
+
+    /// A primary takes the image as it is: what another journal still has is not in it.
+    pub(super) fn tell_primary(self) -> Self {
+        if let Some(former) = &self.former {
+            let index = self.index;
+            tracing::warn!(
+                "volume {index}: {former}; what a journal there has is not in this disk"
+            );
+        }
+        self
+    }
+
+    /// Of whom the image is taken.
+    pub(super) fn former(&self) -> Option<&str> {
+        self.former.as_deref()
+    }
+
+    /// Marks the image, durably. One that cannot carry the mark goes without.
+    pub(super) fn mark(self) {
+        if attribute(&self.image).as_ref() == Some(&self.value) {
+            return;
+        }
+        if let Err(error) = set_attribute(&self.image, &self.value) {
+            let (index, why) = (self.index, words(&error));
+            tracing::debug!("volume {index}: the image does not carry its mark: {why}");
+        }
+    }
+}
+
+/// The mark of this state directory for its image; none for a block device.
 ///
 /// # Errors
 /// The mark cannot be written in the state directory.
-pub(super) fn record(layout: &Layout, index: usize, image: &OpenedFile) -> Result<(), FileError> {
+pub(super) fn claim(
+    layout: &Layout,
+    index: usize,
+    path: &Path,
+    image: &OpenedFile,
+) -> Result<Option<Claim>, FileError> {
     if image.is_block_device {
-        return Ok(());
+        return Ok(None);
     }
     let file = layout.volume_mark(index);
     let own = match read_text(&file, VALUE_BYTES_MAX)? {
         Some(own) => own,
         None => {
-            let id = ids::random_id16().map_err(|error| FileError {
-                text: words(&error),
-                code: ExitCode::Other,
-            })?;
+            let id = ids::random_id16().map_err(other)?;
             let own: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
             write_text(&file, &own)?;
             own
@@ -182,134 +246,43 @@ pub(super) fn record(layout: &Layout, index: usize, image: &OpenedFile) -> Resul
     if value.len() > VALUE_BYTES_MAX {
         value.clone_from(&own);
     }
-    if attribute(&image.fd).as_ref() == Some(&value) {
-        return Ok(());
+    let former = Mark::of(image).filter(|found| found.id != own);
+    Ok(Some(Claim {
+        image: image.fd.try_clone().map_err(other)?,
+        value,
+        index,
+        former: former.map(|found| former_text(layout, path, &found)),
+    }))
+}
+
+fn other(error: io::Error) -> FileError {
+    FileError {
+        text: words(&error),
+        code: ExitCode::Other,
     }
-    if let Err(error) = set_attribute(&image.fd, &value) {
-        let why = words(&error);
-        tracing::debug!("volume {index}: the image does not carry its mark: {why}");
-    }
-    Ok(())
+}
+
+/// Of whom a state directory that was never used takes its image.
+fn former_text(layout: &Layout, path: &Path, found: &Mark) -> String {
+    let said = one_line(&found.state.display().to_string());
+    let (path, there) = (
+        path.display(),
+        Owner::of_mark(layout, &found.id, &found.state),
+    );
+    let place = match there {
+        Some(owner) => format!(
+            "now {} ({})",
+            one_line(&owner.state.display().to_string()),
+            holds(&owner.state)
+        ),
+        None if found.state == layout.state => "not the one that is there now".to_owned(),
+        None => "not found".to_owned(),
+    };
+    format!(
+        "the image {path} was last used with the state directory {said} ({place}): if that has the \
+         disk, stop this daemon, put it back and start again"
+    )
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::journal::ring::Geometry;
-    use crate::reactor::{Access, open_image};
-    use std::fs;
-
-    /// A state directory with nothing in it.
-    fn made(state: PathBuf) -> Layout {
-        fs::create_dir_all(&state).unwrap();
-        Layout {
-            journal: state.join("journal"),
-            state,
-            geometry: Geometry {
-                segment_bytes: 4 << 20,
-                segment_count: 4,
-            },
-        }
-    }
-
-    /// State A, then state B, then A again on one image: a promotion would have served the bytes of
-    /// B as an epoch of A.
-    #[test]
-    fn an_image_goes_to_one_state_directory_at_a_time() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("disk.img");
-        File::create(&path).unwrap().set_len(4096).unwrap();
-        let image = open_image(&path, Access::ReadWrite).unwrap();
-        let layout = |name: &str| made(dir.path().join(name));
-        let (a, b) = (layout("a"), layout("b"));
-        let try_with = |layout: &Layout, same| check(layout, 0, &path, &image, same);
-        // State directories of before know no mark, nor does a fresh image.
-        assert!(!try_with(&a, false).unwrap());
-        record(&a, 0, &image).unwrap();
-        if attribute(&image.fd).is_none() {
-            // Without attributes nothing is checked, and nothing refused.
-            record(&b, 0, &image).unwrap();
-            assert!(!try_with(&a, false).unwrap());
-            return;
-        }
-        assert!(!try_with(&a, false).unwrap());
-        // A promoted disk must not become a fresh backup's by a forgotten --state.
-        let error = try_with(&b, false).unwrap_err().text;
-        let owner = a.state.display();
-        assert!(error.contains(&format!("give --state {owner};")), "{error}");
-        assert!(try_with(&b, true).unwrap());
-        record(&b, 0, &image).unwrap();
-        assert!(!try_with(&b, false).unwrap());
-        // Whose it is is known: nobody is asked for his word.
-        let error = try_with(&a, false).unwrap_err().text;
-        let (state_a, state_b) = (a.state.display(), b.state.display());
-        for word in [
-            format!("belongs to volume 0 of the state directory {state_b}:"),
-            format!("is not known to {state_a};"),
-            format!("give --state {state_b} with this image"),
-        ] {
-            assert!(error.contains(&word), "{error}");
-        }
-        assert!(!error.contains("--same-image"), "{error}");
-        assert!(try_with(&a, true).unwrap());
-        record(&a, 0, &image).unwrap();
-        assert!(!try_with(&a, false).unwrap());
-        assert!(try_with(&b, false).is_err());
-
-        // A state directory that was moved is the same one.
-        fs::rename(&a.state, dir.path().join("moved")).unwrap();
-        let moved = layout("moved");
-        assert!(!try_with(&moved, false).unwrap());
-        // Another one in its place has the same name.
-        let again = layout("a");
-        record(&again, 0, &image).unwrap();
-        fs::rename(&again.state, dir.path().join("again")).unwrap();
-        fs::rename(&moved.state, &again.state).unwrap();
-        fs::write(dir.path().join("again/group.meta"), "").unwrap();
-        let error = try_with(&a, false).unwrap_err().text;
-        let again = dir.path().join("again");
-        let word = format!("give --state {} with", again.display());
-        assert!(error.contains(&word), "moved aside, it is found: {error}");
-        assert!(!error.contains("--same-image"), "{error}");
-        fs::remove_dir_all(again).unwrap();
-        let error = try_with(&a, false).unwrap_err().text;
-        for word in [
-            format!("one that stood at {} before the one", a.state.display()),
-            "put it back in the place of this one".to_owned(),
-            "type --same-image".to_owned(),
-        ] {
-            assert!(error.contains(&word), "{error}");
-        }
-    }
-
-    /// Two images in the wrong order are each other's: --same-image would have ruined both.
-    #[test]
-    fn the_image_of_another_volume_is_called_so() {
-        let dir = tempfile::tempdir().unwrap();
-        let image = |name: &str| {
-            let path = dir.path().join(name);
-            File::create(&path).unwrap().set_len(4096).unwrap();
-            (open_image(&path, Access::ReadWrite).unwrap(), path)
-        };
-        let images = [image("0.img"), image("1.img")];
-        let layout = made(dir.path().join("state"));
-        for (index, (image, path)) in images.iter().enumerate() {
-            record(&layout, index, image).unwrap();
-            super::super::exchanged::record(&layout, index, path, image).unwrap();
-        }
-        let marked = attribute(&images[0].0.fd).is_some();
-        for same in [false, true] {
-            let (image, path) = &images[1];
-            let by_facts = super::super::exchanged::check(&layout, 0, path, image, same);
-            let mut errors = vec![by_facts.unwrap_err().text];
-            if marked {
-                errors.push(check(&layout, 0, path, image, same).unwrap_err().text);
-            }
-            for error in errors {
-                let word = "1.img is that of volume 1 of this group, and was given as volume 0";
-                assert!(error.contains(word), "{error}");
-                assert!(!error.contains("--same-image"), "{error}");
-            }
-        }
-    }
-}
+mod tests;

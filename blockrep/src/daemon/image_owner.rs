@@ -2,15 +2,52 @@
 //! mark names a state directory, which may have been moved since, and a state directory knows the
 //! images of every volume. Start-up only, blocking; asked only when something is wrong.
 
-use super::files::{FileError, Layout, read_text};
+use super::files::{FileError, Layout, read_group, read_text, read_volume};
 use blkback_proto::ctl::one_line;
-use blkback_proto::meta::VOLUMES_MAX;
+use blkback_proto::ids::Epoch;
+use blkback_proto::meta::{Role, VOLUMES_MAX};
 use std::path::{Path, PathBuf};
 
 /// Longest mark read, in bytes.
 const MARK_BYTES_MAX: usize = 64;
 /// Most names looked at in one directory.
 const NAMES_MAX: usize = 1000;
+
+/// What a state directory has, in words.
+pub(super) fn holds(state: &Path) -> String {
+    let group = match read_group(&state.join("group.meta")) {
+        Ok(Some(group)) => group,
+        Ok(None) => return "its group.meta is missing".to_owned(),
+        Err(_) => return "its group.meta cannot be read".to_owned(),
+    };
+    if group.promoted != Epoch::NONE {
+        return format!("promoted at epoch {}", group.promoted);
+    }
+    if group.role == Role::Primary {
+        return "that of a primary".to_owned();
+    }
+    let volumes = (0..group.volume_count).map(|volume| {
+        let path = state.join(format!("volume-{volume}.meta"));
+        read_volume(&path).ok().flatten()
+    });
+    let Some(volumes) = volumes.collect::<Option<Vec<_>>>() else {
+        return "the metadata of a volume is missing or cannot be read".to_owned();
+    };
+    if volumes.iter().all(|volume| volume.volume.is_none()) {
+        return "never held an epoch".to_owned();
+    }
+    if volumes.iter().any(|volume| volume.inconsistent) {
+        return "in the middle of a comparison".to_owned();
+    }
+    let epoch = volumes
+        .iter()
+        .map(|volume| volume.committed.max(volume.applied));
+    // Metadata is not written for every epoch.
+    format!(
+        "holds epoch {} or a later one",
+        epoch.min().unwrap_or_default()
+    )
+}
 
 /// A volume in a state directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,9 +94,11 @@ impl Owner {
             )
         } else {
             format!(
-                "the image {path} belongs to volume {volume} of the state directory {other}: what was \
-                 written to it there is not known to {own}; give --state {other} with this image, or \
-                 give volume {index} the image that belongs to {own}"
+                "the image {path} belongs to volume {volume} of the state directory {other} ({}): what \
+                 was written to it there is not known to {own} ({}); give --state {other} with this \
+                 image, or give volume {index} the image that belongs to {own}",
+                holds(&self.state),
+                holds(&layout.state)
             )
         })
     }

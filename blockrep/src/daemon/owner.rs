@@ -6,7 +6,7 @@
 //! `volume-N.journal` in the state directory. They must agree. A lock keeps two daemons with
 //! different state directories out of one journal. Start-up only, blocking.
 
-use super::files::{FileError, Layout, make_dir, read_text, write_text};
+use super::files::{FileError, Layout, begin_anew, make_dir, read_text, write_text};
 use super::startup::StartError;
 use blockrep_host::lock::FileLock;
 use std::path::PathBuf;
@@ -30,7 +30,7 @@ pub(super) fn mark_in_state(layout: &Layout, index: usize) -> PathBuf {
 /// Another daemon uses it: which one.
 pub(super) fn lock_journal(layout: &Layout, index: usize) -> Result<FileLock, StartError> {
     let dir = layout.journal_dir(index);
-    make_dir(&dir)?;
+    make_dir(&dir).map_err(|error| error.or_give("--journal"))?;
     FileLock::lock_file(&dir.join("lock")).map_err(|error| StartError::held("journal", &dir, error))
 }
 
@@ -52,15 +52,32 @@ pub(super) fn mark(layout: &Layout, index: usize, id: [u8; 16]) -> Result<(), Fi
 pub(super) fn check(layout: &Layout, index: usize) -> Result<(), FileError> {
     let (there, here) = (mark_in_journal(layout, index), mark_in_state(layout, index));
     let mark = read_text(&here, MARK_BYTES_MAX)?;
-    if mark.is_some() && mark == read_text(&there, MARK_BYTES_MAX)? {
+    let found = read_text(&there, MARK_BYTES_MAX)?;
+    if mark.is_some() && mark == found {
         return Ok(());
     }
+    let (dir, state) = (layout.journal_dir(index), layout.state.display());
+    let what = if found.is_none() && !holds_segments(layout, index) {
+        format!(
+            "the journal of volume {index} of {state} is missing: {} holds none",
+            dir.display()
+        )
+    } else {
+        format!(
+            "the journal in {} is not the one of volume {index} in {state}",
+            dir.display()
+        )
+    };
     Err(FileError::store(format!(
-        "the journal in {} is not the one of volume {index} in {}: give the --journal it was made \
-         with, or another --state to begin anew; nothing was changed",
-        layout.journal_dir(index).display(),
-        layout.state.display()
+        "{what}: put it back, or give the --journal it was made with; nothing was changed; if it is \
+         gone for good, the epochs in it are, too: to begin anew {}",
+        begin_anew(&layout.state)
     )))
+}
+
+/// The directory itself is there: the lock in it was made by this start.
+fn holds_segments(layout: &Layout, index: usize) -> bool {
+    (0..layout.geometry.segment_count).any(|file| layout.segment(index, file).exists())
 }
 
 #[cfg(test)]
@@ -104,6 +121,25 @@ mod tests {
         mark(&c, 0, [3; 16]).unwrap();
         check(&c, 0).unwrap();
         assert!(check(&b, 0).is_err());
+    }
+
+    /// A journal that is gone was called somebody else's.
+    #[test]
+    fn a_journal_that_is_gone_is_called_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        let a = layout(dir.path(), "a");
+        mark(&a, 0, [1; 16]).unwrap();
+        std::fs::remove_file(mark_in_journal(&a, 0)).unwrap();
+        std::fs::write(a.segment(0, 1), "").unwrap();
+        let error = check(&a, 0).unwrap_err().text;
+        assert!(error.contains("is not the one"), "{error}");
+        std::fs::remove_file(a.segment(0, 1)).unwrap();
+        let error = check(&a, 0).unwrap_err().text;
+        assert!(
+            error.contains("is missing") && error.contains("put it back"),
+            "{error}"
+        );
+        assert!(!error.contains("another --state"), "{error}");
     }
 
     /// Two backups in one journal directory destroy both journals.

@@ -1,6 +1,7 @@
 //! The I/O thread of a volume: one loop over mailbox, reactor, engine and group.
 
 use super::control::{CutWait, PromoteAsked, PromoteWait};
+use super::image_mark::Claim;
 use super::link::Arrived;
 use super::memory::{PoolBuf, PoolBufMut, PoolMemory};
 use super::nbd::NbdConn;
@@ -165,6 +166,8 @@ pub(super) struct VolumeThread {
     pub(super) next_token: u64,
     pub(super) latencies: Latencies,
     pub(super) holds: Holds,
+    /// The image of a backup that never held anything is not marked yet.
+    pub(super) claim: Option<Claim>,
     pub(super) rates: [Rate; 3],
     pub(super) progress: super::status::Progress,
     pub(super) since: super::status::Since,
@@ -330,6 +333,12 @@ impl VolumeThread {
                 match message {
                     ToVolume::Prepare => self.holds.begin(),
                     ToVolume::Seal { .. } => self.holds.end(),
+                    // From here on the image may be written.
+                    ToVolume::Accept { .. } => {
+                        if let Some(claim) = self.claim.take() {
+                            claim.mark();
+                        }
+                    }
                     _ => {}
                 }
                 self.engine

@@ -1,7 +1,7 @@
 //! An image that was exchanged between two starts: its state directory is not about it.
 
 use super::damaged::contents;
-use super::{LIMIT, code, ends_with, refused, small};
+use super::{LIMIT, code, ends_with, refused, small, wait_reason};
 use blockrep_tests::harness::Pair;
 use std::fs::{self, File};
 
@@ -48,7 +48,8 @@ fn an_exchanged_image_is_refused_on_both_sides() {
             format!(
                 "{program}: the image {path} is not the file this state directory was made with: \
                  put that one back; if this one holds the same bytes (moved, restored at the same \
-                 epoch) type --same-image; to begin anew remove {}",
+                 epoch) type --same-image; to begin anew move the state directory away (mv {0} \
+                 {0}.old) and start again",
                 state.display()
             )
         );
@@ -112,6 +113,64 @@ fn an_image_used_with_another_state_directory_is_refused() {
     assert!(reason.as_str().unwrap().contains(told), "{reason}");
     ends_with(&mut backup, code::OK);
     ends_with(&mut pair.start_backup().unwrap(), code::OK);
+}
+
+/// The state directory was elsewhere when the backup was started: it is told of at the new one until
+/// a primary is taken in, and may come back to its image as long as none was.
+#[test]
+fn a_state_directory_that_was_away_comes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let pair = small(dir.path());
+    let mut backup = pair.start_backup().unwrap();
+    let mut primary = pair.start_primary().unwrap();
+    pair.wait_state("a", "protected", LIMIT).unwrap();
+    ends_with(&mut primary, code::OK);
+    ends_with(&mut backup, code::OK);
+    if !carries_mark(&pair.path("b.img")) {
+        return;
+    }
+    let (state, away, mistake) = (
+        pair.path("b.state"),
+        pair.path("away"),
+        pair.path("mistake"),
+    );
+    fs::rename(&state, &away).unwrap();
+    for _ in 0..2 {
+        let mut backup = pair.start_backup().unwrap();
+        let place = format!("now {} (holds epoch", away.display());
+        wait_reason(
+            &pair,
+            "b",
+            &["no primary was taken in yet", &place, "put it back"],
+        );
+        assert!(
+            backup.text().contains("was last used with"),
+            "{}",
+            backup.text()
+        );
+        ends_with(&mut backup, code::OK);
+    }
+    fs::rename(&state, &mistake).unwrap();
+    fs::rename(&away, &state).unwrap();
+    let mut backup = pair.start_backup().unwrap();
+    let status = pair.status("b").unwrap();
+    let reason = status["group"]["reason"].as_str().unwrap();
+    assert_eq!(reason, "no primary is connected");
+    ends_with(&mut backup, code::OK);
+    // Moved away for good, as after a failover: the image goes to the new one with its first primary.
+    fs::rename(&state, &away).unwrap();
+    let mut backup = pair.start_backup().unwrap();
+    let mut primary = pair.start_primary().unwrap();
+    pair.wait_state("a", "protected", LIMIT).unwrap();
+    let status = pair.status("b").unwrap();
+    assert_eq!(status["group"]["reason"], "a primary is connected");
+    ends_with(&mut primary, code::OK);
+    ends_with(&mut backup, code::OK);
+    let second = pair.path("second");
+    fs::rename(&state, &second).unwrap();
+    fs::rename(&away, &state).unwrap();
+    let words = ["(holds epoch", "is not known to", "give --state"];
+    refused(&mut pair.backup_command().unwrap(), code::STORE, &words);
 }
 
 /// Whether the file system of the image has the attribute that tells.

@@ -125,7 +125,11 @@ fn unusable_images_are_refused() {
         let words = [path.as_str(), "No such file", "truncate"];
         refused(&mut command(), code::STORE, &words);
         fs::create_dir(pair.path(image)).unwrap();
-        let words = [path.as_str(), "neither a regular file nor a block device"];
+        let words = [
+            path.as_str(),
+            "neither a regular file nor a block device",
+            "it is a directory: name the image file in it",
+        ];
         refused(&mut command(), code::STORE, &words);
     }
 }
@@ -212,7 +216,11 @@ fn state_of_the_other_role_is_refused() {
     fs::rename(pair.path("x"), pair.path("b.state")).unwrap();
     let words = ["a.state", "belongs to a backup", "start blockrep-backup"];
     refused(&mut pair.primary_command().unwrap(), code::STORE, &words);
-    let words = ["b.state", "belongs to a primary", "start blockrep on it"];
+    let words = [
+        "belongs to a primary",
+        ".old) and start again",
+        "start blockrep on it",
+    ];
     refused(&mut pair.backup_command().unwrap(), code::STORE, &words);
 }
 
@@ -244,6 +252,74 @@ fn the_journal_of_another_volume_is_refused() {
         code::STORE,
         &["volume 0", "--journal-size 32MiB"],
     );
+}
+
+/// Parts of a backup that are gone were called damaged, another one's, or a matter of flags.
+#[test]
+fn what_is_gone_is_called_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let pair = small(dir.path());
+    let mut backup = pair.start_backup().unwrap();
+    let mut primary = pair.start_primary().unwrap();
+    pair.wait_state("a", "protected", super::LIMIT).unwrap();
+    ends_with(&mut primary, code::OK);
+    ends_with(&mut backup, code::OK);
+    let segment = "b.state/journal/journal-0/segment-0001.brj";
+    for (name, words) in [
+        (
+            "a.state/group.meta",
+            ["group.meta is missing beside", "volume-0.meta"],
+        ),
+        (
+            "b.state/group.meta",
+            ["group.meta is missing beside", "volume-0.meta"],
+        ),
+        ("b.state/journal", ["the journal of volume 0", "is missing"]),
+        (segment, ["segment-0001.brj is missing", "volume 0"]),
+    ] {
+        fs::rename(pair.path(name), pair.path("x")).unwrap();
+        let mut command = if name.starts_with('a') {
+            pair.primary_command().unwrap()
+        } else {
+            pair.backup_command().unwrap()
+        };
+        let said = refused(&mut command, code::STORE, &words);
+        assert!(said.contains(".old) and start again"), "{said}");
+        fs::rename(pair.path("x"), pair.path(name)).unwrap();
+    }
+    ends_with(&mut pair.start_backup().unwrap(), code::OK);
+    ends_with(&mut pair.start_primary().unwrap(), code::OK);
+}
+
+/// A directory that cannot be made: which flag names another.
+#[test]
+fn a_directory_that_cannot_be_made_names_its_flag() {
+    let dir = tempfile::tempdir().unwrap();
+    let pair = small(dir.path());
+    fs::write(pair.path("file"), "").unwrap();
+    let under = |name: &str| pair.path("file").join(name);
+    for (flag, path) in [
+        ("--state", under("state")),
+        ("--journal", under("journal")),
+        ("--control", under("x.sock")),
+    ] {
+        let mut command = backup();
+        let link = format!("127.0.0.1:{}", pair.port);
+        command.args(["--listen", &link, "--journal-size", "32MiB", "--image"]);
+        command.arg(pair.path("b.img"));
+        command.arg(flag).arg(path);
+        for (other, name) in [("--state", "fresh"), ("--control", "c.sock")] {
+            if other != flag {
+                command.arg(other).arg(pair.path(name));
+            }
+        }
+        let another = format!("give another {flag}");
+        refused(
+            &mut command,
+            code::STORE,
+            &["cannot make the directory", &another],
+        );
+    }
 }
 
 /// Metadata rotted in both places: starting anew over it would forget who wrote what.

@@ -6,7 +6,7 @@ use super::StartError;
 use super::fresh::Fresh;
 use crate::cli::ExitCode;
 use crate::config::{Common, ListenAddr};
-use crate::daemon::files::{self, Layout};
+use crate::daemon::files::{self, FileError, Layout};
 use crate::daemon::listen::{SocketFile, link_listener, nbd_listener, vhost_listener};
 use crate::daemon::owner;
 use blockrep_host::ctl::{BindError, ControlSocket};
@@ -14,6 +14,10 @@ use blockrep_host::lock::{FileLock, LockError};
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+
+/// What names another place for the control socket; the default is for root only.
+const CONTROL_FLAGS: &str =
+    "--control PATH (the variable BLOCKREP_RUNTIME_DIR names a directory for all)";
 
 /// Held until the daemon ends. What this start made goes first, then the sockets, and the locks
 /// at last: fields are dropped in this order.
@@ -43,7 +47,7 @@ pub(super) fn take(
     let mut fresh = Fresh::default();
     let state_lock = layout.state.join("lock");
     fresh.dir(&layout.state);
-    files::make_dir(&layout.state)?;
+    files::make_dir(&layout.state).map_err(|error| error.or_give("--state"))?;
     fresh.file(&state_lock);
     let state = FileLock::lock_file(&state_lock);
     locks.push(state.map_err(|error| StartError::held("state directory", &layout.state, error))?);
@@ -58,7 +62,7 @@ pub(super) fn take(
         locks.push(owner::lock_journal(layout, index)?);
     }
     if let Some(dir) = common.control.parent() {
-        files::make_dir(dir)?;
+        files::make_dir(dir).map_err(|error| error.or_give(CONTROL_FLAGS))?;
     }
     let control = ControlSocket::claim(&common.control)?;
     let (nbd, nbd_file) = nbd_listener(common.nbd.as_ref())?.unzip();
@@ -113,6 +117,10 @@ impl From<BindError> for StartError {
             BindError::PathTooLong { .. } | BindError::NoDirectory { .. } => ExitCode::Usage,
             BindError::Io { .. } => ExitCode::Other,
         };
-        Self::new(code, error.to_string())
+        let text = error.to_string();
+        match error {
+            BindError::Io { .. } => FileError { text, code }.or_give(CONTROL_FLAGS).into(),
+            _ => Self::new(code, text),
+        }
     }
 }

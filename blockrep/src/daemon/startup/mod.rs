@@ -16,12 +16,13 @@ mod run;
 mod seed;
 mod state;
 
-pub(super) use state::lone_group;
+pub(super) use seed::lone_group;
 
 use crate::cli::ExitCode;
 use crate::config::{self, BackupConfig, Common, EpochMode, OutputClass, PrimaryConfig};
 use crate::daemon::faults::Faults;
 use crate::daemon::files::{FileError, Layout, words};
+use crate::daemon::image_mark::Claim;
 use crate::daemon::listen::tell_address;
 use crate::daemon::vhost::Mapping;
 use crate::daemon::watch::Watch;
@@ -37,10 +38,10 @@ use blockrep_host::lock::FileLock;
 use blockrep_host::logging;
 use blockrep_host::signals::Shutdown;
 use fresh::Fresh;
-use images::{exports, open_images, open_meta, open_store, tell_buffered};
+use images::{Images, exports, open_images, open_meta, open_store, tell_buffered};
 use run::run;
 use seed::{Kind, Seed, about, memory_bounds};
-use state::{Images, backup_state, primary_state};
+use state::{backup_state, primary_state};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
@@ -146,6 +147,7 @@ pub fn run_primary(config: &PrimaryConfig) -> Result<(), StartError> {
             exports: exports.clone(),
             vhost_listener: claims.vhost.pop_front(),
             inflight: inflight_table(&config.common, &layout, index, &mut claims.fresh)?,
+            claim: None,
             locks: descriptors(&claims.locks)?,
             kind: Kind::Primary {
                 identity,
@@ -200,7 +202,9 @@ pub fn run_backup(config: &BackupConfig) -> Result<(), StartError> {
     let known = Images::new(&images, &opened, config.common.same_image);
     let name = &config.common.group;
     let (meta, recovered) = backup_state(&layout, name, known, &mut claims.fresh)?;
-    let facts: Vec<MemberFacts> = recovered.iter().map(|start| start.facts).collect();
+    let facts: Vec<MemberFacts> = recovered.iter().map(|(start, _)| start.facts).collect();
+    let marks = recovered.iter().filter_map(|(_, claim)| claim.as_ref());
+    let mut warning = marks.filter_map(Claim::former).next().map(str::to_owned);
     let settings = PrimarySettings {
         ack: config::AckMode::Flush,
         reserve_bytes: FRONT_BYTES_MAX,
@@ -220,7 +224,7 @@ pub fn run_backup(config: &BackupConfig) -> Result<(), StartError> {
         tell_address("link address ", link);
     }
     let volumes = config.volumes.iter().zip(opened).zip(recovered).zip(links);
-    for (index, (((volume, image), recovered), link)) in volumes.enumerate() {
+    for (index, (((volume, image), (recovered, claim)), link)) in volumes.enumerate() {
         tell_buffered("image", &volume.image, &image);
         let mut segments = Vec::new();
         for file in 0..layout.geometry.segment_count {
@@ -260,8 +264,10 @@ pub fn run_backup(config: &BackupConfig) -> Result<(), StartError> {
             exports: exports.clone(),
             vhost_listener: claims.vhost.pop_front(),
             inflight: inflight_table(&config.common, &layout, index, &mut claims.fresh)?,
+            claim,
             locks: descriptors(&claims.locks)?,
             kind: Kind::Backup {
+                warning: (index == 0).then(|| warning.take()).flatten(),
                 resume: recovered.resume,
                 recovered: Box::new(recovered.recovered),
                 settings: BackupSettings {

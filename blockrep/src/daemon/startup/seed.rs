@@ -3,6 +3,7 @@
 
 use crate::config::{self, Common, OutputClass};
 use crate::daemon::faults::{Faults, plant};
+use crate::daemon::image_mark::Claim;
 use crate::daemon::memory::PoolMemory;
 use crate::daemon::net::Net;
 use crate::daemon::role::{Engine, Group};
@@ -20,7 +21,7 @@ use crate::group::primary::{GroupSettings, PrimaryGroup};
 use crate::reactor::{MailSender, Mailbox, OpenedFile, PAGE_BYTES, Pool, Reactor, ReactorConfig};
 use blkback_proto::diskspec::Endpoint;
 use blkback_proto::ids::{Epoch, LineageId};
-use blkback_proto::meta::GroupMeta;
+use blkback_proto::meta::{GroupMeta, LineageEntry, LineageWhy, Role, VolumeMeta};
 use blockrep_host::ctl::{EVENT_LOG_BYTES_MAX, EventLog};
 use blockrep_host::{clock, ids};
 use std::os::fd::OwnedFd;
@@ -47,6 +48,8 @@ pub(super) struct Seed {
     pub(super) vhost_listener: Option<OwnedFd>,
     /// The table of what its guest has in flight.
     pub(super) inflight: Option<Mapping>,
+    /// Of a backup that never held anything.
+    pub(super) claim: Option<Claim>,
     /// Held until the kernel is done with the last operation of the thread.
     pub(super) locks: Vec<OwnedFd>,
     pub(super) kind: Kind,
@@ -64,6 +67,8 @@ pub(super) enum Kind {
         recovered: Box<Recovered>,
         settings: BackupSettings,
         group: Option<(GroupMeta, Vec<MemberFacts>)>,
+        /// What to know before a primary is taken in for the first time.
+        warning: Option<String>,
         resume: Option<LineageId>,
     },
 }
@@ -212,6 +217,7 @@ pub(super) fn sprout(
         next_token: 1,
         latencies: Default::default(),
         holds: Default::default(),
+        claim: seed.claim,
         rates: [Rate::default(), Rate::default(), Rate::of_number()],
         progress: Default::default(),
         since: Default::default(),
@@ -252,15 +258,37 @@ fn sprout_engine(mem: &mut PoolMemory, about: &About, kind: Kind) -> (Engine, Op
             settings,
             group,
             resume,
+            warning,
         } => {
             let mut engine = BackupVolume::new(mem, settings, *recovered);
             if let Some(lineage) = resume {
                 engine.resume_serving(lineage);
             }
             let group = group.map(|(meta, facts)| {
-                Group::Backup(Box::new(BackupGroup::new(meta, &facts, unix_ns)))
+                let group = BackupGroup::new(meta, &facts, unix_ns);
+                Group::Backup(Box::new(group.with_warning(warning)))
             });
             (Engine::Backup(Box::new(engine)), group)
         }
+    }
+}
+
+/// A group as a thread other than the first knows it.
+pub(in crate::daemon) fn lone_group(volume: &VolumeMeta) -> GroupMeta {
+    GroupMeta {
+        generation: 0,
+        group: volume.group,
+        name: String::new(),
+        volume_count: volume.volume_index + 1,
+        role: Role::Primary,
+        promoted: volume.committed,
+        clean: false,
+        all_dirty: true,
+        lineage: vec![LineageEntry {
+            id: volume.tail_lineage,
+            first_epoch: volume.committed.next(),
+            why: LineageWhy::Promoted,
+            unix_s: 0,
+        }],
     }
 }

@@ -6,66 +6,26 @@
 
 use super::StartError;
 use super::fresh::Fresh;
+use super::images::Images;
 use super::in_order;
 use crate::cli::ExitCode;
-use crate::daemon::exchanged;
-use crate::daemon::files::{self, JournalReader, Layout, words};
-use crate::daemon::image_mark;
+use crate::daemon::files::{self, JournalReader, Layout, begin_anew, words};
+use crate::daemon::image_mark::Claim;
 use crate::daemon::owner;
 use crate::daemon::thread::fresh_lineage;
 use crate::engine::Identity;
 use crate::journal::recovery::Decision;
 use crate::journal::ring::Geometry;
 use crate::journal::start::{
-    Refusal, VolumeShape, VolumeStart, begin_primary, blank_group, blank_volume, is_first_start,
+    CUT_OFF, Refusal, VolumeShape, VolumeStart, begin_primary, blank_group, blank_volume,
     recover_volume,
 };
 use crate::reactor::OpenedFile;
 use blkback_proto::ids::{Epoch, GroupUuid, VolumeUuid};
-use blkback_proto::meta::{GroupMeta, LineageEntry, LineageWhy, Role, VolumeMeta};
+use blkback_proto::meta::{GroupMeta, Role, VOLUMES_MAX, VolumeMeta};
 use blkback_proto::units::exact_bytes;
 use blockrep_host::{clock, ids};
 use std::path::Path;
-
-/// The images of a group at its start, volume 0 first.
-#[derive(Clone, Copy)]
-pub(super) struct Images<'a> {
-    paths: &'a [&'a Path],
-    opened: &'a [OpenedFile],
-    same: bool,
-}
-
-impl<'a> Images<'a> {
-    /// `same` is the operator's word that they are those of this state directory.
-    pub(super) fn new(paths: &'a [&'a Path], opened: &'a [OpenedFile], same: bool) -> Self {
-        Self {
-            paths,
-            opened,
-            same,
-        }
-    }
-
-    /// Refuses an image that is not that of the volume, or that another state directory has.
-    fn check(&self, layout: &Layout, index: usize, is_used: bool) -> Result<(), StartError> {
-        let (path, image) = (self.paths[index], &self.opened[index]);
-        let exchanged = is_used && exchanged::check(layout, index, path, image, self.same)?;
-        let marked = image_mark::check(layout, index, path, image, self.same)?;
-        if self.same && is_used && !exchanged && !marked {
-            tracing::warn!("--same-image is not needed: left there, it would hide an exchange");
-        }
-        Ok(())
-    }
-
-    fn record(&self, layout: &Layout, fresh: &mut Fresh) -> Result<(), StartError> {
-        for (index, (path, image)) in self.paths.iter().zip(self.opened).enumerate() {
-            fresh.file(&layout.volume_image(index));
-            exchanged::record(layout, index, path, image)?;
-            fresh.file(&layout.volume_mark(index));
-            image_mark::record(layout, index, image)?;
-        }
-        Ok(())
-    }
-}
 
 /// Who the group of a primary and its volumes are. Everything is read before anything is written.
 pub(super) fn primary_state(
@@ -75,13 +35,14 @@ pub(super) fn primary_state(
     fresh: &mut Fresh,
 ) -> Result<(GroupMeta, Vec<Identity>), StartError> {
     let count = u16::try_from(images.paths.len()).expect("the configuration bounds volumes");
+    check_group_is_there(layout)?;
     let group = primary_group(layout, count)?;
     let mut known = Vec::new();
     for (index, (path, image)) in images.paths.iter().zip(images.opened).enumerate() {
         let meta = files::read_volume(&layout.volume_meta(index))?;
         images.check(layout, index, meta.is_some())?;
         if let Some(meta) = &meta {
-            check_size(meta, path, image)?;
+            check_size(layout, meta, path, image)?;
         }
         known.push(meta);
     }
@@ -105,7 +66,11 @@ pub(super) fn primary_state(
             size_bytes: meta.size_bytes,
         });
     }
-    images.record(layout, fresh)?;
+    for index in 0..identities.len() {
+        if let Some(claim) = images.record(layout, index, fresh)? {
+            claim.tell_primary().mark();
+        }
+    }
     Ok((group, identities))
 }
 
@@ -120,26 +85,30 @@ fn primary_group(layout: &Layout, count: u16) -> Result<GroupMeta, StartError> {
     if meta.role == Role::Backup && meta.group.is_none() {
         return refused(format!(
             "the state in {state} belongs to a backup that never held an epoch: start \
-             blockrep-backup on it, give another --state, or remove {state} if this host shall be \
-             the primary"
+             blockrep-backup on it, or, if this host shall be the primary, {}",
+            begin_anew(&layout.state)
         ));
     }
-    if meta.role == Role::Backup || meta.promoted != Epoch::NONE {
-        let what = if meta.role == Role::Backup {
-            "belongs to a backup"
-        } else {
-            "was promoted"
-        };
+    if meta.role == Role::Backup {
         return refused(format!(
-            "the state in {state} {what}: start blockrep-backup on it, and `blockrepctl promote` \
-             there if this host shall be the primary"
+            "the state in {state} belongs to a backup: start blockrep-backup on it, and \
+             `blockrepctl promote` there if this host shall be the primary"
+        ));
+    }
+    if meta.promoted != Epoch::NONE {
+        return refused(format!(
+            "the state in {state} was promoted at epoch {}: start blockrep-backup on it, which \
+             serves the disk as the primary again; to give it a backup, start blockrep on a copy of \
+             the image once that says that everything is applied",
+            meta.promoted
         ));
     }
     if meta.volume_count != count {
         return refused(format!(
             "the group in {state} has {} volumes, {count} were given: give the same -n in the same \
-             order, or another --state",
-            meta.volume_count
+             order; to begin anew with these {}",
+            meta.volume_count,
+            begin_anew(&layout.state)
         ));
     }
     Ok(meta)
@@ -169,21 +138,35 @@ fn new_volume(
     Ok(meta)
 }
 
-fn check_size(meta: &VolumeMeta, path: &Path, image: &OpenedFile) -> Result<(), StartError> {
+fn check_size(
+    layout: &Layout,
+    meta: &VolumeMeta,
+    path: &Path,
+    image: &OpenedFile,
+) -> Result<(), StartError> {
     if meta.size_bytes == image.size_bytes {
         return Ok(());
     }
     Err(StartError::new(
         ExitCode::Store,
         format!(
-            "image {} has {} bytes, the volume was made with {}: give the right image, or another \
-             --state to begin anew",
+            "image {} has {} bytes, the volume was made with {}: give the right image{}; to begin \
+             anew with this one {}",
             path.display(),
             image.size_bytes,
-            meta.size_bytes
+            meta.size_bytes,
+            if image.size_bytes < meta.size_bytes {
+                CUT_OFF
+            } else {
+                ""
+            },
+            begin_anew(&layout.state)
         ),
     ))
 }
+
+/// A volume of a backup, and the mark that its image gets with the first primary.
+pub(super) type Start = (VolumeStart, Option<Claim>);
 
 /// Who the group of a backup and its volumes are. Nothing is written before what is there was
 /// found to fit the command line.
@@ -192,22 +175,24 @@ pub(super) fn backup_state(
     name: &str,
     images: Images<'_>,
     fresh: &mut Fresh,
-) -> Result<(GroupMeta, Vec<VolumeStart>), StartError> {
+) -> Result<(GroupMeta, Vec<Start>), StartError> {
     let count = u16::try_from(images.paths.len()).expect("the configuration bounds volumes");
+    check_group_is_there(layout)?;
     let known = files::read_group(&layout.group_meta())?;
     if let Some(meta) = &known {
         check_backup_group(layout, meta, count)?;
     }
     for index in 0..images.paths.len() {
-        let Some(meta) = files::read_volume(&layout.volume_meta(index))? else {
-            images.check(layout, index, false)?;
-            continue;
-        };
-        check_journal_size(layout, index, &meta)?;
-        // A backup that never held anything takes the image that it finds.
-        if !meta.volume.is_none() {
-            images.check(layout, index, true)?;
+        let meta = files::read_volume(&layout.volume_meta(index))?;
+        if let Some(meta) = &meta {
+            check_journal_size(layout, index, meta)?;
         }
+        // A backup that never held anything takes the image that it finds, if nobody else has it.
+        images.check(
+            layout,
+            index,
+            meta.is_some_and(|meta| !meta.volume.is_none()),
+        )?;
     }
 
     let mut meta = match known {
@@ -225,34 +210,62 @@ pub(super) fn backup_state(
         make_volume(layout, index, &meta, image, fresh)?;
         starts.push(recover(layout, index, &meta, path, image)?);
     }
-    images.record(layout, fresh)?;
+    let mut claims = Vec::new();
+    for (index, start) in starts.iter().enumerate() {
+        let claim = images.record(layout, index, fresh)?;
+        claims.push(match claim {
+            Some(claim) if start.facts.blank => Some(claim.wait()),
+            Some(claim) => {
+                claim.mark();
+                None
+            }
+            None => None,
+        });
+    }
     in_order::begin_group(layout, &mut meta)?;
-    Ok((meta, starts))
+    Ok((meta, starts.into_iter().zip(claims).collect()))
+}
+
+/// Made before the first volume, and never removed: a used volume without it has lost it.
+fn check_group_is_there(layout: &Layout) -> Result<(), StartError> {
+    let path = layout.group_meta();
+    if path.exists() {
+        return Ok(());
+    }
+    for index in 0..usize::from(VOLUMES_MAX) {
+        let file = layout.volume_meta(index);
+        if files::read_volume(&file)?.is_some_and(|meta| !meta.volume.is_none()) {
+            return Err(StartError::new(
+                ExitCode::Store,
+                format!(
+                    "{} is missing beside {}: it says whose these volumes are and which epochs count; \
+                     restore it, or to begin anew {}",
+                    path.display(),
+                    file.display(),
+                    begin_anew(&layout.state)
+                ),
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn check_backup_group(layout: &Layout, meta: &GroupMeta, count: u16) -> Result<(), StartError> {
     let refused = |text| Err(StartError::new(ExitCode::Store, text));
     let state = layout.state.display();
     if meta.role == Role::Primary && meta.promoted == Epoch::NONE {
-        // Of a primary only its first start is known, not whether a guest was there.
-        let remedy = if is_first_start(meta) {
-            format!(
-                ", or remove {state} if that primary was started by mistake and no guest has \
-                 written to it"
-            )
-        } else {
-            String::new()
-        };
         return refused(format!(
-            "the state in {state} belongs to a primary: start blockrep on it, give another \
-             --state{remedy}"
+            "the state in {state} belongs to a primary: to make this host the backup of the disk that \
+             is served elsewhere, {}, which overwrites the image here; or start blockrep on it",
+            begin_anew(&layout.state)
         ));
     }
     if meta.volume_count != count {
         return refused(format!(
             "the group in {state} has {} volumes, {count} were given: give the same images in the \
-             same order, or another --state",
-            meta.volume_count
+             same order; to begin anew with these {}",
+            meta.volume_count,
+            begin_anew(&layout.state)
         ));
     }
     Ok(())
@@ -293,9 +306,10 @@ fn make_volume(
         return Err(StartError::new(
             ExitCode::Store,
             format!(
-                "{} is missing beside {}: restore it, or begin anew with an empty --state",
+                "{} is missing beside {}: restore it, or to begin anew {}",
                 file.display(),
-                layout.group_meta().display()
+                layout.group_meta().display(),
+                begin_anew(&layout.state)
             ),
         ));
     }
@@ -376,24 +390,4 @@ fn make_journal(layout: &Layout, index: usize) -> Result<(), StartError> {
 
 fn random_id() -> Result<[u8; 16], StartError> {
     ids::random_id16().map_err(|error| StartError::new(ExitCode::Other, words(&error)))
-}
-
-/// A group as a thread other than the first knows it.
-pub(in crate::daemon) fn lone_group(volume: &VolumeMeta) -> GroupMeta {
-    GroupMeta {
-        generation: 0,
-        group: volume.group,
-        name: String::new(),
-        volume_count: volume.volume_index + 1,
-        role: Role::Primary,
-        promoted: volume.committed,
-        clean: false,
-        all_dirty: true,
-        lineage: vec![LineageEntry {
-            id: volume.tail_lineage,
-            first_epoch: volume.committed.next(),
-            why: LineageWhy::Promoted,
-            unix_s: 0,
-        }],
-    }
 }
