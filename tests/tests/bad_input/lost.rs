@@ -202,11 +202,11 @@ fn the_old_primary_is_refused_with_both_histories() {
     command.arg(format!("aio:{}", pair.path("b.img").display()));
     command.arg("--state").arg(pair.path("b.state"));
     command.arg("--control").arg(pair.path("other.sock"));
-    let words = [
+    let told = [
         "was promoted at epoch",
         "serves the disk as the primary again",
     ];
-    refused(&mut command, code::STORE, &words);
+    refused(&mut command, code::STORE, &told);
     let _backup = pair.start_backup().unwrap();
     assert_eq!(pair.status("b").unwrap()["group"]["state"], "promoted");
     wait_reason(&pair, "a", &words);

@@ -178,11 +178,7 @@ pub(super) fn sprout(
         .link_listener
         .map(|fd| reactor.add_socket(fd))
         .transpose()?;
-    let id = seed.about.volume_uuid.clone().unwrap_or_default();
-    let rings = seed.inflight.map(|words| {
-        let table = Table::open(words, ids::boot_id());
-        Rings::new(table, &id.replace('-', ""))
-    });
+    let rings = seed.inflight.map(|words| rings(words, &seed.about));
     let (engine, group) = sprout_engine(&mut mem, &seed.about, seed.kind);
     let mut thread = VolumeThread {
         about: seed.about,
@@ -230,6 +226,11 @@ pub(super) fn sprout(
     thread.become_plain();
     thread.accept_clients();
     Ok(thread)
+}
+
+fn rings(words: Mapping, about: &About) -> Rings {
+    let id = about.volume_uuid.clone().unwrap_or_default();
+    Rings::new(Table::open(words, ids::boot_id()), &id.replace('-', ""))
 }
 
 fn sprout_engine(mem: &mut PoolMemory, about: &About, kind: Kind) -> (Engine, Option<Group>) {
