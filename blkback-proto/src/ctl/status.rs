@@ -36,7 +36,8 @@ pub struct Status {
     /// The moment whose disk this side holds; only on a backup that holds one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk: Option<DiskTime>,
-    /// The way to the other side.
+    /// The way to the other side. Every volume has one of its own: that of the first volume whose link
+    /// is not up, else of the first.
     pub link: LinkStatus,
     /// In the order they were given to the daemon.
     pub volumes: Vec<VolumeStatus>,
@@ -204,6 +205,9 @@ pub struct VolumeStatus {
     /// The guest, where it is served by vhost-user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guest: Option<GuestStatus>,
+    /// Its own way to the other side.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<LinkStatus>,
     /// Since the start of the daemon.
     pub counters: VolumeCounters,
 }

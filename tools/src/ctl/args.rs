@@ -183,10 +183,11 @@ pub(super) fn explain(error: &clap::Error) -> ExitCode {
 }
 
 fn mistake(error: &clap::Error) -> String {
-    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return "no command: type blockrepctl status, or blockrepctl --help".to_owned();
-    }
     let text = error.render().to_string();
+    let typed = command_of(&text);
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return no_command(&typed);
+    }
     let what: Vec<String> = text
         .lines()
         .map(str::trim)
@@ -200,8 +201,40 @@ fn mistake(error: &clap::Error) -> String {
     let what = what.concat();
     let what = what.trim_start();
     format!(
-        "{}; type blockrepctl --help",
+        "{}; type blockrepctl{typed} --help",
         what.strip_prefix("error: ").unwrap_or(what)
+    )
+}
+
+/// The command that a usage line is about, with a blank in front; empty for the program itself.
+fn command_of(text: &str) -> String {
+    let usage = text
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("Usage: blockrepctl"));
+    let words = usage.unwrap_or_default().split_whitespace();
+    let words = words.take_while(|word| word.chars().all(|c| c.is_ascii_lowercase()));
+    words.map(|word| format!(" {word}")).collect()
+}
+
+/// A command was left out: the program's, or one of a command that has its own.
+fn no_command(typed: &str) -> String {
+    if typed.is_empty() {
+        return "no command: type blockrepctl status, or blockrepctl --help".to_owned();
+    }
+    let mut all = super::command();
+    all.build();
+    let mut words = typed.split_whitespace();
+    let command = words.try_fold(&all, |command, word| command.find_subcommand(word));
+    let names = command.into_iter().flat_map(clap::Command::get_subcommands);
+    let names = names
+        .map(clap::Command::get_name)
+        .filter(|name| *name != "help");
+    let lines: Vec<String> = names
+        .map(|name| format!("blockrepctl{typed} {name}"))
+        .collect();
+    format!(
+        "no command: type {}, or blockrepctl{typed} --help",
+        lines.join(", ")
     )
 }
 
@@ -226,6 +259,20 @@ mod tests {
                 "unexpected argument '--json' found; 'status --json' exists; type",
             ),
             (&[], "type blockrepctl status"),
+            (
+                &["pages"],
+                "type blockrepctl pages arm, blockrepctl pages take, blockrepctl pages disarm, or \
+                 blockrepctl pages --help",
+            ),
+            (
+                &["--group", "g", "journal"],
+                "type blockrepctl journal dump, blockrepctl journal verify, or blockrepctl journal \
+                 --help",
+            ),
+            (
+                &["journal", "dump"],
+                "<DIR>; type blockrepctl journal dump --help",
+            ),
             (
                 &["status", "--control", "/x", "--group", "g"],
                 "cannot be used with",

@@ -6,8 +6,8 @@
 use std::fmt::Write as _;
 
 use blkback_proto::ctl::{
-    AckMode, Event, GroupState, GuestState, GuestStatus, LinkState, OutputClass, QueueBound, Role,
-    Stated, Status, VolumeStatus, one_line,
+    AckMode, Event, GroupState, GuestState, GuestStatus, LinkState, LinkStatus, OutputClass,
+    QueueBound, Role, Stated, Status, VolumeStatus, one_line,
 };
 use blockrep_host::clock::{utc_text, utc_text_ms};
 
@@ -46,7 +46,9 @@ impl Page {
 pub(super) fn status(status: &Status, now_unix_ms: u64) -> String {
     let mut page = Page::default();
     group(&mut page, status, now_unix_ms);
-    link(&mut page, status, now_unix_ms);
+    for (of, link) in links(status) {
+        link_rows(&mut page, &of, link, now_unix_ms);
+    }
     for volume in &status.volumes {
         volume_rows(&mut page, volume, now_unix_ms);
     }
@@ -119,10 +121,44 @@ fn group(page: &mut Page, status: &Status, now_unix_ms: u64) {
     page.row("loss", &status.output.possible_loss);
 }
 
-fn link(page: &mut Page, status: &Status, now_unix_ms: u64) {
-    let link = &status.link;
+/// The links, each with the name of its volume where there are several.
+fn links(status: &Status) -> Vec<(String, &LinkStatus)> {
+    let named = status.volumes.iter().filter_map(|volume| {
+        let link = volume.link.as_ref()?;
+        Some((format!(" of {}", volume.name), link))
+    });
+    let named: Vec<_> = named.collect();
+    match named.len() {
+        0 | 1 => vec![(String::new(), &status.link)],
+        _ => named,
+    }
+}
+
+/// What is wrong with links that are not up, in one line each.
+pub(super) fn link_lines(status: &Status) -> Vec<String> {
+    let troubled = links(status).into_iter().filter(|(_, link)| {
+        matches!(
+            link.stated.state,
+            LinkState::Connecting | LinkState::Refused
+        )
+    });
+    let line = |(of, link): (String, &LinkStatus)| {
+        one_line(&format!(
+            "{} {}: link{of} {}: {}; next: {}",
+            status.group.name,
+            status.group.role,
+            link.stated.state.as_str(),
+            link.stated.reason,
+            link.stated.next
+        ))
+    };
+    troubled.map(line).collect()
+}
+
+fn link_rows(page: &mut Page, of: &str, link: &LinkStatus, now_unix_ms: u64) {
     let peer = link.peer.as_deref().unwrap_or("no peer");
-    page.heading(&format!("link to {peer}: {}", link.stated.state.as_str()));
+    let state = link.stated.state.as_str();
+    page.heading(&format!("link{of} to {peer}: {state}"));
     page.stated(&link.stated, now_unix_ms);
     let mut known = Vec::new();
     if let Some(rtt_us) = link.rtt_us {
@@ -338,8 +374,10 @@ pub(super) fn status_line(status: &Status, now_unix_ms: u64) -> String {
     if let Some(count) = status.unapplied_bytes {
         add(format!("unapplied {}", bytes(count)));
     }
-    if status.link.stated.state != LinkState::Up {
-        add(format!("link {}", status.link.stated.state.as_str()));
+    for (of, link) in links(status) {
+        if link.stated.state != LinkState::Up {
+            add(format!("link{of} {}", link.stated.state.as_str()));
+        }
     }
     for volume in &status.volumes {
         let guest = volume.guest.as_ref().map(|guest| &guest.stated.state);
@@ -388,7 +426,11 @@ pub(super) fn event(event: &Event) -> String {
 fn ack_mode(status: &Status) -> String {
     let mode = status.ack_mode.as_str();
     if status.group.role == Role::Backup {
-        return "the primary's to set; see its status".to_owned();
+        let text = match status.group.stated.state {
+            GroupState::Following => "the primary's to set; see its status",
+            _ => "not known here: the primary's to set (--ack, flush by default)",
+        };
+        return text.to_owned();
     }
     if status.ack_in_force {
         return explained(mode, ack_mode_text(&status.ack_mode));
@@ -567,7 +609,10 @@ mod tests {
         alone.group.stated.state = GroupState::Resyncing;
         assert!(status(&alone, NOW_UNIX_MS).contains("until the comparison has ended"));
         alone.group.role = Role::Backup;
-        assert!(status(&alone, NOW_UNIX_MS).contains("ack mode  the primary's to set"));
+        // That primary may be dead: what its status would say is not to be had.
+        assert!(status(&alone, NOW_UNIX_MS).contains("ack mode  not known here: the primary's"));
+        alone.group.stated.state = GroupState::Following;
+        assert!(status(&alone, NOW_UNIX_MS).contains("ack mode  the primary's to set; see"));
     }
 
     /// `lag` was what is unsent on one host and what is unapplied on the other: whoever compared the
@@ -651,6 +696,31 @@ mod tests {
         );
         (backup.disk, backup.group.stated.state) = (None, GroupState::Inconsistent);
         assert_eq!(row(&backup).unwrap(), "of no moment: the image is no epoch");
+    }
+
+    /// Of two links the one that is up was shown: the wrong address stood nowhere.
+    #[test]
+    fn of_several_volumes_every_link_is_shown() {
+        let mut two = sample();
+        let mut second = two.link.clone();
+        second.peer = Some("10.0.0.2:9009".into());
+        second.stated.state = LinkState::Connecting;
+        second.stated.reason = "Connection refused".into();
+        second.stated.next = "tried again".into();
+        two.volumes[0].link = Some(two.link.clone());
+        two.volumes[1].link = Some(second);
+        let text = status(&two, NOW_UNIX_MS);
+        let peer = two.link.peer.as_ref().unwrap();
+        assert!(
+            text.contains(&format!("link of disk0 to {peer}: up\n")),
+            "{text}"
+        );
+        let line = "link of disk1 to 10.0.0.2:9009: connecting\n";
+        assert!(text.contains(line), "{text}");
+        assert_eq!(
+            link_lines(&two),
+            ["vm1 primary: link of disk1 connecting: Connection refused; next: tried again"]
+        );
     }
 
     /// Text from a peer or a file name must not write to the operator's terminal.

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use blockrep_host::ctl::{Client, runtime_dir, somebody_listens};
+use blockrep_host::ctl::{Client, aimed, runtime_dir, shell_word, somebody_listens};
 
 use super::args::TargetArgs;
 use super::failure::{Exit, Failure};
@@ -42,9 +42,6 @@ fn instead(failure: &Failure, typed: &Path) -> Failure {
     Failure::new(failure.exit, format!("{failure}{running}"))
 }
 
-/// Commands that are sent to a daemon, as hints name them.
-const COMMANDS: [&str; 5] = ["status", "watch", "events", "cut", "promote"];
-
 /// A text of the daemon, or about it, in which every hint is a command for that very daemon: what was
 /// typed to reach it is in the hint, too.
 pub(super) fn as_typed(text: &str, target: &TargetArgs) -> String {
@@ -53,21 +50,7 @@ pub(super) fn as_typed(text: &str, target: &TargetArgs) -> String {
         (None, Some(group)) => format!("--group {}", shell_word(group)),
         (None, None) => return text.to_owned(),
     };
-    let hint = |text: String, command: &&str| {
-        let with = format!("blockrepctl {typed} {command}");
-        text.replace(&format!("blockrepctl {command}"), &with)
-    };
-    COMMANDS.iter().fold(text.to_owned(), hint)
-}
-
-/// As a shell takes it as one word.
-fn shell_word(text: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:@%,".contains(c);
-    if !text.is_empty() && text.chars().all(is_plain) {
-        text.to_owned()
-    } else {
-        format!("'{}'", text.replace('\'', "'\\''"))
-    }
+    aimed(text, &typed)
 }
 
 /// The socket named, or that of the group named, or the only one there is.

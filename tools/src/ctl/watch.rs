@@ -30,6 +30,7 @@ pub(super) fn watch(target: &TargetArgs, out: &mut dyn Write) -> Result<(), Fail
     let mut client = Some(connect(target, timeout)?);
     let on_terminal = stdout().is_terminal();
     let mut past = Past::default();
+    let mut links = Links::default();
     if on_terminal {
         out.write_all(CLEAR.as_bytes())?;
     }
@@ -47,7 +48,8 @@ pub(super) fn watch(target: &TargetArgs, out: &mut dyn Write) -> Result<(), Fail
                 .map(|size| (size.ws_row, size.ws_col));
             screen(&as_typed(&page(&seen, now), target), size)
         } else {
-            as_typed(&lines(&seen, now), target)
+            let text = lines(&seen, now) + &links.news(&seen, now);
+            as_typed(&text, target)
         };
         out.write_all(text.as_bytes())?;
         out.flush()?;
@@ -101,6 +103,28 @@ impl Past {
             }
             from = answer.next_seq;
         }
+    }
+}
+
+/// What was told of links that are not up. Their trouble is no event: a backup that is away is tried
+/// again all the time.
+#[derive(Debug, Default)]
+struct Links {
+    told: Vec<String>,
+}
+
+impl Links {
+    /// A line for every link that is not up and says something new.
+    fn news(&mut self, seen: &Result<Seen, Failure>, now_unix_ms: u64) -> String {
+        let Ok(seen) = seen else {
+            return String::new();
+        };
+        let lines = render::link_lines(&seen.status);
+        let new = lines.iter().filter(|line| !self.told.contains(line));
+        let text = new.map(|line| format!("{} {line}\n", utc_text(now_unix_ms)));
+        let text = text.collect();
+        self.told = lines;
+        text
     }
 }
 
@@ -158,7 +182,8 @@ const CLEAR_TO_END_OF_LINE: &str = "\x1b[K";
 const CLEAR_TO_END_OF_SCREEN: &str = "\x1b[J";
 
 /// The page over what is there, without flicker, cut to the size (rows, columns) of the terminal:
-/// a line too many would scroll, and the next page would not begin where this one did.
+/// a line too many would scroll, and the next page would not begin where this one did. What is wrong
+/// and what to do about it is wrapped instead: cut, it was just the end that was missing.
 fn screen(page: &str, size: Option<(u16, u16)>) -> String {
     let (rows, columns) = match size {
         Some((rows, columns)) if rows > 1 && columns > 0 => (rows.into(), columns.into()),
@@ -166,7 +191,8 @@ fn screen(page: &str, size: Option<(u16, u16)>) -> String {
     };
     let mut text = HOME.to_owned();
     // The cursor ends on a row of its own.
-    for line in page.lines().take(rows - 1) {
+    let lines = page.lines().flat_map(|line| wrapped(line, columns));
+    for line in lines.take(rows - 1) {
         text.extend(line.chars().take(columns));
         text += CLEAR_TO_END_OF_LINE;
         text.push('\n');
@@ -174,9 +200,102 @@ fn screen(page: &str, size: Option<(u16, u16)>) -> String {
     text + CLEAR_TO_END_OF_SCREEN
 }
 
+/// Rows that are shown whole.
+const WHOLE: [&str; 4] = ["  reason ", "  next ", "  loss ", "  refused "];
+/// Where the text of a row begins.
+const INDENT: usize = 12;
+
+/// A line as it is shown on so many columns: one, or several between words. A word longer than a
+/// line goes on in the next.
+fn wrapped(line: &str, columns: usize) -> Vec<String> {
+    let is_row = WHOLE.iter().any(|label| line.starts_with(label));
+    if columns <= 2 * INDENT || line.chars().count() <= columns {
+        return vec![line.to_owned()];
+    }
+    if !is_row && line.starts_with(' ') {
+        return vec![line.to_owned()];
+    }
+    let indent = if is_row { INDENT } else { 0 };
+    let mut chars: Vec<char> = line.chars().collect();
+    let mut lines = Vec::new();
+    while chars.len() > columns {
+        let fits = &chars[..=columns];
+        let blank = fits
+            .iter()
+            .rposition(|c| *c == ' ')
+            .filter(|at| *at > indent);
+        let rest = chars.split_off(blank.unwrap_or(columns));
+        lines.push(chars.into_iter().collect::<String>());
+        chars = vec![' '; indent];
+        chars.extend(rest.into_iter().skip_while(|c| *c == ' '));
+    }
+    lines.push(chars.into_iter().collect());
+    lines
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// On 80 columns the reason ended before it said anything, and the advice was not there.
+    #[test]
+    fn reason_and_advice_are_wrapped() {
+        let page = "vm1, primary: standalone\n  reason    one two three four five six seven\n  \
+                    rates     one two three four five six seven\n";
+        let page = screen(page, Some((9, 30)));
+        let lines: Vec<&str> = page.split("\x1b[K\n").collect();
+        assert_eq!(
+            lines,
+            [
+                "\x1b[Hvm1, primary: standalone",
+                "  reason    one two three four",
+                "            five six seven",
+                "  rates     one two three four",
+                "\x1b[J"
+            ]
+        );
+        let long = format!("  next      {}", "x".repeat(50));
+        assert_eq!(
+            wrapped(&long, 30).concat().replace(' ', ""),
+            long.replace(' ', "")
+        );
+        assert!(
+            wrapped(&long, 30)
+                .iter()
+                .all(|line| line.chars().count() <= 30)
+        );
+    }
+
+    /// A log that said "standalone" each second, and never why.
+    #[test]
+    fn the_trouble_of_a_link_is_told_once() {
+        let mut status: Status =
+            serde_json::from_str(include_str!("testdata/status.json")).unwrap();
+        let mut links = Links::default();
+        let mut news = |status: &Status| {
+            let seen = Seen {
+                status: status.clone(),
+                is_first: false,
+                events: Vec::new(),
+            };
+            links.news(&Ok(seen), 1_763_759_245_000)
+        };
+        assert_eq!(news(&status), "");
+        for volume in &mut status.volumes {
+            volume.link = None;
+        }
+        status.link.stated.state = blkback_proto::ctl::LinkState::Connecting;
+        status.link.stated.reason = "backup h:1 does not answer: Connection refused".into();
+        status.link.stated.next = "tried again".into();
+        assert_eq!(
+            news(&status),
+            "2025-11-21 21:07:25 UTC vm1 primary: link connecting: backup h:1 does not answer: \
+             Connection refused; next: tried again\n"
+        );
+        assert_eq!(news(&status), "");
+        status.link.stated.reason = "something else".into();
+        assert!(news(&status).contains("something else"));
+    }
 
     /// A page taller or wider than the window scrolls away the line that matters: the first.
     #[test]

@@ -31,6 +31,17 @@ pub(super) struct Found {
     pub(super) journals: Vec<JournalFiles>,
 }
 
+impl Found {
+    /// A file without which the others are no state directory.
+    pub(super) fn missing(&self) -> Option<String> {
+        let has_volumes = self.journals.iter().any(|journal| journal.meta.is_some());
+        (has_volumes && self.group_meta.is_none()).then(|| {
+            "group.meta is missing: who the group is and what was promoted is not known without it"
+                .to_owned()
+        })
+    }
+}
+
 /// Looks at a state directory, a directory of journals, or one journal. Journals of a state directory
 /// stand in `journal` inside of it, or where the daemon was told: then `elsewhere`.
 pub(super) fn find(
@@ -43,6 +54,12 @@ pub(super) fn find(
     };
     if !dir.is_dir() {
         return Err(no_directory(dir, command));
+    }
+    if let Some(elsewhere) = elsewhere.filter(|elsewhere| !elsewhere.is_dir()) {
+        return Err(JournalError::NoJournals {
+            dir: elsewhere.to_owned(),
+            what: not_there(elsewhere),
+        });
     }
     let segments = segments_in(dir)?;
     if !segments.is_empty() {
@@ -106,13 +123,17 @@ pub(super) fn find(
 fn no_directory(dir: &Path, command: &'static str) -> JournalError {
     JournalError::NoDirectory {
         dir: dir.to_owned(),
-        what: if dir.exists() {
-            "this is no directory"
-        } else {
-            "there is no such directory"
-        },
+        what: not_there(dir),
         command,
         found: meant_instead(dir),
+    }
+}
+
+fn not_there(dir: &Path) -> &'static str {
+    if dir.exists() {
+        "this is no directory"
+    } else {
+        "there is no such directory"
     }
 }
 

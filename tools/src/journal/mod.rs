@@ -85,6 +85,17 @@ pub enum JournalError {
         /// State directories that may have been meant.
         found: Vec<PathBuf>,
     },
+    /// There is no directory where the journals were said to be.
+    #[error(
+        "{}: {what}; type --journal with the directory that the daemon was given by its own --journal, \
+         or leave it out if it was given none", dir.display()
+    )]
+    NoJournals {
+        /// What was given.
+        dir: PathBuf,
+        /// What is wrong with it.
+        what: &'static str,
+    },
     /// A file of the journal has an impossible size.
     #[error("{}: {bytes} bytes are no journal segment", path.display())]
     SegmentSize {
@@ -133,11 +144,32 @@ impl JournalError {
     /// The command line, not a journal, is at fault.
     #[must_use]
     pub fn is_usage(&self) -> bool {
-        matches!(self, Self::NothingThere { .. } | Self::NoDirectory { .. })
+        matches!(
+            self,
+            Self::NothingThere { .. } | Self::NoDirectory { .. } | Self::NoJournals { .. }
+        )
     }
 }
 
 impl JournalArgs {
+    /// What is to be read.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dirs().dir
+    }
+
+    /// Where its journals are, if not inside of it.
+    #[must_use]
+    pub fn elsewhere(&self) -> Option<&Path> {
+        self.dirs().journal.as_deref()
+    }
+
+    fn dirs(&self) -> &DirArgs {
+        match &self.command {
+            JournalCommand::Verify(args) | JournalCommand::Dump(args) => args,
+        }
+    }
+
     /// The directory that no daemon may write to meanwhile: what it is about to write would look like
     /// damage.
     #[must_use]
@@ -172,7 +204,7 @@ pub fn run(args: &JournalArgs, out: &mut dyn Write) -> Result<(), JournalError> 
     let report = report::Report {
         group: slots.group,
         volumes,
-        problems: slots.problems,
+        problems: found.missing().into_iter().chain(slots.problems).collect(),
     };
     if dir_args.json {
         report.json(verify, out)?;

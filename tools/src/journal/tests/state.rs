@@ -166,3 +166,36 @@ fn a_wrong_directory_is_wrong_usage() {
         Err(JournalError::SegmentSize { .. })
     ));
 }
+
+/// Without the group's metadata nothing starts on a directory; it was called clean.
+#[test]
+fn missing_metadata_of_the_group_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    save_state(dir.path(), &Journal::usual(), &volume_meta(4));
+    fs::remove_file(dir.path().join("group.meta")).unwrap();
+    let (result, report) = verify(dir.path());
+    let words = "group.meta is missing";
+    assert!(result.unwrap_err().to_string().contains(words));
+    assert!(report["problems"][0].as_str().unwrap().contains(words));
+    let text = text(dir.path(), true);
+    assert!(text.contains("bad: group.meta is missing"), "{text}");
+    assert!(!text.contains("clean\n"), "{text}");
+}
+
+/// "nope: No such file or directory" does not say which of the two directories, nor what to type.
+#[test]
+fn a_wrong_journal_directory_is_wrong_usage() {
+    let dir = tempfile::tempdir().unwrap();
+    save_state(dir.path(), &Journal::usual(), &volume_meta(4));
+    let command = JournalCommand::Verify(DirArgs {
+        dir: dir.path().to_owned(),
+        journal: Some(dir.path().join("nope")),
+        json: false,
+    });
+    let error = run(&JournalArgs { command }, &mut Vec::new()).unwrap_err();
+    let text = error.to_string();
+    assert!(error.is_usage(), "{text}");
+    let words =
+        "nope: there is no such directory; type --journal with the directory that the daemon";
+    assert!(text.contains(words), "{text}");
+}
