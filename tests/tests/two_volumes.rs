@@ -14,6 +14,8 @@ const LIMIT: Duration = Duration::from_secs(90);
 struct Two {
     pair: Pair,
     second_port: u16,
+    /// Where the primary looks for the second volume's backup, if not there.
+    wrong_port: Option<u16>,
 }
 
 impl Two {
@@ -24,12 +26,24 @@ impl Two {
             file.set_len(8 << 20).unwrap();
         }
         let second_port = free_port().unwrap();
-        Self { pair, second_port }
+        Self {
+            pair,
+            second_port,
+            wrong_port: None,
+        }
+    }
+
+    fn second_port_of(&self, host: &str) -> u16 {
+        match self.wrong_port {
+            Some(port) if host == "a" => port,
+            _ => self.second_port,
+        }
     }
 
     fn start(&self, program: &str, host: &str, more: &[&str]) -> Process {
         let mut command = Command::new(binary(program).unwrap());
-        for (port, image) in [(self.pair.port, ""), (self.second_port, "2")] {
+        let second_port = self.second_port_of(host);
+        for (port, image) in [(self.pair.port, ""), (second_port, "2")] {
             let image = self.pair.path(&format!("{host}{image}.img"));
             let spec = format!("remus:127.0.0.1:{port}|aio:{}", image.display());
             command.args(["-n", &spec]);
@@ -103,4 +117,51 @@ fn export_names_select_the_volume() {
         .output()
         .unwrap();
     assert!(!list.status.success(), "an export that does not exist");
+}
+
+/// One wrong port of two: the group's reason named the address that was right.
+#[test]
+fn the_volume_without_a_link_is_named_on_both_sides() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut two = Two::new(dir.path());
+    let wrong_port = free_port().unwrap();
+    two.wrong_port = Some(wrong_port);
+    let _backup = two.start("blockrep-backup", "b", &["--journal-size", "32MiB"]);
+    let _primary = two.start("blockrep", "a", &["--epoch", "10ms"]);
+    let wrong = format!("127.0.0.1:{wrong_port}");
+    let status = wait(&two.pair, "a", |status| {
+        status["volumes"][0]["link"]["state"] == "up"
+    });
+    let reason = status["group"]["reason"].as_str().unwrap();
+    assert!(reason.starts_with("volume 1 (a2.img): "), "{reason}");
+    assert!(reason.contains(&wrong), "{reason}");
+    assert!(!reason.contains(&two.pair.port.to_string()), "{reason}");
+    assert_eq!(status["link"]["peer"], wrong.as_str(), "{status}");
+    assert_eq!(status["volumes"][1]["link"]["peer"], wrong.as_str());
+    let page = two.pair.ctl("a", &["status"]).unwrap();
+    let page = String::from_utf8_lossy(&page.stdout).into_owned();
+    for line in [
+        format!("link of a.img to 127.0.0.1:{}: up", two.pair.port),
+        format!("link of a2.img to {wrong}: connecting"),
+    ] {
+        assert!(page.contains(&line), "{page}");
+    }
+    wait(&two.pair, "b", |status| {
+        let reason = status["group"]["reason"].as_str().unwrap();
+        reason.contains(
+            "volume 1 (b2.img) is not connected: see the primary's status for its address",
+        )
+    });
+}
+
+fn wait(pair: &Pair, host: &str, is_so: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
+    let began = std::time::Instant::now();
+    loop {
+        let status = pair.status(host).unwrap();
+        if is_so(&status) {
+            return status;
+        }
+        assert!(began.elapsed() < LIMIT, "{status:#}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }

@@ -24,11 +24,14 @@ pub(super) fn possible_loss(
                                   and those in flight"
                 .to_owned(),
         },
-        State::Waiting
-        | State::Following
-        | State::Inconsistent
-        | State::Suspect
-        | State::Promoting => "the status of the primary says it".to_owned(),
+        State::Following => "the status of the primary says it".to_owned(),
+        // The primary may be dead: that is when it is asked for here.
+        State::Waiting | State::Inconsistent | State::Suspect | State::Promoting => {
+            "unknown here: under --on-backup-loss degrade (the default) the primary answers more after \
+             the link is lost; its status says it if it lives, else see the note of `blockrepctl \
+             promote`"
+                .to_owned()
+        }
         State::Failed => {
             "what was answered and not committed; nothing is answered any more".to_owned()
         }
@@ -117,6 +120,12 @@ mod tests {
         }
         let text = loss(State::Superseded, LineageWhy::Started, true);
         assert!(text.contains("writes wait"), "{text}");
+        // A backup cannot send to a primary that is dead.
+        let text = loss(State::Waiting, LineageWhy::Started, false);
+        assert!(
+            text.starts_with("unknown here: under --on-backup-loss degrade"),
+            "{text}"
+        );
         let text = loss(State::Protected, LineageWhy::Started, false);
         assert!(text.contains("at most the open epoch"), "{text}");
     }

@@ -6,11 +6,13 @@ use super::nbd::{
     Handover, INPUT_BYTES, InFlight, NbdConn, PAYLOAD_BYTES_MAX, PIECE_BYTES, PIECES_MAX, Part,
     Payload, RANGE_PIECE_BYTES, REQUESTS_MAX, piece_bytes,
 };
+use super::net::peer_name;
 use super::thread::{Mail, Token, VolumeThread};
 use crate::engine::{Nanos, builder};
-use crate::frontend::nbd::{Command, Config, Conn, Event, Phase, Request as NbdRequest};
+use crate::frontend::nbd::{Command, Config, Conn, Event, Fatal, Phase, Request as NbdRequest};
 use crate::io::{Request, RequestId};
 use crate::reactor::{Buf, Completion, Op as ROp};
+use blkback_proto::link::FRAME_MAGIC;
 use blkback_proto::record::HEADER_BYTES;
 use std::os::fd::OwnedFd;
 
@@ -24,6 +26,10 @@ const _: () = {
 };
 /// How long a client may take to choose an export.
 const NEGOTIATION_NS_MAX: Nanos = 10_000_000_000;
+
+/// What is wrong with a primary that calls here.
+const CALLS_AT_NBD: &str =
+    "it calls at the NBD address: give it the --listen address of the backup";
 
 impl VolumeThread {
     pub(super) fn accept_clients(&mut self) {
@@ -125,9 +131,9 @@ impl VolumeThread {
         let step = match client.conn.input(bytes, &self.exports, &mut client.plain) {
             Ok(step) => step,
             Err(error) => {
-                tracing::warn!("an NBD client was cut off: {error}");
                 client.closing = true;
                 client.dead = true;
+                self.tell_cut_off(key, &error);
                 return false;
             }
         };
@@ -155,6 +161,23 @@ impl VolumeThread {
             Some(Event::Disconnect) => client.closing = true,
         }
         true
+    }
+
+    /// A client broke the protocol. A primary that was given this address calls twice a second: it is
+    /// told of as one that was refused, which is not said again each time.
+    fn tell_cut_off(&mut self, key: usize, error: &Fatal) {
+        let is_link = matches!(
+            error,
+            Fatal::UnknownClientFlags { flags } if FRAME_MAGIC.starts_with(&flags.to_be_bytes())
+        );
+        if !is_link {
+            tracing::warn!("an NBD client was cut off: {error}");
+            return;
+        }
+        let fd = self.reactor.socket_fd(self.clients[key].sock);
+        let fd = fd.and_then(|fd| fd.try_clone_to_owned().ok());
+        let peer = fd.map_or("an unknown address".to_owned(), |fd| peer_name(&fd));
+        self.tell_refused(&peer, CALLS_AT_NBD);
     }
 
     /// A client chose its export: another volume's thread may have to take it. False if so.

@@ -654,7 +654,7 @@ fn no_delay(fd: &OwnedFd) {
     }
 }
 
-fn peer_name(fd: &OwnedFd) -> String {
+pub(super) fn peer_name(fd: &OwnedFd) -> String {
     let stream = fd.try_clone().map(TcpStream::from);
     stream.and_then(|stream| stream.peer_addr()).map_or_else(
         |_| "a peer that is gone".to_owned(),

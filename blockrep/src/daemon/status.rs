@@ -71,6 +71,8 @@ impl Backlog {
 struct GroupReport {
     daemon: DaemonStatus,
     group: GroupStatus,
+    /// Of a primary: a backup has taken every volume in since the start.
+    was_linked: bool,
     ack_mode: AckMode,
     ack_in_force: bool,
     output: OutputStatus,
@@ -78,6 +80,12 @@ struct GroupReport {
     epochs_per_s: f64,
     commit_latency: CommitLatency,
     lineage: Vec<LineageEntry>,
+}
+
+impl Report {
+    fn is_linked(&self) -> bool {
+        self.link.stated.state == LinkState::Up
+    }
 }
 
 /// Gathers the reports for one answer.
@@ -104,16 +112,21 @@ impl Collector {
     }
 }
 
-fn compose(reports: Vec<Report>) -> Status {
+fn compose(mut reports: Vec<Report>) -> Status {
     let mut group = reports[0]
         .group
         .clone()
         .expect("the first volume has the group");
-    let mut link = reports[0].link.clone();
-    let still = |refused: &RefusedPeer| is_told_still(&group.group.stated, refused);
+    for report in &mut reports {
+        let refused = report.link.refused.take();
+        report.link.refused = refused.filter(|refused| is_told_still(&group.group.stated, refused));
+        report.volume.link = Some(report.link.clone());
+    }
+    let first_not_up = reports.iter().find(|report| !report.is_linked());
+    let mut link = first_not_up.unwrap_or(&reports[0]).link.clone();
     let refused = reports.iter().filter_map(|r| r.link.refused.clone());
-    let refused = refused.filter(still);
     link.refused = refused.max_by_key(|refused| refused.unix_ms);
+    tell_of_links(&mut group.group.stated, &reports, group.was_linked);
     if let Some(refused) = &link.refused {
         tell_of_refused(&mut group.group.stated, refused, clock::unix_ms());
     }
@@ -214,6 +227,64 @@ fn tell_of_refused(stated: &mut Stated<GroupState>, refused: &RefusedPeer, now_u
              was refused; {}",
             stated.next
         );
+    }
+}
+
+/// Volumes told of in one reason.
+const TOLD_VOLUMES_MAX: usize = 3;
+
+/// Where there are several volumes, each with an address of its own: the ones that are not linked are
+/// named, or the wrong address is looked for where the right one stands.
+fn tell_of_links(stated: &mut Stated<GroupState>, reports: &[Report], was_linked: bool) {
+    use GroupState::{Degraded, Inconsistent, Paused, Standalone, Suspect, WaitingForPrimary};
+    let down: Vec<(usize, &Report)> = reports
+        .iter()
+        .enumerate()
+        .filter(|(_, report)| !report.is_linked() && report.link.stated.state != LinkState::Absent)
+        .collect();
+    if reports.len() < 2 || down.is_empty() {
+        return;
+    }
+    let name = |index: usize, report: &Report| format!("volume {index} ({})", report.volume.name);
+    let told = |say: &dyn Fn(usize, &Report) -> String| {
+        let mut parts: Vec<String> = down
+            .iter()
+            .take(TOLD_VOLUMES_MAX)
+            .map(|(index, report)| say(*index, report))
+            .collect();
+        if down.len() > TOLD_VOLUMES_MAX {
+            parts.push(format!("and {} more", down.len() - TOLD_VOLUMES_MAX));
+        }
+        parts.join("; ")
+    };
+    match stated.state {
+        Standalone | Degraded | Paused => {
+            let says = |index: usize, report: &Report| {
+                format!("{}: {}", name(index, report), report.link.stated.reason)
+            };
+            let known = |(_, report): &(usize, &Report)| stated.reason == report.link.stated.reason;
+            let text = told(&says);
+            if was_linked && !down.iter().any(known) {
+                stated.reason += &format!("; {text}");
+            } else {
+                stated.reason = text;
+            }
+        }
+        WaitingForPrimary | Inconsistent | Suspect if down.len() < reports.len() => {
+            let text = told(&|index, report| format!("{} is not connected", name(index, report)));
+            let text = format!("{text}: see the primary's status for its address");
+            if stated.state == WaitingForPrimary {
+                stated.reason = format!("a primary is connected, not with every volume; {text}");
+                let then = match stated.next.split_once("not promotable") {
+                    Some((_, why)) => format!("not promotable{why}"),
+                    None => "`blockrepctl promote` when the primary is dead".to_owned(),
+                };
+                stated.next = format!("follows when every volume is connected; {then}");
+            } else {
+                stated.reason += &format!("; {text}");
+            }
+        }
+        _ => {}
     }
 }
 
@@ -412,6 +483,7 @@ impl VolumeThread {
             journal,
             sync,
             guest: self.rings.as_ref().map(|rings| rings.guest_status()),
+            link: None,
             counters: self.counters(),
         }
     }
@@ -500,12 +572,14 @@ impl VolumeThread {
     }
 
     fn link_status(&self) -> LinkStatus {
-        let (state, reason, next) = match self.link_stands() {
+        let stands = self.link_stands();
+        let (state, reason, next) = match stands {
             LinkStands::Up => (LinkState::Up, "connected".to_owned(), "nothing to do"),
             LinkStands::Connecting => (
                 LinkState::Connecting,
                 self.trouble_with_backup(),
-                "tried again every half second, after a refusal every five seconds",
+                "tried again every half second, while a try gets no answer every 3 s, after a refusal \
+                 every five seconds",
             ),
             LinkStands::Refused => (
                 LinkState::Refused,
@@ -529,7 +603,7 @@ impl VolumeThread {
             ),
         };
         let credit_bytes = match &self.engine {
-            Engine::Primary(engine) if self.net.link.is_some() => Some(engine.credit_bytes()),
+            Engine::Primary(engine) if stands == LinkStands::Up => Some(engine.credit_bytes()),
             _ => None,
         };
         LinkStatus {
@@ -545,7 +619,8 @@ impl VolumeThread {
                 since_unix_ms: self.since.link.1,
                 next: next.to_owned(),
             },
-            session: self.net.link.as_ref().map(|_| self.net.session.to_string()),
+            // A connection on which nobody has answered is none yet.
+            session: (stands == LinkStands::Up).then(|| self.net.session.to_string()),
             rtt_us: None,
             credit_bytes,
             heard_unix_ms: self
@@ -636,6 +711,10 @@ impl VolumeThread {
                     since_unix_ms: standing.since_unix_ns / 1_000_000,
                     next: next.to_owned(),
                 },
+            },
+            was_linked: match group {
+                Group::Primary(group) => group.was_linked(),
+                Group::Backup(_) => false,
             },
             ack_mode,
             ack_in_force: ack_is_in_force(standing.state),

@@ -160,6 +160,12 @@ impl PrimaryGroup {
         &self.standing
     }
 
+    /// A backup has taken every volume in since the start.
+    #[must_use]
+    pub fn was_linked(&self) -> bool {
+        self.was_linked
+    }
+
     /// Metadata as it is in mind.
     #[must_use]
     pub fn meta(&self) -> &GroupMeta {

@@ -6,9 +6,10 @@ use blkback_proto::link::{
     FRAME_BYTES, FRAME_MAGIC, Frame, Hello, LINK_VERSION_MAX, RefuseCode, peek_body_bytes,
 };
 use blkback_proto::record::{FORMAT_VERSION, RECORD_BYTES_MAX, RECORD_MAGIC, peek_total_bytes};
-use blockrep_tests::harness::Pair;
+use blockrep_tests::harness::{Pair, binary, free_port};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -304,7 +305,49 @@ fn a_listener_that_is_no_backup_is_called_so() {
         assert_eq!(status["group"]["state"], "standalone", "{status}");
         let link = status["link"]["reason"].as_str().unwrap();
         assert!(link.contains("is not a blockrep backup"), "{link}");
+        // Nobody has answered: no session has begun, and nothing was granted.
+        for absent in ["session", "credit_bytes"] {
+            assert!(status["link"][absent].is_null(), "{status}");
+        }
     }
     let _backup = pair.start_backup().unwrap();
     pair.wait_state("a", "protected", LIMIT).unwrap();
+}
+
+/// A backup's disk spec with its NBD address: "client sent unknown flags 0x42524652", twice a second,
+/// and no word of who it was.
+#[test]
+fn a_primary_at_the_nbd_address_is_told_of_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut pair = small(dir.path());
+    let (nbd_port, link_port) = (pair.port, free_port().unwrap());
+    pair.port = link_port;
+    let nbd = format!("tcp:127.0.0.1:{nbd_port}");
+    let mut command = Command::new(binary("blockrep-backup").unwrap());
+    command.args(["--listen", &format!("127.0.0.1:{link_port}"), "--nbd", &nbd]);
+    command.args(["--group", "g", "--journal-size", "32MiB"]);
+    for (flag, file) in [
+        ("--image", "b.img"),
+        ("--state", "b.state"),
+        ("--control", "b.ctl"),
+    ] {
+        command.arg(flag).arg(pair.path(file));
+    }
+    let mut backup = pair.launch("b", &mut command).unwrap();
+    pair.port = nbd_port;
+    let _primary = pair.start_primary().unwrap();
+    let words = [
+        "a primary at 127.0.0.1:",
+        "it calls at the NBD address: give it the --listen",
+    ];
+    super::wait_reason(&pair, "b", &words);
+    std::thread::sleep(Duration::from_secs(2));
+    let text = backup.text();
+    assert_eq!(
+        text.matches("calls at the NBD address").count(),
+        1,
+        "{text}"
+    );
+    assert!(!text.contains("unknown flags"), "{text}");
+    backup.kill();
 }
