@@ -1,6 +1,7 @@
 //! The blocking client. Every wait has a limit.
 
 use std::io;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,7 @@ use super::wire::Wire;
 #[derive(Debug, Error)]
 pub enum ClientError {
     /// Nobody there.
-    #[error("cannot reach a daemon at {}: {}", path.display(), unreachable_text(source))]
+    #[error("cannot reach a daemon at {}: {}", path.display(), unreachable_text(path, source))]
     Unreachable { path: PathBuf, source: io::Error },
     /// The daemon says no, or failed.
     #[error("{}", .0.message)]
@@ -44,8 +45,11 @@ pub enum ClientError {
     Io { path: PathBuf, source: io::Error },
 }
 
-fn unreachable_text(error: &io::Error) -> String {
+fn unreachable_text(path: &Path, error: &io::Error) -> String {
     match error.kind() {
+        io::ErrorKind::ConnectionRefused if is_no_socket(path) => {
+            "this is no socket; give the --control of a daemon".to_owned()
+        }
         io::ErrorKind::NotFound => {
             "there is no such socket; start the daemon, or give the --control that it was started with"
                 .to_owned()
@@ -64,6 +68,11 @@ fn unreachable_text(error: &io::Error) -> String {
         }
         _ => error.to_string(),
     }
+}
+
+/// Something else stands there: to the kernel it is a socket on which nobody listens.
+fn is_no_socket(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|meta| !meta.file_type().is_socket())
 }
 
 /// A connection after its handshake. One request at a time.

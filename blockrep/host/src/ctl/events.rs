@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Display;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use blkback_proto::ctl::{
     EVENT_DETAILS_MAX, EVENT_JSON_BYTES_MAX, Event, EventKind, EventsAnswer, GroupState,
 };
 use tracing::Level;
 
+use super::hint::{aimed, shell_word};
 use crate::{Waker, clock, ids};
 
 /// Events kept; the oldest go first.
@@ -92,6 +94,8 @@ pub struct EventLog {
 struct Inner {
     id: String,
     kept_max: usize,
+    /// The option with which `blockrepctl` reaches this daemon, for hints in its log.
+    target: OnceLock<String>,
     ring: Mutex<Ring>,
 }
 
@@ -125,9 +129,19 @@ impl EventLog {
             inner: Arc::new(Inner {
                 id: ids::hex(&ids::random_id8()?),
                 kept_max: kept_max.max(1),
+                target: OnceLock::new(),
                 ring: Mutex::new(ring),
             }),
         })
+    }
+
+    /// Hints in the log are commands for the daemon with this control socket: where both sides of a
+    /// group run on one host, no other word names one. Events over the socket keep the plain command,
+    /// since whoever reads them has typed his own way here.
+    pub(super) fn hints_name(&self, control: &Path) {
+        let word = shell_word(&control.display().to_string());
+        // A log has one server.
+        let _ = self.inner.target.set(format!("--control {word}"));
     }
 
     /// Adds an event, shortened to its limit, writes it to the log on stderr too, and wakes the
@@ -156,7 +170,7 @@ impl EventLog {
             detail,
         };
         event.bound();
-        log_line(&event, is_asked_for);
+        log_line(&event, is_asked_for, self.inner.target.get());
         let mut ring = self.ring();
         let seq = ring.next_seq;
         event.seq = seq;
@@ -212,12 +226,20 @@ impl EventLog {
     }
 }
 
-fn log_line(event: &Event, is_asked_for: bool) {
-    let text = text_of(event);
+fn log_line(event: &Event, is_asked_for: bool, target: Option<&String>) {
+    let text = log_text(event, target.map(String::as_str));
     match level_of(event, is_asked_for) {
         Level::ERROR => tracing::error!("{text}"),
         Level::WARN => tracing::warn!("{text}"),
         _ => tracing::info!("{text}"),
+    }
+}
+
+fn log_text(event: &Event, target: Option<&str>) -> String {
+    let text = text_of(event);
+    match target {
+        Some(target) => aimed(&text, target),
+        None => text,
     }
 }
 
@@ -358,6 +380,28 @@ mod tests {
             };
             assert_eq!(asked_for, expected);
         }
+    }
+
+    /// The log is read on a host where primary and backup run: `blockrepctl promote` alone was
+    /// refused there.
+    #[test]
+    fn a_hint_in_the_log_reaches_this_daemon() {
+        let log = EventLog::new().unwrap();
+        log.hints_name(Path::new("/run/it is/vm1.backup.sock"));
+        let seq = log.publish(NewEvent::new(
+            "g",
+            EventKind::GroupState,
+            "no primary is connected",
+            "follows one, or `blockrepctl promote`",
+        ));
+        let event = &log.read(seq, 1).events[0];
+        assert_eq!(event.next, "follows one, or `blockrepctl promote`");
+        let target = log.inner.target.get().map(String::as_str);
+        assert_eq!(
+            log_text(event, target),
+            "g: group-state: no primary is connected; next: follows one, or `blockrepctl --control \
+             '/run/it is/vm1.backup.sock' promote`"
+        );
     }
 
     /// After a restart of the daemon the numbers begin again: a reader that asks for its old

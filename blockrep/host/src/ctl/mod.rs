@@ -12,6 +12,7 @@
 mod client;
 mod conn;
 mod events;
+mod hint;
 mod paths;
 mod reply;
 mod server;
@@ -22,6 +23,7 @@ mod wire;
 
 pub use client::{Client, ClientError, EventStream};
 pub use events::{EVENT_LOG_BYTES_MAX, EVENTS_KEPT, EventLog, NewEvent};
+pub use hint::{aimed, shell_word};
 pub use paths::{
     NameError, RUNTIME_DIR, RUNTIME_DIR_VARIABLE, control_path, control_path_of_backup, runtime_dir,
 };

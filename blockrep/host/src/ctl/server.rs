@@ -101,6 +101,7 @@ impl Server {
         };
         let waker = Arc::new(Waker::new().map_err(io_error("make a waker for"))?);
         log.wake_on_event(&waker);
+        log.hints_name(&path);
         let outbox = Arc::new(Outbox::new(waker));
         let worker = Worker {
             listener,
