@@ -578,8 +578,8 @@ impl VolumeThread {
             LinkStands::Connecting => (
                 LinkState::Connecting,
                 self.trouble_with_backup(),
-                "tried again every half second, while a try gets no answer every 3 s, after a refusal \
-                 every five seconds",
+                "tried again every half second; every 3 s where a try gets no answer, every five \
+                 seconds after a refusal",
             ),
             LinkStands::Refused => (
                 LinkState::Refused,
