@@ -164,6 +164,14 @@ impl Group {
         }
     }
 
+    /// Of a primary: a backup has taken every volume in since the start.
+    pub(super) fn was_linked(&self) -> bool {
+        match self {
+            Self::Primary(group) => group.was_linked(),
+            Self::Backup(_) => false,
+        }
+    }
+
     pub(super) fn meta(&self) -> &GroupMeta {
         match self {
             Self::Primary(group) => group.meta(),

@@ -1,5 +1,8 @@
 //! Status: every thread reports its volume, the last one to report answers.
 
+mod links;
+
+use self::links::tell_of_links;
 use super::loss::{ack_is_in_force, possible_loss};
 use super::nbd_loop::PARTS_MAX;
 use super::role::{Engine, Group};
@@ -230,64 +233,6 @@ fn tell_of_refused(stated: &mut Stated<GroupState>, refused: &RefusedPeer, now_u
     }
 }
 
-/// Volumes told of in one reason.
-const TOLD_VOLUMES_MAX: usize = 3;
-
-/// Where there are several volumes, each with an address of its own: the ones that are not linked are
-/// named, or the wrong address is looked for where the right one stands.
-fn tell_of_links(stated: &mut Stated<GroupState>, reports: &[Report], was_linked: bool) {
-    use GroupState::{Degraded, Inconsistent, Paused, Standalone, Suspect, WaitingForPrimary};
-    let down: Vec<(usize, &Report)> = reports
-        .iter()
-        .enumerate()
-        .filter(|(_, report)| !report.is_linked() && report.link.stated.state != LinkState::Absent)
-        .collect();
-    if reports.len() < 2 || down.is_empty() {
-        return;
-    }
-    let name = |index: usize, report: &Report| format!("volume {index} ({})", report.volume.name);
-    let told = |say: &dyn Fn(usize, &Report) -> String| {
-        let mut parts: Vec<String> = down
-            .iter()
-            .take(TOLD_VOLUMES_MAX)
-            .map(|(index, report)| say(*index, report))
-            .collect();
-        if down.len() > TOLD_VOLUMES_MAX {
-            parts.push(format!("and {} more", down.len() - TOLD_VOLUMES_MAX));
-        }
-        parts.join("; ")
-    };
-    match stated.state {
-        Standalone | Degraded | Paused => {
-            let says = |index: usize, report: &Report| {
-                format!("{}: {}", name(index, report), report.link.stated.reason)
-            };
-            let known = |(_, report): &(usize, &Report)| stated.reason == report.link.stated.reason;
-            let text = told(&says);
-            if was_linked && !down.iter().any(known) {
-                stated.reason += &format!("; {text}");
-            } else {
-                stated.reason = text;
-            }
-        }
-        WaitingForPrimary | Inconsistent | Suspect if down.len() < reports.len() => {
-            let text = told(&|index, report| format!("{} is not connected", name(index, report)));
-            let text = format!("{text}: see the primary's status for its address");
-            if stated.state == WaitingForPrimary {
-                stated.reason = format!("a primary is connected, not with every volume; {text}");
-                let then = match stated.next.split_once("not promotable") {
-                    Some((_, why)) => format!("not promotable{why}"),
-                    None => "`blockrepctl promote` when the primary is dead".to_owned(),
-                };
-                stated.next = format!("follows when every volume is connected; {then}");
-            } else {
-                stated.reason += &format!("; {text}");
-            }
-        }
-        _ => {}
-    }
-}
-
 fn some(epoch: Epoch) -> Option<u64> {
     (epoch != Epoch::NONE).then_some(epoch.0)
 }
@@ -442,8 +387,10 @@ impl VolumeThread {
                 } else if self.about.is_primary_daemon {
                     ("no backup was given".to_owned(), GIVE_A_BACKUP)
                 } else {
-                    let next = State::Promoted.next();
-                    ("promoted; it has no backup".to_owned(), next)
+                    (
+                        "promoted; it has no backup".to_owned(),
+                        State::Promoted.next(),
+                    )
                 };
                 (VolumeState::Alone, reason, next)
             }
@@ -712,10 +659,7 @@ impl VolumeThread {
                     next: next.to_owned(),
                 },
             },
-            was_linked: match group {
-                Group::Primary(group) => group.was_linked(),
-                Group::Backup(_) => false,
-            },
+            was_linked: group.was_linked(),
             ack_mode,
             ack_in_force: ack_is_in_force(standing.state),
             output: OutputStatus {

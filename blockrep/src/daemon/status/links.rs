@@ -1,0 +1,62 @@
+//! What the state of a group says of the links of its volumes.
+
+use super::Report;
+use blkback_proto::ctl::{GroupState, LinkState, Stated};
+
+/// Volumes told of in one reason.
+const TOLD_VOLUMES_MAX: usize = 3;
+
+/// Where there are several volumes, each with an address of its own: the ones that are not linked are
+/// named, or the wrong address is looked for where the right one stands.
+pub(super) fn tell_of_links(stated: &mut Stated<GroupState>, reports: &[Report], was_linked: bool) {
+    use GroupState::{Degraded, Inconsistent, Paused, Standalone, Suspect, WaitingForPrimary};
+    let down: Vec<(usize, &Report)> = reports
+        .iter()
+        .enumerate()
+        .filter(|(_, report)| !report.is_linked() && report.link.stated.state != LinkState::Absent)
+        .collect();
+    if reports.len() < 2 || down.is_empty() {
+        return;
+    }
+    let name = |index: usize, report: &Report| format!("volume {index} ({})", report.volume.name);
+    let told = |say: &dyn Fn(usize, &Report) -> String| {
+        let mut parts: Vec<String> = down
+            .iter()
+            .take(TOLD_VOLUMES_MAX)
+            .map(|(index, report)| say(*index, report))
+            .collect();
+        if down.len() > TOLD_VOLUMES_MAX {
+            parts.push(format!("and {} more", down.len() - TOLD_VOLUMES_MAX));
+        }
+        parts.join("; ")
+    };
+    match stated.state {
+        Standalone | Degraded | Paused => {
+            let says = |index: usize, report: &Report| {
+                format!("{}: {}", name(index, report), report.link.stated.reason)
+            };
+            let known = |(_, report): &(usize, &Report)| stated.reason == report.link.stated.reason;
+            let text = told(&says);
+            if was_linked && !down.iter().any(known) {
+                stated.reason += &format!("; {text}");
+            } else {
+                stated.reason = text;
+            }
+        }
+        WaitingForPrimary | Inconsistent | Suspect if down.len() < reports.len() => {
+            let text = told(&|index, report| format!("{} is not connected", name(index, report)));
+            let text = format!("{text}: see the primary's status for its address");
+            if stated.state == WaitingForPrimary {
+                stated.reason = format!("a primary is connected, not with every volume; {text}");
+                let then = match stated.next.split_once("not promotable") {
+                    Some((_, why)) => format!("not promotable{why}"),
+                    None => "`blockrepctl promote` when the primary is dead".to_owned(),
+                };
+                stated.next = format!("follows when every volume is connected; {then}");
+            } else {
+                stated.reason += &format!("; {text}");
+            }
+        }
+        _ => {}
+    }
+}
