@@ -378,20 +378,7 @@ impl VolumeThread {
                 "nothing to do",
             ),
             VolumeStands::Alone => {
-                let (reason, next) = if let Some(code) = self.net.refusal {
-                    let reason = "the backup does not take this side in: the link says why";
-                    (reason.to_owned(), remedy(code))
-                } else if self.net.remote.is_some() {
-                    let next = "compared with the backup when it answers";
-                    (self.trouble_with_backup(), next)
-                } else if self.about.is_primary_daemon {
-                    ("no backup was given".to_owned(), GIVE_A_BACKUP)
-                } else {
-                    (
-                        "promoted; it has no backup".to_owned(),
-                        State::Promoted.next(),
-                    )
-                };
+                let (reason, next) = self.why_alone();
                 (VolumeState::Alone, reason, next)
             }
             VolumeStands::Blank => (
@@ -432,6 +419,23 @@ impl VolumeThread {
             guest: self.rings.as_ref().map(|rings| rings.guest_status()),
             link: None,
             counters: self.counters(),
+        }
+    }
+
+    fn why_alone(&self) -> (String, &'static str) {
+        if let Some(code) = self.net.refusal {
+            let reason = "the backup does not take this side in: the link says why";
+            (reason.to_owned(), remedy(code))
+        } else if self.net.remote.is_some() {
+            let next = "compared with the backup when it answers";
+            (self.trouble_with_backup(), next)
+        } else if self.about.is_primary_daemon {
+            ("no backup was given".to_owned(), GIVE_A_BACKUP)
+        } else {
+            (
+                "promoted; it has no backup".to_owned(),
+                State::Promoted.next(),
+            )
         }
     }
 
