@@ -13,6 +13,7 @@ mod client;
 mod conn;
 mod events;
 mod hint;
+mod log;
 mod paths;
 mod reply;
 mod server;
