@@ -224,6 +224,19 @@ mod tests {
         let living = dir.path().join("vm1.backup.sock");
         let running = format!("; running here: --control {}", living.display());
         assert!(text.contains(&running), "{text}");
+        // The image in the place of the socket: "still starting" had somebody wait for it.
+        let image = TargetArgs {
+            control: Some(dir.path().join("a.img")),
+            ..TargetArgs::default()
+        };
+        fs::write(dir.path().join("a.img"), b"").unwrap();
+        let text = connect(&image, Duration::from_secs(1))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            text.contains("a.img: this is no socket; give the --control"),
+            "{text}"
+        );
     }
 
     /// A promote sent to the wrong daemon makes two primaries: what is not clear is not guessed.
