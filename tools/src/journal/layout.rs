@@ -55,12 +55,7 @@ pub(super) fn find(
     if !dir.is_dir() {
         return Err(no_directory(dir, command));
     }
-    if let Some(elsewhere) = elsewhere.filter(|elsewhere| !elsewhere.is_dir()) {
-        return Err(JournalError::NoJournals {
-            dir: elsewhere.to_owned(),
-            what: not_there(elsewhere),
-        });
-    }
+    must_be_there(elsewhere)?;
     let segments = segments_in(dir)?;
     if !segments.is_empty() {
         let journals = vec![JournalFiles {
@@ -126,6 +121,16 @@ fn no_directory(dir: &Path, command: &'static str) -> JournalError {
         what: not_there(dir),
         command,
         found: meant_instead(dir),
+    }
+}
+
+fn must_be_there(elsewhere: Option<&Path>) -> Result<(), JournalError> {
+    match elsewhere.filter(|elsewhere| !elsewhere.is_dir()) {
+        Some(elsewhere) => Err(JournalError::NoJournals {
+            dir: elsewhere.to_owned(),
+            what: not_there(elsewhere),
+        }),
+        None => Ok(()),
     }
 }
 
