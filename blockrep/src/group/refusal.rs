@@ -87,7 +87,8 @@ pub fn remedy(code: RefuseCode) -> &'static str {
         }
         RefuseCode::Lineage => {
             "decide which of the two disks is the right one: nothing is compared or overwritten; \
-             to copy this one, start the backup with an empty state directory"
+             to copy this one, stop the backup, move its state directory away (mv STATE STATE.old) and start it \
+             again"
         }
         RefuseCode::Store => {
             "see the status of the backup, repair its storage, start it again; tried again every \

@@ -66,8 +66,8 @@ pub enum Refusal {
     },
     /// Neither slot of the metadata can be read.
     #[error(
-        "the {target} is damaged: {error}; nothing was changed, restore the file or begin again \
-         with an empty state directory"
+        "the {target} is damaged: {error}; nothing was changed, restore the file, or to begin \
+         anew move the state directory away (mv STATE STATE.old) and start again"
     )]
     Metadata {
         /// File.
@@ -113,7 +113,8 @@ pub enum Refusal {
     /// The journal has records of a session that began after this metadata was written.
     #[error(
         "the volume's metadata is older than its journal: session {session} at {place} is not known \
-         to it; nothing was changed, restore volume.meta or begin again with an empty state directory"
+         to it; nothing was changed, restore volume.meta, or to begin anew move the state directory away (mv \
+         STATE STATE.old) and start again"
     )]
     Outdated {
         /// The session metadata does not know of.

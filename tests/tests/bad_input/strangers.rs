@@ -13,7 +13,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 fn connect(pair: &Pair) -> TcpStream {
     let stream = TcpStream::connect(("127.0.0.1", pair.port)).unwrap();
@@ -235,6 +235,18 @@ fn silence_keeps_nobody_out() {
 /// What a listener does to a connection; gives it where it stays open.
 type Manner = fn(TcpStream) -> Option<TcpStream>;
 
+/// Another test that looks for a free port may have this one for a moment.
+fn bind(port: u16) -> TcpListener {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        match TcpListener::bind(("127.0.0.1", port)) {
+            Ok(listener) => return listener,
+            Err(error) => assert!(Instant::now() < deadline, "port {port}: {error}"),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// A listener that does to every connection what `with` says, until the test ends.
 fn listen(pair: &Pair, with: Manner) -> impl Drop {
     struct Listener(Arc<AtomicBool>, Option<JoinHandle<()>>);
@@ -244,7 +256,7 @@ fn listen(pair: &Pair, with: Manner) -> impl Drop {
             let _ = self.1.take().unwrap().join();
         }
     }
-    let listener = TcpListener::bind(("127.0.0.1", pair.port)).unwrap();
+    let listener = bind(pair.port);
     listener.set_nonblocking(true).unwrap();
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = Arc::clone(&stop);
