@@ -34,8 +34,26 @@ pub(super) fn lock_journal(layout: &Layout, index: usize) -> Result<FileLock, St
     FileLock::lock_file(&dir.join("lock")).map_err(|error| StartError::held("journal", &dir, error))
 }
 
-/// Marks a journal as the one of this state directory, whoever's it was: what is in it is nothing
-/// to a volume that was never used.
+/// Refuses to make a journal where another state directory has one: one that was moved away may come
+/// back, and its epochs are in no image yet.
+///
+/// # Errors
+/// Which directory it is, and what to do.
+pub(super) fn check_free(layout: &Layout, index: usize) -> Result<(), FileError> {
+    let found = read_text(&mark_in_journal(layout, index), MARK_BYTES_MAX)?;
+    let own = read_text(&mark_in_state(layout, index), MARK_BYTES_MAX)?;
+    if found.is_none() || found == own || !holds_segments(layout, index) {
+        return Ok(());
+    }
+    let dir = layout.journal_dir(index);
+    let (dir, state) = (dir.display(), layout.state.display());
+    Err(FileError::store(format!(
+        "the journal in {dir} belongs to another state directory than {state}, and may hold epochs that \
+         are in no image yet: move it away, too (mv {dir} {dir}.old), or give another --journal"
+    )))
+}
+
+/// Marks a journal as the one of this state directory.
 ///
 /// # Errors
 /// It cannot be written.
@@ -112,7 +130,7 @@ mod tests {
         a.journal = b.journal.clone();
         let error = check(&a, 0).unwrap_err().text;
         assert!(error.contains("is not the one of volume 0"), "{error}");
-        // Taken over by a fresh volume, it is no longer the journal of the first.
+        // Marked for another, it is no longer the journal of the first.
         let c = Layout {
             state: dir.path().join("c"),
             ..b.clone()
@@ -121,6 +139,28 @@ mod tests {
         mark(&c, 0, [3; 16]).unwrap();
         check(&c, 0).unwrap();
         assert!(check(&b, 0).is_err());
+    }
+
+    /// A state directory was moved aside, its journal stood elsewhere, and the new one wrote over it.
+    #[test]
+    fn a_journal_that_another_has_is_not_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let a = layout(dir.path(), "a");
+        check_free(&a, 0).unwrap();
+        mark(&a, 0, [1; 16]).unwrap();
+        std::fs::write(a.segment(0, 1), "").unwrap();
+        check_free(&a, 0).unwrap();
+        let fresh = Layout {
+            state: dir.path().join("fresh"),
+            ..a.clone()
+        };
+        make_dir(&fresh.state).unwrap();
+        let error = check_free(&fresh, 0).unwrap_err().text;
+        let journal = a.journal_dir(0);
+        let word = format!("mv {0} {0}.old", journal.display());
+        assert!(error.contains(&word), "{error}");
+        std::fs::remove_file(a.segment(0, 1)).unwrap();
+        check_free(&fresh, 0).unwrap();
     }
 
     /// A journal that is gone was called somebody else's.

@@ -313,6 +313,7 @@ fn make_volume(
             ),
         ));
     }
+    owner::check_free(layout, index)?;
     for segment in 0..layout.geometry.segment_count {
         fresh.file(&layout.segment(index, segment));
     }
