@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::point::{Figures, Measured, Point};
 use super::session::{Stack, sizes};
+use crate::demo::widths;
 
 /// What holds for all figures.
 #[derive(Debug, Clone)]
@@ -195,12 +196,7 @@ fn cell(middle: Option<Middle>, decimals: usize) -> String {
 
 /// A table of markdown that can be read as it stands; the first row is its head.
 fn table(rows: Vec<Vec<String>>) -> String {
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| {
-        let cells = rows.iter().filter_map(|row| row.get(column));
-        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let widths = widths(&rows);
     let mut text = String::new();
     for (index, row) in rows.iter().enumerate() {
         let cells = row.iter().zip(&widths);

@@ -20,7 +20,7 @@ use crate::process::Process;
 use crate::stop::minutes;
 use crate::{stop, ui};
 
-pub(crate) use judge::{Verdict, aligned};
+pub(crate) use judge::{Verdict, aligned, widths};
 
 /// When the primary answers a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
