@@ -57,9 +57,12 @@ const _: () = {
     assert!(left >= FRONT_BYTES_MAX + 2 * smallest.usable_bytes());
 };
 /// Journal bytes a backup keeps in memory for apply: with them and its reserve gone there is still room
-/// for records to come in.
-pub const WINDOW_BYTES_MAX: u64 = 8 << 20;
-const _: () = assert!(POOL_BYTES > 2 * (ENGINE_RESERVE_BYTES + WINDOW_BYTES_MAX as usize));
+/// for twice what the front ends of its primary have in flight to come in.
+pub const WINDOW_BYTES_MAX: u64 = 24 << 20;
+const _: () = {
+    let taken = ENGINE_RESERVE_BYTES + WINDOW_BYTES_MAX as usize;
+    assert!(POOL_BYTES >= taken + 2 * FRONT_BYTES_MAX as usize);
+};
 /// Extents an engine keeps in memory at most.
 pub const EXTENTS_MAX: usize = 1 << 18;
 /// Memory one extent takes at most, in bytes: a node of the map, and a copy while it is applied.

@@ -10,6 +10,7 @@
 //! ```
 
 mod run;
+mod want;
 mod window;
 
 use super::Nanos;
@@ -18,10 +19,13 @@ use crate::overlay::{Extent, Overlay, Source};
 use blkback_proto::ids::{Epoch, Place};
 use run::{RUN_BYTES_MAX, next_run};
 use slab::Slab;
+pub use want::Want;
 use window::Window;
 
 /// Operations on the image in flight at once.
 const RUNS_MAX: usize = 4;
+/// The same while large records fill the memory for them: the journal has as many bytes in flight.
+const RUNS_LARGE_MAX: usize = 16;
 /// The same while somebody waits for room in the journal.
 const RUNS_HURRIED_MAX: usize = 32;
 
@@ -45,60 +49,6 @@ enum Stage {
         exhausted: bool,
     },
     Syncing,
-}
-
-/// What apply wants done; run and part are given back with the completion.
-pub enum Want<M: Memory> {
-    /// Read a stretch of the journal that holds many pieces.
-    Load {
-        /// Where it begins.
-        place: Place,
-        /// Where to.
-        buf: M::BufMut,
-    },
-    /// Read a part of a run from the journal.
-    Read {
-        /// Run.
-        run: usize,
-        /// Part of the run.
-        part: usize,
-        /// What to read.
-        extent: Extent,
-        /// Where to.
-        buf: M::BufMut,
-    },
-    /// Write a whole run to the image.
-    Write {
-        /// Run.
-        run: usize,
-        /// Byte offset in the image.
-        offset: u64,
-        /// What to write.
-        bufs: Vec<M::Buf>,
-    },
-    /// Zero a range of the image.
-    Zero {
-        /// Run.
-        run: usize,
-        /// The range.
-        extent: Extent,
-        /// It may be given back.
-        discard: bool,
-    },
-    /// Sync the image.
-    Sync,
-}
-
-impl<M: Memory> std::fmt::Debug for Want<M> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Load { place, .. } => write!(f, "apply load {place}"),
-            Self::Read { run, part, .. } => write!(f, "apply read run {run} part {part}"),
-            Self::Write { run, .. } => write!(f, "apply write run {run}"),
-            Self::Zero { run, .. } => write!(f, "apply zero run {run}"),
-            Self::Sync => f.write_str("apply sync"),
-        }
-    }
 }
 
 /// The state of apply.
@@ -170,7 +120,7 @@ impl<M: Memory> Apply<M> {
                 ..
             }
         );
-        (waits && self.rate_bytes_per_s.is_some() && self.runs.len() < self.runs_max)
+        (waits && self.rate_bytes_per_s.is_some() && self.runs.len() < self.runs_max())
             .then_some(self.refilled + 10_000_000)
     }
 
@@ -181,6 +131,20 @@ impl<M: Memory> Apply<M> {
         } else {
             RUNS_MAX
         };
+    }
+
+    /// What waits is in memory, large, and about to be too much for it.
+    #[must_use]
+    pub fn is_filled_by_large(&self) -> bool {
+        self.window.is_filled_by_large()
+    }
+
+    fn runs_max(&self) -> usize {
+        if self.window.is_filled_by_large() {
+            self.runs_max.max(RUNS_LARGE_MAX)
+        } else {
+            self.runs_max
+        }
     }
 
     /// Nothing is left of an epoch that wrote nothing.
@@ -211,7 +175,7 @@ impl<M: Memory> Apply<M> {
         } = self.stage
         {
             if hold
-                || self.runs.len() >= self.runs_max
+                || self.runs.len() >= self.runs_max()
                 || (self.rate_bytes_per_s.is_some() && self.allowance < RUN_BYTES_MAX)
             {
                 break;

@@ -1,10 +1,14 @@
 //! Bytes of the journal that are in memory, for apply to take without a read of its own.
 //!
-//! Two ways in: records as they come from the link, as long as everything that is not applied yet
-//! is here ([`Window::keep`]), and stretches that a pass reads in one go because it needs many small
+//! Two ways in, each with a part of the memory to itself: records as they come from the link, while there is
+//! room ([`Window::keep`]), and stretches that a pass reads in one go because it needs many small
 //! pieces of them ([`plan`]). Owned by [`super::Apply`]; bounded, since memory
 //! held here is memory that no record can come in by. What is
 //! not here is read piece by piece: nothing depends on it but speed.
+//!
+//! A record is kept whatever else waits: where more waits than there is room for, a part of it is here
+//! all the same, and is not read again. No place of a journal is ever written twice in the life of a
+//! process (`journal::ring`), so what is kept at a place is what stands there.
 
 use crate::io::Memory;
 use crate::overlay::{Extent, Source};
@@ -20,24 +24,51 @@ const PIECE_BYTES_MIN: u64 = 64 << 10;
 /// Chunks begin and end at multiples of this, in bytes, as all records do.
 const ALIGN_BYTES: u64 = 4096;
 
-/// Stretches of the journal in memory.
-pub(super) struct Window<M: Memory> {
-    chunks: BTreeMap<Place, M::Buf>,
+/// Part of the memory that is for stretches read by a pass; the rest is for records as they come.
+const LOADED_PART: u64 = 4;
+/// Records of this size and above are large, in bytes: neighbours gain little by being written together.
+const LARGE_BYTES_MIN: u64 = 128 << 10;
+
+/// A stretch in memory, and the way it came in.
+struct Held<B> {
+    bytes: B,
+    is_loaded: bool,
+}
+
+/// What one way in has in memory.
+#[derive(Debug, Default)]
+struct Share {
     bytes: u64,
     /// At most.
     bytes_max: u64,
-    /// Everything that is not applied yet is here.
-    is_whole: bool,
+    count: u64,
+}
+
+impl Share {
+    fn has_room(&self, bytes: u64) -> bool {
+        self.bytes + bytes <= self.bytes_max
+    }
+}
+
+/// Stretches of the journal in memory.
+pub(super) struct Window<M: Memory> {
+    chunks: BTreeMap<Place, Held<M::Buf>>,
+    kept: Share,
+    loaded: Share,
 }
 
 impl<M: Memory> Window<M> {
     /// Nothing, and no more than that many bytes ever.
     pub(super) fn new(bytes_max: u64) -> Self {
+        let share = |bytes_max| Share {
+            bytes_max,
+            ..Share::default()
+        };
+        let loaded = bytes_max / LOADED_PART;
         Self {
             chunks: BTreeMap::new(),
-            bytes: 0,
-            bytes_max,
-            is_whole: false,
+            kept: share(bytes_max - loaded),
+            loaded: share(loaded),
         }
     }
 
@@ -52,48 +83,76 @@ impl<M: Memory> Window<M> {
     fn find(&self, place: Place, length: u64) -> Option<(&M::Buf, u64)> {
         let (at, chunk) = self.chunks.range(..=place).next_back()?;
         let skip = place.offset.checked_sub(at.offset)?;
+        let chunk = &chunk.bytes;
         let fits = at.serial == place.serial && skip + length <= chunk.as_ref().len() as u64;
         fits.then_some((chunk, skip))
     }
 
-    /// There is room for that much more.
+    /// There is room for that much more of what a pass reads.
     pub(super) fn has_room(&self, bytes: u64) -> bool {
-        self.bytes + bytes <= self.bytes_max
+        self.loaded.has_room(bytes)
     }
 
-    /// A record came in. It is kept if everything else that waits for apply is here: then apply
-    /// will come to it before there is no room.
+    /// Half of the room for records is taken, and by large ones: they gain nothing by waiting, and from here
+    /// they need not be read again.
+    pub(super) fn is_filled_by_large(&self) -> bool {
+        let Share { bytes, count, .. } = self.kept;
+        bytes >= self.kept.bytes_max / 2 && bytes >= count * LARGE_BYTES_MIN && count > 0
+    }
+
+    /// A record came in; it is kept while there is room.
     pub(super) fn keep(&mut self, place: Place, record: &M::Buf, nothing_waits: bool) {
         if nothing_waits {
             self.clear();
-            self.is_whole = true;
         }
-        self.is_whole &= self.has_room(record.as_ref().len() as u64);
-        if self.is_whole {
-            self.insert(place, record.clone());
+        if self.kept.has_room(record.as_ref().len() as u64) {
+            self.put(place, record.clone(), false);
         }
     }
 
-    /// Keeps what stands at a place.
+    /// Keeps what a pass has read.
     pub(super) fn insert(&mut self, place: Place, bytes: M::Buf) {
-        self.bytes += bytes.as_ref().len() as u64;
-        if let Some(old) = self.chunks.insert(place, bytes) {
-            self.bytes -= old.as_ref().len() as u64;
+        self.put(place, bytes, true);
+    }
+
+    fn put(&mut self, place: Place, bytes: M::Buf, is_loaded: bool) {
+        let share = self.share(is_loaded);
+        share.bytes += bytes.as_ref().len() as u64;
+        share.count += 1;
+        let held = Held { bytes, is_loaded };
+        if let Some(old) = self.chunks.insert(place, held) {
+            self.gone(&old);
         }
+    }
+
+    fn share(&mut self, is_loaded: bool) -> &mut Share {
+        if is_loaded {
+            &mut self.loaded
+        } else {
+            &mut self.kept
+        }
+    }
+
+    fn gone(&mut self, held: &Held<M::Buf>) {
+        let share = self.share(held.is_loaded);
+        share.bytes -= held.bytes.as_ref().len() as u64;
+        share.count -= 1;
     }
 
     /// Everything before that place is applied.
     pub(super) fn forget_before(&mut self, place: Place) {
         let kept = self.chunks.split_off(&place);
-        for (_, gone) in std::mem::replace(&mut self.chunks, kept) {
-            self.bytes -= gone.as_ref().len() as u64;
+        for (_, held) in std::mem::replace(&mut self.chunks, kept) {
+            self.gone(&held);
         }
     }
 
     /// Nothing of it is needed any more.
-    pub(super) fn clear(&mut self) {
+    fn clear(&mut self) {
         self.chunks.clear();
-        self.bytes = 0;
+        for share in [&mut self.kept, &mut self.loaded] {
+            (share.bytes, share.count) = (0, 0);
+        }
     }
 }
 
@@ -206,28 +265,49 @@ mod tests {
         window.forget_before(place(8, 4096));
         assert!(window.find(place(7, 8192), 512).is_none());
         assert!(window.find(place(8, 4096), 512).is_some());
-        assert_eq!(window.bytes, 4096);
+        assert_eq!((window.loaded.bytes, window.loaded.count), (4096, 1));
     }
 
-    /// Kept records would take the memory that the next one comes in by, and nothing would move again.
+    /// Kept records would take the memory that the next one comes in by, and nothing would move again. With
+    /// more waiting than there is room for, nothing at all was kept, and everything read again.
     #[test]
-    fn keeps_no_more_than_it_may() {
+    fn keeps_what_it_may_and_no_more() {
         let mut mem = HeapMemory::new(2 << 20);
-        let mut window = Window::<HeapMemory>::new(8192);
-        let records = [1, 2, 3].map(|fill| kept(&mut mem, 4096, fill));
-        for (at, record) in records.iter().enumerate() {
-            let offset = 4096 * (at as u64 + 1);
-            window.keep(Place { serial: 1, offset }, record, at == 0);
-        }
-        assert_eq!((window.bytes, window.is_whole), (8192, false));
-        let place = Place {
-            serial: 2,
-            offset: 4096,
+        let mut window = Window::<HeapMemory>::new(16384);
+        let records = [1, 2, 3, 4].map(|fill| kept(&mut mem, 4096, fill));
+        let place = |at: usize| Place {
+            serial: 1,
+            offset: 4096 * (at as u64 + 1),
         };
-        window.keep(place, &records[2], false);
-        assert!(window.find(place, 512).is_none(), "behind a gap");
-        window.keep(place, &records[2], true);
-        assert_eq!((window.bytes, window.is_whole), (4096, true));
+        for (at, record) in records.iter().enumerate() {
+            window.keep(place(at), record, at == 0);
+        }
+        assert_eq!((window.kept.bytes, window.kept.count), (12288, 3));
+        assert!(window.find(place(3), 512).is_none(), "over the limit");
+        assert!(window.has_room(4096) && !window.has_room(4097));
+        window.forget_before(place(1));
+        window.keep(place(4), &records[3], false);
+        let got = window.get(&mut mem, place(4), 4096).unwrap();
+        assert_eq!(got.as_ref(), [4; 4096]);
+        assert!(window.find(place(3), 512).is_none(), "behind a gap");
+        window.keep(place(5), &records[2], true);
+        assert_eq!((window.kept.bytes, window.chunks.len()), (4096, 1));
+    }
+
+    /// Small records wait so that neighbours and later versions are written as one; large ones do not.
+    #[test]
+    fn large_records_fill_it_and_small_ones_do_not() {
+        for (length, filled) in [(128 << 10, true), (64 << 10, false)] {
+            let mut mem = HeapMemory::new(8 << 20);
+            let mut window = Window::<HeapMemory>::new(BYTES_MAX);
+            assert!(!window.is_filled_by_large());
+            for at in 0..(BYTES_MAX as usize * 3 / 8).div_ceil(length) {
+                let offset = (at * length) as u64;
+                let record = kept(&mut mem, length, 1);
+                window.keep(Place { serial: 1, offset }, &record, false);
+            }
+            assert_eq!(window.is_filled_by_large(), filled, "{length}");
+        }
     }
 
     #[test]
@@ -271,7 +351,7 @@ mod tests {
                 .collect();
             let chunks = plan(&window, extents.iter());
             let total: u64 = chunks.iter().map(|c| c.length).sum();
-            prop_assert!(total <= BYTES_MAX);
+            prop_assert!(total <= BYTES_MAX / LOADED_PART);
             for pair in chunks.windows(2) {
                 let (a, b) = (pair[0], pair[1]);
                 prop_assert!(a.place < b.place);

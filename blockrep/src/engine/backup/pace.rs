@@ -2,8 +2,9 @@
 //!
 //! While records come in, apply waits: what is overwritten meanwhile is written once, more
 //! neighbours are written together, and the disk belongs to the journal and whoever else uses it. It
-//! begins when nothing came in for a moment, when a good part of the journal is in use, or when the
-//! oldest epoch has waited long enough. A pass takes whole epochs up to [`PASS_BYTES`] of the
+//! begins when nothing came in for a moment, when a good part of the journal is in use, when the
+//! oldest epoch has waited long enough, or when large records, which gain nothing by that, would soon have to
+//! be read from the journal again. A pass takes whole epochs up to [`PASS_BYTES`] of the
 //! journal, so that room comes back bit by bit. Without a session nothing is waited for.
 
 use super::{BackupVolume, Mode};
@@ -62,6 +63,7 @@ impl<M: Memory> BackupVolume<M> {
         self.mode != Mode::Receiving
             || now >= self.pace.received + QUIET_NS
             || now >= since + AGE_NS_MAX
+            || self.apply.is_filled_by_large()
             || self.unapplied_bytes() >= self.settings.geometry.capacity_bytes() / LAZY_PART
             || self.extents() as u64 >= self.settings.extents_max as u64 / LAZY_PART
     }
