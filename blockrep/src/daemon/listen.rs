@@ -4,6 +4,7 @@ use super::files::words;
 use super::startup::StartError;
 use crate::cli::ExitCode;
 use crate::config::{ListenAddr, NbdListen};
+use socket2::{Domain, Socket, Type};
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
@@ -14,6 +15,10 @@ use std::time::{Duration, Instant};
 /// How long an address may stay in use: the kernel frees the io_uring of a killed daemon, and with
 /// it the sockets that still accept in it, some time after the process is gone.
 const IN_USE_MAX: Duration = Duration::from_secs(2);
+/// As messages name it.
+const LINK: &str = "link address ";
+/// Primaries that the kernel keeps until they are taken: one per volume is meant to come.
+const LINK_BACKLOG: i32 = 16;
 /// Between two attempts.
 const RETRY: Duration = Duration::from_millis(50);
 
@@ -146,6 +151,35 @@ fn tcp_listener(address: SocketAddr, what: &str) -> Result<OwnedFd, StartError> 
     Ok(listener.into())
 }
 
+/// The address is this daemon's, and nobody can connect yet: until [`BoundLink::listen`], a primary is
+/// told that the connection is refused, not left waiting for an answer to its hello.
+#[derive(Debug)]
+pub(super) struct BoundLink {
+    socket: Socket,
+    address: SocketAddr,
+}
+
+impl BoundLink {
+    fn bind(address: SocketAddr) -> std::io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())?;
+        Ok(Self { socket, address })
+    }
+
+    /// Takes connections from now on.
+    ///
+    /// # Errors
+    /// Another program bound the address at the same moment and was faster.
+    pub(super) fn listen(self) -> Result<OwnedFd, StartError> {
+        let failed = |error| in_use(&format!("{LINK}{}", self.address), &error);
+        self.socket.listen(LINK_BACKLOG).map_err(failed)?;
+        let listener = self.socket.into();
+        tell_address(LINK, &listener);
+        Ok(listener)
+    }
+}
+
 /// Logs the address of a TCP listener, which may have been given with port 0. Said when nothing can
 /// keep the daemon from starting any more: an error stands alone.
 pub(super) fn tell_address(what: &str, listener: &OwnedFd) {
@@ -159,11 +193,11 @@ pub(super) fn tell_address(what: &str, listener: &OwnedFd) {
     }
 }
 
-/// Listens for primaries.
+/// Claims the address on which primaries will be listened for.
 ///
 /// # Errors
 /// As [`nbd_listener`]; or the name leads beyond this host and that was not said to be meant.
-pub(super) fn link_listener(listen: &ListenAddr, insecure: bool) -> Result<OwnedFd, StartError> {
+pub(super) fn link_listener(listen: &ListenAddr, insecure: bool) -> Result<BoundLink, StartError> {
     let address = match listen {
         ListenAddr::Addr(address) => *address,
         ListenAddr::Name(name) => {
@@ -186,7 +220,9 @@ pub(super) fn link_listener(listen: &ListenAddr, insecure: bool) -> Result<Owned
             address
         }
     };
-    tcp_listener(address, "link address ")
+    patiently(|| {
+        BoundLink::bind(address).map_err(|error| in_use(&format!("{LINK}{address}"), &error))
+    })
 }
 
 #[cfg(test)]

@@ -31,6 +31,9 @@ const GREETING_NS_MAX: Nanos = 5_000_000_000;
 /// How often the same refusal is told of.
 const TELL_REFUSED_NS: Nanos = 60_000_000_000;
 /// What a connection that ended before any answer did.
+/// What a primary does that has not got through to its backup.
+pub(super) const TRIED_AGAIN: &str = "tried again every half second; every 3 s where a try gets no \
+                                      answer, every five seconds after a refusal";
 const CLOSED: &str = "it closed the connection before any hello";
 const RESET: &str = "it reset the connection before any hello";
 /// Strangers that may be connected at once.
@@ -198,7 +201,7 @@ impl VolumeThread {
             Ok(connected) => connected,
             Err(text) => {
                 if self.net.trouble != text {
-                    tracing::warn!("volume {}: {text}", self.about.index);
+                    self.tell_unlinked(&text);
                 }
                 self.net.trouble = text;
                 self.net.refusal = None;
@@ -526,6 +529,20 @@ impl VolumeThread {
         self.net.heard = self.now;
         engine.link_hello(self.now, *hello, &mut self.fx);
         self.run_effects();
+    }
+
+    /// An event for a backup that is not reached: each volume has an address of its own, of which its group
+    /// knows nothing.
+    fn tell_unlinked(&self, text: &str) {
+        let index = self.about.index;
+        let reason = format!("volume {index} ({}): {text}", self.exports[index].name());
+        let group = self.about.group_name.clone();
+        self.publish(NewEvent::new(
+            group,
+            EventKind::LinkState,
+            reason,
+            TRIED_AGAIN,
+        ));
     }
 
     /// An event for a refusal; a primary that keeps trying is told of once a minute.

@@ -5,6 +5,7 @@ mod links;
 use self::links::tell_of_links;
 use super::loss::{ack_is_in_force, possible_loss};
 use super::nbd_loop::PARTS_MAX;
+use super::net::TRIED_AGAIN;
 use super::role::{Engine, Group};
 use super::thread::VolumeThread;
 use crate::config::LossPolicy;
@@ -529,8 +530,7 @@ impl VolumeThread {
             LinkStands::Connecting => (
                 LinkState::Connecting,
                 self.trouble_with_backup(),
-                "tried again every half second; every 3 s where a try gets no answer, every five \
-                 seconds after a refusal",
+                TRIED_AGAIN,
             ),
             LinkStands::Refused => (
                 LinkState::Refused,

@@ -33,13 +33,18 @@ const INFLIGHT_KEPT_MAX: usize = 1024;
 /// The limit of cuts somebody waits for.
 const INFLIGHT_WANTED_MAX: usize = 2;
 
+/// Volumes told of in one reason.
+pub const TOLD_VOLUMES_MAX: usize = 3;
+
 /// What an operator sets of a primary group.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct GroupSettings {
     /// Time between cuts; `None`: only on request.
     pub epoch_ns: Option<Nanos>,
     /// What happens when the backup is lost.
     pub loss: LossPolicy,
+    /// What people call the volumes, volume 0 first; one without a name is told of by its number.
+    pub volume_names: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,9 +53,13 @@ enum Link {
     Up { synced: Option<Epoch> },
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Member {
     link: Link,
+    /// Why it has none; nothing where it gave its link up because of another volume.
+    lost: Option<String>,
+    /// It was told to give its link up, and has not said yet that it did.
+    gives_up: bool,
     committed: Epoch,
     prepared: bool,
     cut: Option<bool>,
@@ -104,6 +113,8 @@ impl PrimaryGroup {
         };
         let member = Member {
             link: Link::Down,
+            lost: None,
+            gives_up: false,
             committed: Epoch::NONE,
             prepared: false,
             cut: None,
@@ -382,7 +393,9 @@ impl PrimaryGroup {
                 self.must_seal = true;
                 self.refusal = None;
                 let synced = (!sync_needed).then_some(Epoch::NONE);
-                self.members[index].link = Link::Up { synced };
+                let member = &mut self.members[index];
+                member.link = Link::Up { synced };
+                (member.lost, member.gives_up) = (None, false);
                 self.members[index].committed = Epoch::NONE;
                 // Epochs cut before are committed only with one that this session seals: waiting
                 // for them before that one is cut would be waiting for ever.
@@ -418,7 +431,10 @@ impl PrimaryGroup {
             ToGroup::Refused(code, text) => self.refused(at, index, code, &text, fx),
             // A connection that ends after a refusal says less than the refusal did.
             ToGroup::LinkLost(reason) if self.refusal.is_some() && self.is_alone() => {
+                let known = self.members[index].lost.take();
                 self.unlink(index, &reason, fx);
+                let lost = &mut self.members[index].lost;
+                *lost = known.or(lost.take());
             }
             ToGroup::LinkLost(reason) => self.link_lost(at, index, reason, fx),
             ToGroup::Failed(text) => {
@@ -521,6 +537,7 @@ impl PrimaryGroup {
             return;
         }
         self.unlink(index, &reason, fx);
+        let reason = self.loss_reason(reason);
         let (state, reason) = match (code, self.settings.loss) {
             (RefuseCode::Superseded, LossPolicy::Degrade) => {
                 let and = "this side still serves its guest, and writes taken here are in nobody's \
@@ -547,18 +564,47 @@ impl PrimaryGroup {
 
     /// One volume has no link: the others give theirs up.
     fn unlink(&mut self, index: usize, reason: &str, fx: &mut Vec<GroupEffect>) {
-        self.members[index].link = Link::Down;
+        let member = &mut self.members[index];
+        member.link = Link::Down;
+        member.lost = (!std::mem::take(&mut member.gives_up)).then(|| reason.to_owned());
         self.inflight.clear();
         for other in 0..self.members.len() {
             if self.members[other].link != Link::Down {
                 let text = format!("volume {index} lost its link: {reason}");
+                self.members[other].gives_up = true;
                 fx.push(GroupEffect::ToVolume(other, ToVolume::DropLink(text)));
             }
         }
     }
 
+    /// `reason` of one volume, where the group has others: each that has no link with its own, since each
+    /// has an address of its own.
+    fn loss_reason(&self, reason: String) -> String {
+        let lost: Vec<(usize, &String)> = (self.members.iter().enumerate())
+            .filter_map(|(index, member)| Some((index, member.lost.as_ref()?)))
+            .collect();
+        let is_one =
+            lost.len() == self.members.len() && lost.iter().all(|(_, why)| **why == reason);
+        if lost.is_empty() || is_one {
+            return reason;
+        }
+        let name = |index: usize| match self.settings.volume_names.get(index) {
+            Some(name) => format!("volume {index} ({name})"),
+            None => format!("volume {index}"),
+        };
+        let told = lost.iter().take(TOLD_VOLUMES_MAX);
+        let mut parts: Vec<String> = told
+            .map(|(index, why)| format!("{}: {why}", name(*index)))
+            .collect();
+        if lost.len() > TOLD_VOLUMES_MAX {
+            parts.push(format!("and {} more", lost.len() - TOLD_VOLUMES_MAX));
+        }
+        parts.join("; ")
+    }
+
     fn link_lost(&mut self, at: &mut Now, index: usize, reason: String, fx: &mut Vec<GroupEffect>) {
         self.unlink(index, &reason, fx);
+        let reason = self.loss_reason(reason);
         match (self.standing.state, self.settings.loss) {
             (State::Protected, LossPolicy::Degrade) => self.degrade(at, reason, fx),
             (State::Protected | State::Resyncing | State::Paused, LossPolicy::Pause) => {

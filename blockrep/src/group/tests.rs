@@ -34,6 +34,10 @@ fn meta(role: Role, promoted: u64) -> GroupMeta {
 
 /// Tells a group of one volume something, and gives what it wants done.
 fn tell_primary(group: &mut PrimaryGroup, message: ToGroup) -> Vec<GroupEffect> {
+    tell_of(group, 0, message)
+}
+
+fn tell_of(group: &mut PrimaryGroup, index: usize, message: ToGroup) -> Vec<GroupEffect> {
     let mut fresh = || LineageId([9; 16]);
     let mut at = Now {
         ns: 1,
@@ -41,7 +45,7 @@ fn tell_primary(group: &mut PrimaryGroup, message: ToGroup) -> Vec<GroupEffect> 
         fresh: &mut fresh,
     };
     let mut fx = Vec::new();
-    group.volume(&mut at, 0, message, &mut fx);
+    group.volume(&mut at, index, message, &mut fx);
     fx
 }
 
@@ -49,8 +53,44 @@ fn primary(loss: LossPolicy) -> PrimaryGroup {
     let settings = GroupSettings {
         epoch_ns: None,
         loss,
+        volume_names: Vec::new(),
     };
     PrimaryGroup::new(meta(Role::Primary, 0), settings, 1, "not reached yet")
+}
+
+/// Each volume has an address of its own, and the wrong one is looked for where the reason points.
+#[test]
+fn of_several_volumes_the_one_that_is_lost_is_named() {
+    let settings = GroupSettings {
+        epoch_ns: None,
+        loss: LossPolicy::Degrade,
+        volume_names: vec!["root.img".to_owned(), "data.img".to_owned()],
+    };
+    let mut meta = meta(Role::Primary, 0);
+    meta.volume_count = 2;
+    let mut group = PrimaryGroup::new(meta, settings, 1, "not reached yet");
+    let up = ToGroup::LinkUp { sync_needed: true };
+    tell_of(&mut group, 0, up.clone());
+    let lost = ToGroup::LinkLost("h:2 does not answer".to_owned());
+    let fx = tell_of(&mut group, 1, lost.clone());
+    let dropped = |effect: &GroupEffect| matches!(effect, GroupEffect::ToVolume(0, ToVolume::DropLink(text)) if text.contains("volume 1"));
+    assert!(fx.iter().any(dropped), "{fx:?}");
+    let only_second = "volume 1 (data.img): h:2 does not answer";
+    assert_eq!(group.standing().reason, only_second);
+    // The first one gave its link up on that account: no reason of its own, and no new event.
+    let given_up = ToGroup::LinkLost("volume 1 lost its link".to_owned());
+    assert!(tell_of(&mut group, 0, given_up).is_empty());
+    assert_eq!(group.standing().reason, only_second);
+    tell_of(&mut group, 0, ToGroup::LinkLost("h:1 is silent".to_owned()));
+    assert_eq!(
+        group.standing().reason,
+        format!("volume 0 (root.img): h:1 is silent; {only_second}")
+    );
+    // In turn they are told of together, so that tries in turn are no event each.
+    assert!(tell_of(&mut group, 1, lost).is_empty());
+    tell_of(&mut group, 1, up);
+    tell_of(&mut group, 0, ToGroup::LinkLost("gone".to_owned()));
+    assert_eq!(group.standing().reason, "volume 0 (root.img): gone");
 }
 
 fn superseded() -> ToGroup {

@@ -84,6 +84,7 @@ impl World {
         GroupSettings {
             epoch_ns: self.plan.epoch_ns,
             loss,
+            volume_names: Vec::new(),
         }
     }
 

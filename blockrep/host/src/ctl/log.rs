@@ -70,7 +70,8 @@ fn level_of(event: &Event, is_asked_for: bool) -> Level {
             | EventKind::PromotionRefused
             | EventKind::PeerRefused
             | EventKind::IoError
-            | EventKind::JournalDamage,
+            | EventKind::JournalDamage
+            | EventKind::LinkState,
             _,
         ) => Level::WARN,
         _ => Level::INFO,

@@ -7,7 +7,7 @@ use super::fresh::Fresh;
 use crate::cli::ExitCode;
 use crate::config::{Common, ListenAddr};
 use crate::daemon::files::{self, FileError, Layout};
-use crate::daemon::listen::{SocketFile, link_listener, nbd_listener, vhost_listener};
+use crate::daemon::listen::{BoundLink, SocketFile, link_listener, nbd_listener, vhost_listener};
 use crate::daemon::owner;
 use blockrep_host::ctl::{BindError, ControlSocket};
 use blockrep_host::lock::{FileLock, LockError};
@@ -30,7 +30,7 @@ pub(super) struct Claims {
     pub(super) vhost: VecDeque<OwnedFd>,
     pub(super) vhost_files: Vec<SocketFile>,
     /// One for each volume of a backup.
-    pub(super) links: Vec<OwnedFd>,
+    pub(super) links: Vec<BoundLink>,
     pub(super) locks: Vec<FileLock>,
 }
 

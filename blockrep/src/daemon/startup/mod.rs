@@ -12,6 +12,7 @@ mod claims;
 mod fresh;
 mod images;
 mod in_order;
+mod making;
 mod run;
 mod seed;
 mod state;
@@ -23,7 +24,7 @@ use crate::config::{self, BackupConfig, Common, EpochMode, OutputClass, PrimaryC
 use crate::daemon::faults::Faults;
 use crate::daemon::files::{FileError, Layout, words};
 use crate::daemon::image_mark::Claim;
-use crate::daemon::listen::tell_address;
+use crate::daemon::listen::{BoundLink, tell_address};
 use crate::daemon::vhost::Mapping;
 use crate::daemon::watch::Watch;
 use crate::daemon::{EXTENT_BYTES, EXTENTS_MAX, FRONT_BYTES_MAX, WINDOW_BYTES_MAX};
@@ -97,14 +98,15 @@ pub fn run_primary(config: &PrimaryConfig) -> Result<(), StartError> {
         assume_identical: config.assume_identical && is_first_start(&meta),
         pressure_ns_max: nanos(config.backpressure_timeout),
     };
+    let exports = exports(&images, &opened)?;
     let group = GroupSettings {
         epoch_ns: match config.epoch {
             EpochMode::Every(length) => Some(nanos(length)),
             EpochMode::Manual => None,
         },
         loss: config.on_backup_loss,
+        volume_names: exports.iter().map(|e| e.name().to_owned()).collect(),
     };
-    let exports = exports(&images, &opened)?;
     if let Some(nbd) = &claims.nbd {
         tell_address("NBD address tcp:", nbd);
     }
@@ -152,7 +154,7 @@ pub fn run_primary(config: &PrimaryConfig) -> Result<(), StartError> {
             kind: Kind::Primary {
                 identity,
                 meta: meta.clone(),
-                group: (index == 0).then_some(group),
+                group: (index == 0).then(|| group.clone()),
                 reason,
             },
         });
@@ -220,9 +222,8 @@ pub fn run_backup(config: &BackupConfig) -> Result<(), StartError> {
     }
     let mut seeds = Vec::new();
     let links = std::mem::take(&mut claims.links);
-    for link in &links {
-        tell_address("link address ", link);
-    }
+    let links = links.into_iter().map(BoundLink::listen);
+    let links = links.collect::<Result<Vec<_>, _>>()?;
     let volumes = config.volumes.iter().zip(opened).zip(recovered).zip(links);
     for (index, (((volume, image), (recovered, claim)), link)) in volumes.enumerate() {
         tell_buffered("image", &volume.image, &image);

@@ -8,6 +8,7 @@ use super::StartError;
 use super::fresh::Fresh;
 use super::images::Images;
 use super::in_order;
+use super::making::make_journal;
 use crate::cli::ExitCode;
 use crate::daemon::files::{self, JournalReader, Layout, begin_anew, words};
 use crate::daemon::image_mark::Claim;
@@ -372,21 +373,6 @@ fn decision_words(decision: Decision) -> &'static str {
         Decision::Refuse => "refused",
         Decision::KeepPrefix => "own writes after a promotion are kept",
     }
-}
-
-fn make_journal(layout: &Layout, index: usize) -> Result<(), StartError> {
-    let bar = indicatif::ProgressBar::new(0);
-    let mut told = false;
-    files::make_journal(layout, index, |done, total| {
-        if !told {
-            told = true;
-            tracing::info!("volume {index}: making a journal of {total} bytes");
-        }
-        bar.set_length(total);
-        bar.set_position(done);
-    })?;
-    bar.finish_and_clear();
-    Ok(())
 }
 
 fn random_id() -> Result<[u8; 16], StartError> {

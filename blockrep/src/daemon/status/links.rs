@@ -1,10 +1,8 @@
 //! What the state of a group says of the links of its volumes.
 
 use super::Report;
+use crate::group::primary::TOLD_VOLUMES_MAX;
 use blkback_proto::ctl::{GroupState, LinkState, Stated};
-
-/// Volumes told of in one reason.
-const TOLD_VOLUMES_MAX: usize = 3;
 
 /// Where there are several volumes, each with an address of its own: the ones that are not linked are
 /// named, or the wrong address is looked for where the right one stands.
@@ -35,7 +33,8 @@ pub(super) fn tell_of_links(stated: &mut Stated<GroupState>, reports: &[Report],
             let says = |index: usize, report: &Report| {
                 format!("{}: {}", name(index, report), report.link.stated.reason)
             };
-            let known = |(_, report): &(usize, &Report)| stated.reason == report.link.stated.reason;
+            let known =
+                |(_, report): &(usize, &Report)| stated.reason.contains(&report.link.stated.reason);
             let text = told(&says);
             if was_linked && !down.iter().any(known) {
                 stated.reason += &format!("; {text}");
@@ -55,6 +54,10 @@ pub(super) fn tell_of_links(stated: &mut Stated<GroupState>, reports: &[Report],
                 stated.next = format!("follows when every volume is connected; {then}");
             } else {
                 stated.reason += &format!("; {text}");
+                if stated.state == Inconsistent {
+                    stated.next =
+                        "compared when every volume is connected; until then not promotable".into();
+                }
             }
         }
         _ => {}
