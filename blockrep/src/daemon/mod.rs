@@ -26,6 +26,7 @@ mod nbd;
 mod nbd_loop;
 mod net;
 mod owner;
+mod pressure;
 mod role;
 mod startup;
 mod status;
