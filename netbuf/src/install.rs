@@ -281,13 +281,7 @@ pub(crate) fn install_first(
     for step in &STEPS[..count] {
         match step {
             Step::MakeIfb if ifb == 0 => ifb = make_ifb(netlink, vif)?,
-            Step::PlaceRoot if found.root.is_none() => {
-                let message = match root {
-                    Root::Plug { limit_bytes } => request::make_plug(ifb, limit_bytes),
-                    Root::Pfifo { limit_frames } => request::make_pfifo(ifb, limit_frames),
-                };
-                netlink.ask("place the root of the IFB", message)?;
-            }
+            Step::PlaceRoot if found.root.is_none() => place_root(netlink, ifb, root)?,
             Step::OpenRoot if begin == Begin::Open => {
                 if let Root::Plug { limit_bytes } = root {
                     carry_out(netlink, ifb, Order::Limit { bytes: limit_bytes })?;
@@ -305,6 +299,34 @@ pub(crate) fn install_first(
     Ok(ifb)
 }
 
+/// Puts a new root on an IFB that is down, and raises it: what was held before is dropped, and nothing is
+/// let out, not even for a moment. For an interface that is redirected to an IFB that passes nothing.
+pub fn revive(netlink: &mut Netlink, vif: u32, root: Root) -> Result<u32, InstallError> {
+    let found = look(netlink, vif)?;
+    found.refuse_foreign()?;
+    let Some(ifb) = found.ifb.as_ref().filter(|_| found.redirected) else {
+        return Err(InstallError::Shut(vif));
+    };
+    carry_out(netlink, ifb.index, Order::Shut)?;
+    if found.root.is_some() {
+        netlink.ask(
+            "remove the root of the IFB",
+            request::delete_root(ifb.index),
+        )?;
+    }
+    place_root(netlink, ifb.index, root)?;
+    netlink.ask("raise the IFB", request::set_up(ifb.index, true))?;
+    Ok(ifb.index)
+}
+
+fn place_root(netlink: &mut Netlink, ifb: u32, root: Root) -> Result<(), InstallError> {
+    let message = match root {
+        Root::Plug { limit_bytes } => request::make_plug(ifb, limit_bytes),
+        Root::Pfifo { limit_frames } => request::make_pfifo(ifb, limit_frames),
+    };
+    Ok(netlink.ask("place the root of the IFB", message)?)
+}
+
 fn make_ifb(netlink: &mut Netlink, vif: u32) -> Result<u32, InstallError> {
     let name = ifb_name(vif);
     netlink.ask("make the IFB", request::make_ifb(&name))?;
@@ -316,9 +338,10 @@ fn make_ifb(netlink: &mut Netlink, vif: u32) -> Result<u32, InstallError> {
 pub fn carry_out(netlink: &mut Netlink, ifb: u32, order: Order) -> Result<(), NetlinkError> {
     let change = |action, bytes| request::change_plug(ifb, action, bytes);
     match order {
-        Order::Buffer => netlink.ask("BUFFER", change(PlugAction::Buffer, 0)),
+        Order::Buffer(_) => netlink.ask("BUFFER", change(PlugAction::Buffer, 0)),
+        Order::Count => netlink.ask("BUFFER to count", change(PlugAction::Buffer, 0)),
         Order::Freeze => netlink.ask("BUFFER to freeze", change(PlugAction::Buffer, 0)),
-        Order::ReleaseOne => netlink.ask("RELEASE_ONE", change(PlugAction::ReleaseOne, 0)),
+        Order::ReleaseOne(_) => netlink.ask("RELEASE_ONE", change(PlugAction::ReleaseOne, 0)),
         Order::OpenAll => netlink.ask(
             "RELEASE_INDEFINITE",
             change(PlugAction::ReleaseIndefinite, 0),

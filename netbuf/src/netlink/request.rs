@@ -24,6 +24,15 @@ const DUMP: u16 = 0x300;
 const MAKE: u16 = REQUEST | ACK | 0x400 | 0x200;
 
 pub const IFLA_IFNAME: u16 = 3;
+pub const IFLA_ADDRESS: u16 = 1;
+pub const IFLA_MTU: u16 = 4;
+pub const IFLA_LINK: u16 = 5;
+pub const IFLA_MASTER: u16 = 10;
+pub const IFLA_IFALIAS: u16 = 20;
+/// What the kernel takes as an alias (`IFALIASZ`, with its zero byte).
+pub const ALIAS_BYTES_MAX: usize = 255;
+const IFLA_INFO_DATA: u16 = 2;
+const VETH_INFO_PEER: u16 = 1;
 pub const IFLA_LINKINFO: u16 = 18;
 pub const IFLA_INFO_KIND: u16 = 1;
 const IFLA_NUM_TX_QUEUES: u16 = 31;
@@ -91,6 +100,48 @@ pub fn make_ifb(name: &str) -> Message {
     message = message.attribute(IFLA_INFO_KIND, b"ifb");
     message.end(&nest);
     message
+}
+
+/// Two ends of a wire; both are down at first.
+#[must_use]
+pub fn make_veth(name: &str, peer: &str, mtu_bytes: u32) -> Message {
+    let mut message = link(RTM_NEWLINK, MAKE, 0, 0, 0)
+        .attribute_text(IFLA_IFNAME, name)
+        .attribute_u32(IFLA_MTU, mtu_bytes);
+    let info = message.begin(IFLA_LINKINFO);
+    message = message.attribute(IFLA_INFO_KIND, b"veth");
+    let data = message.begin(IFLA_INFO_DATA);
+    let other = message.begin(VETH_INFO_PEER);
+    message = message
+        .raw(&[0; 16])
+        .attribute_text(IFLA_IFNAME, peer)
+        .attribute_u32(IFLA_MTU, mtu_bytes);
+    for nest in [other, data, info] {
+        message.end(&nest);
+    }
+    message
+}
+
+/// Makes it a port of a bridge; `None`: of none.
+#[must_use]
+pub fn set_master(index: u32, master: Option<u32>) -> Message {
+    link(RTM_NEWLINK, REQUEST | ACK, index, 0, 0).attribute_u32(IFLA_MASTER, master.unwrap_or(0))
+}
+
+/// Writes a note at a link; an empty one takes it away.
+#[must_use]
+pub fn set_alias(index: u32, alias: &str) -> Message {
+    assert!(
+        alias.len() <= ALIAS_BYTES_MAX,
+        "longer than the kernel takes"
+    );
+    link(RTM_NEWLINK, REQUEST | ACK, index, 0, 0).attribute(IFLA_IFALIAS, alias.as_bytes())
+}
+
+/// The root of an IFB of ours, with what it holds.
+#[must_use]
+pub fn delete_root(ifb: u32) -> Message {
+    traffic(RTM_DELQDISC, REQUEST | ACK, ifb, OUR_ROOT, TC_H_ROOT, 0)
 }
 
 #[must_use]
