@@ -16,19 +16,25 @@ mod error;
 mod limits;
 mod plug;
 mod port;
+mod record;
+mod relayed;
 mod status;
+mod wiring;
 
 pub use error::HoldError;
 pub use port::Held;
+pub use record::{check_device, check_guest};
+pub use wiring::{FREE_PREFIX, PORT_PREFIX, cleanup};
 
 use crate::gate::{Directed, Epoch, Event, Gate, Interface, Lineage, Order, Quiet, Refusal, State};
-use crate::install::Begin;
-use crate::netlink::Netlink;
+use crate::install::{Begin, ifb_name};
+use crate::netlink::{Link, Netlink};
 use blkback_proto::ctl::NetDone;
 use blockrep_host::clock;
 use limits::wait_for;
 use plug::PlugPort;
 use port::{Holder, Port};
+use relayed::RelayPort;
 use std::collections::{BTreeMap, VecDeque};
 
 /// What holds the frames of all interfaces of a guest.
@@ -127,7 +133,7 @@ impl Hold {
                 crate::install::uninstall(&mut hold.netlink, index)?;
                 continue;
             };
-            let holder = hold.holder(index, &link.name, None, Begin::Held)?;
+            let holder = hold.holder(&link, None, Begin::Held)?;
             let port = Port::new(&link.name, holder, None);
             hold.ports.insert(Interface(index), port);
             found.push(Interface(index));
@@ -184,7 +190,17 @@ impl Hold {
             State::Open => Begin::Open,
             _ => Begin::Held,
         };
-        let holder = self.holder(link.index, &link.name, bridge, begin)?;
+        let ours_before = self.netlink.link(&ifb_name(link.index))?.is_some();
+        let holder = match self.holder(&link, bridge, begin) {
+            Ok(holder) => holder,
+            Err(error) => {
+                // It spoke for itself until now, and shall again.
+                if !ours_before && matches!(self.mechanism, Mechanism::Relay { .. }) {
+                    wiring::unplace(&mut self.netlink, link.index)?;
+                }
+                return Err(error);
+            }
+        };
         let port = Port::new(&link.name, holder, self.gate.last_cut());
         self.ports.insert(Interface(link.index), port);
         self.tell(Event::Added(Interface(link.index)))?;
@@ -193,22 +209,23 @@ impl Hold {
 
     fn holder(
         &mut self,
-        index: u32,
-        name: &str,
+        link: &Link,
         bridge: Option<&str>,
         begin: Begin,
     ) -> Result<Holder, HoldError> {
         let limit_bytes = self.gate.limit_bytes();
-        let _ = (name, bridge);
-        let netlink = &mut self.netlink;
+        let (netlink, guest) = (&mut self.netlink, &self.guest);
         Ok(match self.mechanism {
-            Mechanism::Plug | Mechanism::Relay { .. } => Holder::Plug(PlugPort::attach(
-                netlink,
-                &self.guest,
-                index,
-                limit_bytes,
-                begin,
-            )?),
+            Mechanism::Plug => {
+                let index = link.index;
+                Holder::Plug(PlugPort::attach(netlink, guest, index, limit_bytes, begin)?)
+            }
+            Mechanism::Relay { epochs_max } => {
+                let limits = (limit_bytes, epochs_max);
+                Holder::Relay(RelayPort::attach(
+                    netlink, guest, link, bridge, limits, begin,
+                )?)
+            }
         })
     }
 

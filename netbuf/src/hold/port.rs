@@ -2,6 +2,7 @@
 
 use super::HoldError;
 use super::plug::PlugPort;
+use super::relayed::RelayPort;
 use crate::gate::{Epoch, Order};
 use crate::netlink::Netlink;
 
@@ -21,6 +22,7 @@ pub struct Held {
 #[derive(Debug)]
 pub(super) enum Holder {
     Plug(PlugPort),
+    Relay(RelayPort),
 }
 
 #[derive(Debug)]
@@ -54,6 +56,7 @@ impl Port {
     pub(super) fn obey(&mut self, netlink: &mut Netlink, order: Order) -> Result<(), String> {
         match &mut self.holder {
             Holder::Plug(plug) => plug.obey(netlink, order),
+            Holder::Relay(relay) => relay.obey(order, self.joined_after),
         }
     }
 
@@ -61,6 +64,7 @@ impl Port {
     pub(super) fn held(&mut self, netlink: &mut Netlink) -> Option<Held> {
         match &mut self.holder {
             Holder::Plug(plug) => plug.held(netlink),
+            Holder::Relay(relay) => relay.held(),
         }
     }
 
@@ -69,6 +73,7 @@ impl Port {
     pub(super) fn leave(self, netlink: &mut Netlink, opens: bool) -> Result<(), HoldError> {
         match self.holder {
             Holder::Plug(plug) => plug.leave(netlink, opens),
+            Holder::Relay(relay) => relay.leave(netlink, opens),
         }
     }
 
@@ -76,6 +81,7 @@ impl Port {
     pub(super) fn bury(self, netlink: &mut Netlink) -> Result<(), HoldError> {
         match self.holder {
             Holder::Plug(plug) => plug.leave(netlink, true),
+            Holder::Relay(relay) => relay.leave(netlink, true),
         }
     }
 
@@ -83,6 +89,7 @@ impl Port {
     pub(super) fn broken(&mut self, netlink: &mut Netlink) -> Result<Option<String>, HoldError> {
         match &mut self.holder {
             Holder::Plug(plug) => plug.broken(netlink),
+            Holder::Relay(relay) => relay.broken(netlink),
         }
     }
 
@@ -90,6 +97,15 @@ impl Port {
     pub(super) fn by(&self) -> String {
         match &self.holder {
             Holder::Plug(plug) => crate::install::ifb_name(plug.vif),
+            Holder::Relay(relay) => relay.wiring.free.clone(),
+        }
+    }
+
+    /// The bridge its frames go to, where that is ours to know.
+    pub(super) fn bridge(&self) -> Option<String> {
+        match &self.holder {
+            Holder::Plug(_) => None,
+            Holder::Relay(relay) => Some(relay.wiring.bridge.clone()),
         }
     }
 

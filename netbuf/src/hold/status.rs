@@ -77,7 +77,7 @@ impl Hold {
             interfaces.push(NetInterface {
                 interface: port.name.clone(),
                 index: interface.0,
-                bridge: None,
+                bridge: port.bridge(),
                 by: port.by(),
                 held_frames: held.map(|held| held.frames),
                 held_bytes: held.map(|held| held.bytes),
