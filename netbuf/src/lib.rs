@@ -13,6 +13,8 @@
 //! kernel has no plug. `netbuf/NETBUF.md` has the whole of it.
 
 pub mod announce;
+pub mod cli;
+pub mod daemon;
 pub mod gate;
 pub mod hold;
 pub mod install;

@@ -16,26 +16,25 @@ mod error;
 mod limits;
 mod plug;
 mod port;
+mod probe;
 mod record;
 mod relayed;
+mod requests;
 mod status;
 mod wiring;
 
 pub use error::HoldError;
 pub use port::Held;
+pub use probe::{PROBE, has_plug};
 pub use record::{check_device, check_guest};
 pub use wiring::{FREE_PREFIX, PORT_PREFIX, cleanup};
 
-use crate::gate::{Directed, Epoch, Event, Gate, Interface, Lineage, Order, Quiet, Refusal, State};
-use crate::install::{Begin, ifb_name};
-use crate::netlink::{Link, Netlink};
-use blkback_proto::ctl::NetDone;
+use crate::gate::{Event, Gate, Interface, State};
+use crate::install::Begin;
+use crate::netlink::{Netlink, request};
 use blockrep_host::clock;
-use limits::wait_for;
-use plug::PlugPort;
 use port::{Holder, Port};
-use relayed::RelayPort;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 /// What holds the frames of all interfaces of a guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +84,36 @@ pub enum Notice {
         interface: String,
         frames: u64,
     },
+}
+
+/// See [`Hold::announced_on`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Announced {
+    /// Index of the device to send on.
+    pub on: u32,
+    /// Index of the port; `None` where the bridge learns it from the frames.
+    pub port: Option<u32>,
+}
+
+/// The guests whose names stand at what an earlier process left, with the indices of their interfaces.
+///
+/// # Errors
+/// When the kernel does not answer.
+pub fn found(netlink: &mut Netlink) -> Result<BTreeMap<String, Vec<u32>>, HoldError> {
+    let mut guests: BTreeMap<String, Vec<u32>> = BTreeMap::new();
+    for link in netlink
+        .links()?
+        .into_iter()
+        .filter(|link| link.kind == "ifb")
+    {
+        let Some(index) = crate::install::vif_of(&link.name) else {
+            continue;
+        };
+        if let Some(guest) = record::Record::read(&link.alias).guest {
+            guests.entry(guest).or_default().push(index);
+        }
+    }
+    Ok(guests)
 }
 
 /// The output of one guest.
@@ -170,224 +199,52 @@ impl Hold {
         self.ports.contains_key(&Interface(index))
     }
 
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.ports.is_empty()
-    }
-
-    /// From now on the output of a device is held as the guest's state says. `bridge`: for a relay, the
-    /// bridge to speak to; without it the one the device is a port of.
+    /// Where the frames that announce a station of this interface are to be said, and the port behind which
+    /// its bridge shall look for it. An interface without a bridge has no such place.
     ///
     /// # Errors
-    /// [`HoldError`]; then the device is as it was, but for [`HoldError::OrderFailed`].
-    pub fn attach(&mut self, interface: &str, bridge: Option<&str>) -> Result<NetDone, HoldError> {
-        let link = self.netlink.link(interface)?;
-        let link = link.ok_or_else(|| HoldError::NoDevice(interface.to_owned()))?;
-        if self.has(link.index) {
-            return Ok(self.done(true, String::new()));
-        }
-        let begin = match self.gate.state() {
-            State::Open => Begin::Open,
-            _ => Begin::Held,
+    /// When the kernel does not answer.
+    pub fn announced_on(&mut self, index: u32) -> Result<Option<Announced>, HoldError> {
+        let Some(port) = self.ports.get(&Interface(index)) else {
+            return Ok(None);
         };
-        let ours_before = self.netlink.link(&ifb_name(link.index))?.is_some();
-        let holder = match self.holder(&link, bridge, begin) {
-            Ok(holder) => holder,
-            Err(error) => {
-                // It spoke for itself until now, and shall again.
-                if !ours_before && matches!(self.mechanism, Mechanism::Relay { .. }) {
-                    wiring::unplace(&mut self.netlink, link.index)?;
-                }
-                return Err(error);
+        Ok(match &port.holder {
+            Holder::Plug(_) => {
+                let bridge = self.netlink.link_of(index)?.and_then(|link| link.master);
+                bridge.map(|on| Announced {
+                    on,
+                    port: Some(index),
+                })
             }
-        };
-        let port = Port::new(&link.name, holder, self.gate.last_cut());
-        self.ports.insert(Interface(link.index), port);
-        self.tell(Event::Added(Interface(link.index)))?;
-        Ok(self.done(false, String::new()))
-    }
-
-    fn holder(
-        &mut self,
-        link: &Link,
-        bridge: Option<&str>,
-        begin: Begin,
-    ) -> Result<Holder, HoldError> {
-        let limit_bytes = self.gate.limit_bytes();
-        let (netlink, guest) = (&mut self.netlink, &self.guest);
-        Ok(match self.mechanism {
-            Mechanism::Plug => {
-                let index = link.index;
-                Holder::Plug(PlugPort::attach(netlink, guest, index, limit_bytes, begin)?)
-            }
-            Mechanism::Relay { epochs_max } => {
-                let limits = (limit_bytes, epochs_max);
-                Holder::Relay(RelayPort::attach(
-                    netlink, guest, link, bridge, limits, begin,
-                )?)
+            Holder::Relay(relay) => {
+                let free = self.netlink.link(&relay.wiring.free)?;
+                free.map(|free| Announced {
+                    on: free.index,
+                    port: None,
+                })
             }
         })
     }
 
-    /// Leaves a device alone. What is held of it is dropped; what it says afterwards passes if the guest's
-    /// output is open, and is dropped if not.
+    /// At the bridge of a port, a station is behind it from now on.
     ///
     /// # Errors
-    /// What the kernel refused; the interface is no longer this guest's all the same.
-    pub fn detach(&mut self, interface: &str) -> Result<NetDone, HoldError> {
-        let Some(index) = self.index_of(interface) else {
-            return Ok(self.done(true, format!("{interface} was not attached")));
-        };
-        let index = Interface(index);
-        self.tell(Event::Detached(index))?;
-        let opens = *self.gate.state() == State::Open;
-        let port = self.ports.remove(&index).expect("found above");
-        port.leave(&mut self.netlink, opens)?;
-        let note = if opens {
-            String::new()
-        } else {
-            format!(
-                "output was not open: what {interface} says is dropped; type netbuf attach {} {interface} \
-                 to hold it again, or netbuf cleanup to let it pass",
-                self.guest
-            )
-        };
-        Ok(self.done(false, note))
+    /// What the kernel refuses.
+    pub fn station_is_behind(&mut self, port: u32, mac: [u8; 6]) -> Result<(), HoldError> {
+        let message = request::station_is_behind(port, mac);
+        Ok(self.netlink.ask("move the station", message)?)
     }
 
-    /// Closes epoch n: what is said from now on is of a later one.
-    ///
-    /// # Errors
-    /// [`HoldError::Refused`] as the gate's table says, [`HoldError::OrderFailed`].
-    pub fn cut(&mut self, epoch: Epoch) -> Result<NetDone, HoldError> {
-        if matches!(self.gate.state(), State::Cut { epochs } if epochs.contains(&epoch)) {
-            return Ok(self.done(true, String::new()));
-        }
-        let drained = match (self.gate.state(), self.mechanism) {
-            (State::Open, Mechanism::Plug) => wait_for(|| self.backlog_frames() == Some(0)),
-            // A relay marks the place; only where counts begin has nothing to be on its way.
-            _ => true,
-        };
-        self.tell(Event::Cut { epoch, drained })?;
-        Ok(self.done(false, String::new()))
+    /// Indices and names of the guest's interfaces.
+    #[must_use]
+    pub fn interfaces(&self) -> Vec<(u32, String)> {
+        let all = self.ports.iter();
+        all.map(|(index, port)| (index.0, port.name.clone()))
+            .collect()
     }
 
-    /// Lets go everything up to the end of epoch n, which the backup has.
-    ///
-    /// # Errors
-    /// As [`Self::cut`].
-    pub fn release(&mut self, epoch: Epoch) -> Result<NetDone, HoldError> {
-        match self.tell(Event::Release(epoch)) {
-            Ok(()) => Ok(self.done(false, String::new())),
-            Err(HoldError::Refused(Refusal::AlreadyOut { .. })) => {
-                Ok(self.done(true, String::new()))
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Nothing more leaves.
-    ///
-    /// # Errors
-    /// [`HoldError::OrderFailed`].
-    pub fn hold(&mut self, why: &str) -> Result<NetDone, HoldError> {
-        let already = matches!(self.gate.state(), State::Held { .. } | State::Failed { .. });
-        self.tell(Event::Hold {
-            why: why.to_owned(),
-        })?;
-        Ok(self.done(already, String::new()))
-    }
-
-    /// Who writes this guest, from the client of the authority.
-    ///
-    /// # Errors
-    /// None now; as the others for the caller's sake.
-    pub fn authority(&mut self, lineage: Lineage) -> Result<NetDone, HoldError> {
-        let already = self.gate.authority() == Some(lineage);
-        self.tell(Event::Authority(lineage))?;
-        Ok(self.done(already, String::new()))
-    }
-
-    /// Everything leaves from now on.
-    ///
-    /// # Errors
-    /// As [`Self::cut`]; refused without the lineage that the authority named.
-    pub fn open(&mut self, lineage: Lineage) -> Result<NetDone, HoldError> {
-        let already = *self.gate.state() == State::Open;
-        self.tell(Event::Open(lineage))?;
-        Ok(self.done(already, String::new()))
-    }
-
-    /// Counts anew from the end of epoch n, at which the paused guest stands.
-    ///
-    /// # Errors
-    /// As [`Self::cut`].
-    pub fn resync(
-        &mut self,
-        epoch: Epoch,
-        paused: bool,
-        committed: Option<Epoch>,
-    ) -> Result<NetDone, HoldError> {
-        let next = epoch.0.checked_add(1).map(Epoch);
-        if matches!(self.gate.state(), State::Holding { epoch } if Some(*epoch) == next) {
-            return Ok(self.done(true, String::new()));
-        }
-        let quiet = Quiet {
-            paused,
-            committed,
-            backlog_frames: self.backlog_frames(),
-        };
-        self.tell(Event::Resync { epoch, quiet })?;
-        Ok(self.done(false, String::new()))
-    }
-
-    /// Bytes an interface holds before the newest frames are dropped.
-    ///
-    /// # Errors
-    /// [`HoldError::LimitFixed`] with relays; [`HoldError::Refused`] for 0.
-    pub fn limit(&mut self, bytes: u32) -> Result<(), HoldError> {
-        if bytes == self.gate.limit_bytes() {
-            return Ok(());
-        }
-        match self.mechanism {
-            Mechanism::Plug => self.tell(Event::Limit { bytes }),
-            Mechanism::Relay { .. } => Err(HoldError::LimitFixed),
-        }
-    }
-
-    fn backlog_frames(&mut self) -> Option<u64> {
-        self.sum().held.map(|held| held.frames)
-    }
-
-    /// An event to the gate, and its orders to the interfaces; the first failure of an order, if any.
-    fn tell(&mut self, event: Event) -> Result<(), HoldError> {
-        let now_ms = clock::unix_ms();
-        let mut orders = Vec::new();
-        self.gate.step(event, now_ms, &mut orders)?;
-        let mut orders = VecDeque::from(orders);
-        let mut first = None;
-        while let Some(Directed { to, order }) = orders.pop_front() {
-            let Some(port) = self.ports.get_mut(&to) else {
-                continue;
-            };
-            let Err(what) = port.obey(&mut self.netlink, order) else {
-                continue;
-            };
-            let interface = port.name.clone();
-            tracing::error!("{interface}: {order:?} was not carried out: {what}");
-            port.failed.get_or_insert_with(|| what.clone());
-            // One that cannot even be shut has told so; there is nothing left to order.
-            if order != Order::Shut {
-                let mut more = Vec::new();
-                let failed = Event::OrderFailed {
-                    of: to,
-                    what: what.clone(),
-                };
-                self.gate.step(failed, now_ms, &mut more)?;
-                orders.extend(more);
-                first.get_or_insert(HoldError::OrderFailed { interface, what });
-            }
-        }
-        first.map_or(Ok(()), Err)
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ports.is_empty()
     }
 }

@@ -48,7 +48,7 @@ impl Hold {
     }
 
     /// How it stands after a request. What was dropped since the last answer of this kind is told once.
-    pub(super) fn done(&mut self, already: bool, note: String) -> NetDone {
+    pub(crate) fn done(&mut self, already: bool, note: String) -> NetDone {
         let sum = self.sum();
         let limit_reached = sum.dropped_frames > self.answered_drops;
         self.answered_drops = self.answered_drops.max(sum.dropped_frames);

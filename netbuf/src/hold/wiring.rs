@@ -12,6 +12,7 @@
 //! The wall comes first and goes last. In between the guest's output is lost, as on a wire.
 
 use super::HoldError;
+use super::probe::remove_probe;
 use super::record::Record;
 use crate::install::{self, Begin, Root, Standing, ifb_name, install, look, revive, uninstall};
 use crate::netlink::{Link, Netlink, request};
@@ -223,6 +224,7 @@ fn number_of(name: &str, prefix: &str) -> Option<u32> {
 pub fn cleanup(netlink: &mut Netlink) -> Result<Vec<String>, HoldError> {
     let before = netlink.links()?;
     let mut first = None;
+    remove_probe(netlink)?;
     for link in &before {
         let ours = install::vif_of(&link.name).filter(|_| link.kind == "ifb");
         let end = number_of(&link.name, FREE_PREFIX).filter(|_| link.kind == "veth");

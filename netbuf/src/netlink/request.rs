@@ -17,6 +17,13 @@ pub const RTM_GETQDISC: u16 = 38;
 pub const RTM_NEWTFILTER: u16 = 44;
 pub const RTM_GETTFILTER: u16 = 46;
 
+pub const RTM_NEWNEIGH: u16 = 28;
+const AF_BRIDGE: u8 = 7;
+const NUD_REACHABLE: u16 = 2;
+const NTF_MASTER: u8 = 4;
+const NDA_LLADDR: u16 = 2;
+const CREATE: u16 = 0x400;
+const REPLACE: u16 = 0x100;
 const REQUEST: u16 = 0x1;
 const ACK: u16 = 0x4;
 const DUMP: u16 = 0x300;
@@ -142,6 +149,21 @@ pub fn set_alias(index: u32, alias: &str) -> Message {
 #[must_use]
 pub fn delete_root(ifb: u32) -> Message {
     traffic(RTM_DELQDISC, REQUEST | ACK, ifb, OUR_ROOT, TC_H_ROOT, 0)
+}
+
+/// At its bridge, a station is behind this port from now on, whatever was believed; it ages as one that was
+/// heard. ndmsg: family u8, pad 3, index i32, state u16, flags u8, type u8.
+#[must_use]
+pub fn station_is_behind(port: u32, mac: [u8; 6]) -> Message {
+    let mut body = [0; 12];
+    body[0] = AF_BRIDGE;
+    body[4..8].copy_from_slice(&port.to_ne_bytes());
+    body[8..10].copy_from_slice(&NUD_REACHABLE.to_ne_bytes());
+    body[10] = NTF_MASTER;
+    let flags = REQUEST | ACK | CREATE | REPLACE;
+    Message::new(RTM_NEWNEIGH, flags)
+        .raw(&body)
+        .attribute(NDA_LLADDR, &mac)
 }
 
 #[must_use]

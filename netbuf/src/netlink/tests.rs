@@ -92,6 +92,12 @@ fn requests_for_the_relay_are_byte_for_byte() {
          0700 1400 766d3100",
     );
     assert_bytes(
+        station_is_behind(5, [2, 0, 0, 0, 0, 1]),
+        "28000000 1c00 0505 07000000 00000000  # NEWNEIGH, REQUEST ACK CREATE REPLACE
+         07 00 0000 05000000 0200 04 00        # ndmsg: AF_BRIDGE, index, REACHABLE, MASTER
+         0a00 0200 020000000001 0000           # NDA_LLADDR",
+    );
+    assert_bytes(
         delete_root(6),
         "24000000 2500 0500 07000000 00000000 00000000 06000000 0000b100 ffffffff 00000000",
     );
