@@ -47,7 +47,7 @@ pub(super) fn drop_others() -> io::Result<()> {
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
     }
     for capability in 0..CAPABILITIES {
-        if KEPT >> capability & 1 == 0 || capability >= 32 {
+        if u64::from(KEPT) >> capability & 1 == 0 {
             // SAFETY: prctl(2) with numbers. Refused beyond the last one, and without CAP_SETPCAP, where
             // there is nothing to be had by exec either.
             unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
