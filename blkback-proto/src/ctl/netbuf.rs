@@ -232,3 +232,6 @@ pub struct NetInterface {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed: Option<String>,
 }
+
+#[cfg(test)]
+mod tests;

@@ -34,12 +34,12 @@ fn guest(guest: &NetGuest, out: &mut dyn Write) -> io::Result<()> {
         ("epochs", epochs(guest)),
         ("lineage", lineage(guest)),
     ] {
-        writeln!(out, "  {name:8}{}", one_line(&text))?;
+        writeln!(out, "  {name:9}{}", one_line(&text))?;
     }
     if guest.announcements_left > 0 {
         writeln!(
             out,
-            "  {:8}{} rounds left",
+            "  {:9}{} rounds left",
             "announce", guest.announcements_left
         )?;
     }
@@ -79,7 +79,7 @@ fn interface(interface: &NetInterface, out: &mut dyn Write) -> io::Result<()> {
         .as_ref()
         .map(|why| format!("; FAILED: {why}"));
     let line = format!(
-        "  {:8}by {}{}: {held}{}, {} dropped{}",
+        "  {:9}by {}{}: {held}{}, {} dropped{}",
         interface.interface,
         interface.by,
         bridge.unwrap_or_default(),

@@ -136,7 +136,7 @@ pub(super) fn parse_mac(text: &str) -> Result<Mac, String> {
     for byte in &mut mac {
         let part = parts
             .next()
-            .filter(|part| part.len() == 2)
+            .filter(|part| part.len() == 2 && part.bytes().all(|byte| byte.is_ascii_hexdigit()))
             .ok_or_else(wrong)?;
         *byte = u8::from_str_radix(part, 16).map_err(|_| wrong())?;
     }

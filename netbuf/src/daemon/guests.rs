@@ -3,16 +3,18 @@
 use super::announcer::Announcer;
 use super::mechanism::Chosen;
 use super::{DaemonError, io_error};
-use crate::gate::Standing;
+use crate::gate;
 use crate::hold::{self, Hold, HoldError, Mechanism, Notice};
+use crate::install::{self, Standing};
 use crate::netlink::Netlink;
 use blkback_proto::ctl::{EventKind, NetDone};
 use blockrep_host::ctl::{EventLog, NewEvent};
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-/// Guests of one daemon.
-const GUESTS_MAX: usize = 1024;
+/// Guests and interfaces of one daemon: their status fits one answer.
+const GUESTS_MAX: usize = 128;
+const INTERFACES_MAX: usize = 256;
 
 pub(super) struct Guests {
     pub(super) holds: BTreeMap<String, Hold>,
@@ -24,7 +26,7 @@ pub(super) struct Guests {
 }
 
 /// Cutting and releasing many times a second is one state to a reader of events.
-fn class(standing: &Standing) -> &'static str {
+fn class(standing: &gate::Standing) -> &'static str {
     match standing.state {
         "holding" | "cut" => "protected",
         other => other,
@@ -47,7 +49,8 @@ impl Guests {
         })
     }
 
-    /// Takes over what an earlier daemon left, held.
+    /// Takes over what an earlier daemon left, held. A guest that cannot be taken over is told of and left
+    /// as it is: the others are not without a daemon because of it.
     pub(super) fn adopt(&mut self) -> Result<(), DaemonError> {
         let named = |guest: &str| {
             let guest = guest.to_owned();
@@ -57,7 +60,15 @@ impl Guests {
         for (guest, indices) in found {
             let (mechanism, limit) = (self.chosen.mechanism, self.limit_bytes);
             let adopted = Hold::adopt(Netlink::open()?, &guest, mechanism, limit, &indices);
-            let hold = adopted.map_err(named(&guest))?;
+            let hold = match adopted {
+                Ok(hold) => hold,
+                Err(error) => {
+                    let next = "attach its devices again when that is mended, or netbuf cleanup";
+                    let event = NewEvent::new(&guest, EventKind::NetState, error.to_string(), next);
+                    self.log.publish(event.change("unknown", "failed"));
+                    continue;
+                }
+            };
             if hold.is_empty() {
                 continue;
             }
@@ -93,16 +104,19 @@ impl Guests {
                 guest: other.to_owned(),
             });
         }
+        let interfaces: usize = self
+            .holds
+            .values()
+            .map(|hold| hold.interfaces().len())
+            .sum();
+        if interfaces >= INTERFACES_MAX {
+            return Err(HoldError::TooMany("interfaces", INTERFACES_MAX));
+        }
         if !self.holds.contains_key(guest) {
             if self.holds.len() >= GUESTS_MAX {
-                return Err(HoldError::TooManyGuests(GUESTS_MAX));
+                return Err(HoldError::TooMany("guests", GUESTS_MAX));
             }
-            let hold = Hold::new(
-                Netlink::open()?,
-                guest,
-                self.chosen.mechanism,
-                self.limit_bytes,
-            );
+            let hold = self.begin(guest, interface)?;
             self.holds.insert(guest.to_owned(), hold);
         }
         let hold = self.holds.get_mut(guest).expect("just inserted");
@@ -119,6 +133,24 @@ impl Guests {
             self.interface_event(guest, interface, "attached", &why, next);
         }
         done
+    }
+
+    /// A guest that is new to this daemon: open, unless what its device says is redirected by us already.
+    /// Then somebody held it, and only the authority's word opens it.
+    fn begin(&self, guest: &str, interface: &str) -> Result<Hold, HoldError> {
+        let mut netlink = Netlink::open()?;
+        let (mechanism, limit) = (self.chosen.mechanism, self.limit_bytes);
+        let index = netlink.link(interface)?.map(|link| link.index);
+        let ours = match index {
+            Some(index) => install::look(&mut netlink, index)?.standing(),
+            None => Standing::Absent,
+        };
+        match (ours, index) {
+            (Standing::Whole { .. } | Standing::Shut, Some(index)) => {
+                Hold::adopt(netlink, guest, mechanism, limit, &[index])
+            }
+            _ => Ok(Hold::new(netlink, guest, mechanism, limit)),
+        }
     }
 
     /// The guest whose interface this is.
@@ -142,12 +174,13 @@ impl Guests {
             format!("{interface} {now}: {why}"),
             next,
         );
-        let event = event.detail("interface", interface);
-        self.log.publish(event.change("-", now));
+        let mut event = event.detail("interface", interface);
+        event.new_state = Some(now.to_owned());
+        self.log.publish(event);
     }
 
     /// Tells of a change of state, if it is one to a reader.
-    pub(super) fn state_event(&self, guest: &str, before: &Standing, after: &Standing) {
+    pub(super) fn state_event(&self, guest: &str, before: &gate::Standing, after: &gate::Standing) {
         let (old, new) = (class(before), class(after));
         if old == new {
             return;

@@ -67,7 +67,11 @@ impl Guests {
             Request::NetHold(asked) => {
                 let why = match asked.reason.as_str() {
                     "" => "asked for by a client".to_owned(),
-                    reason => blkback_proto::ctl::one_line(reason),
+                    // The status of all guests has to fit one answer.
+                    reason => blkback_proto::ctl::one_line(reason)
+                        .chars()
+                        .take(200)
+                        .collect(),
                 };
                 self.announcer.stop(&asked.guest, None);
                 (
@@ -149,7 +153,9 @@ impl Guests {
             };
             self.interface_event(guest, interface, "detached", why, "");
         }
-        if self.known(guest)?.is_empty() && self.holds[guest].standing().state == "open" {
+        let hold = self.known(guest)?;
+        // Asked of a guest without interfaces, it is the guest that is let go.
+        if hold.is_empty() && (hold.standing().state == "open" || index.is_none()) {
             self.holds.remove(guest);
         }
         done

@@ -132,7 +132,12 @@ impl Gate {
         };
         let Some(at) = epochs.iter().position(|epoch| *epoch == asked) else {
             let waits = *epochs.first().expect("never empty");
-            return Err(Refusal::OtherEpoch { asked, waits });
+            return Err(if asked < waits {
+                let last = asked;
+                Refusal::AlreadyOut { asked, last }
+            } else {
+                Refusal::OtherEpoch { asked, waits }
+            });
         };
         let left = epochs[at + 1..].to_vec();
         self.all(Order::ReleaseOne(asked), orders);

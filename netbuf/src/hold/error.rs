@@ -40,8 +40,8 @@ pub enum HoldError {
     NotABridge(String),
     #[error("{interface} is of guest {guest}; detach it there first")]
     OtherGuest { interface: String, guest: String },
-    #[error("there are {0} guests, the most there may be; detach one first")]
-    TooManyGuests(usize),
+    #[error("there are {1} {0}, the most there may be; detach one first")]
+    TooMany(&'static str, usize),
     #[error("a relay's limit is set when it starts; end the daemon and start it with --limit")]
     LimitFixed,
     #[error("{what} {name:?} is not usable; type {want}")]
@@ -64,7 +64,7 @@ impl HoldError {
                 | Self::NotABridge(_)
                 | Self::OtherGuest { .. }
                 | Self::LimitFixed
-                | Self::TooManyGuests(_)
+                | Self::TooMany(..)
                 | Self::BadName { .. }
                 | Self::Install(
                     InstallError::Foreign { .. }

@@ -77,9 +77,8 @@ impl PlugPort {
     }
 
     fn counters(&self, netlink: &mut Netlink) -> Option<crate::netlink::Counters> {
-        let qdiscs = netlink.qdiscs(self.ifb).ok()?;
-        let ours = qdiscs.into_iter().find(|q| q.handle == request::OUR_ROOT);
-        ours.map(|q| q.counters)
+        let root = netlink.our_root(self.ifb).ok()?;
+        root.map(|root| root.counters)
     }
 
     pub(super) fn held(&self, netlink: &mut Netlink) -> Option<Held> {

@@ -228,11 +228,11 @@ pub fn cleanup(netlink: &mut Netlink) -> Result<Vec<String>, HoldError> {
     for link in &before {
         let ours = install::vif_of(&link.name).filter(|_| link.kind == "ifb");
         let end = number_of(&link.name, FREE_PREFIX).filter(|_| link.kind == "veth");
-        if let Some(vif) = ours.or(end) {
-            if let Err(error) = unplace(netlink, vif) {
-                tracing::error!("{}: {error}", link.name);
-                first.get_or_insert(error);
-            }
+        if let Some(vif) = ours.or(end)
+            && let Err(error) = unplace(netlink, vif)
+        {
+            tracing::error!("{}: {error}", link.name);
+            first.get_or_insert(error);
         }
     }
     if let Some(error) = first {

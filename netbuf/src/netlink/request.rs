@@ -26,6 +26,7 @@ const CREATE: u16 = 0x400;
 const REPLACE: u16 = 0x100;
 const REQUEST: u16 = 0x1;
 const ACK: u16 = 0x4;
+const ECHO: u16 = 0x8;
 const DUMP: u16 = 0x300;
 /// Make it, and fail if it is there.
 const MAKE: u16 = REQUEST | ACK | 0x400 | 0x200;
@@ -237,6 +238,13 @@ pub fn make_pfifo(ifb: u32, limit_frames: u32) -> Message {
 #[must_use]
 pub fn dump_qdiscs() -> Message {
     traffic(RTM_GETQDISC, REQUEST | DUMP, 0, 0, 0, 0)
+}
+
+/// Without ECHO the kernel looks and tells nobody.
+#[must_use]
+pub fn our_root(ifb: u32) -> Message {
+    let flags = REQUEST | ACK | ECHO;
+    traffic(RTM_GETQDISC, flags, ifb, OUR_ROOT, TC_H_ROOT, 0)
 }
 
 #[must_use]
