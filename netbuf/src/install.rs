@@ -13,6 +13,10 @@
 //! Ours is an IFB named [`PREFIX`] and the hexadecimal index of its interface; of its root, the one with
 //! [`request::OUR_ROOT`]; at the interface, an ingress qdisc with nothing in it but our redirect.
 
+mod revive;
+
+pub use revive::revive;
+
 use crate::gate::Order;
 use crate::netlink::request::{self, PlugAction};
 use crate::netlink::{Counters, Link, Netlink, NetlinkError, Qdisc};
@@ -297,26 +301,6 @@ pub(crate) fn install_first(
         }
     }
     Ok(ifb)
-}
-
-/// Puts a new root on an IFB that is down, and raises it: what was held before is dropped, and nothing is
-/// let out, not even for a moment. For an interface that is redirected to an IFB that passes nothing.
-pub fn revive(netlink: &mut Netlink, vif: u32, root: Root) -> Result<u32, InstallError> {
-    let found = look(netlink, vif)?;
-    found.refuse_foreign()?;
-    let Some(ifb) = found.ifb.as_ref().filter(|_| found.redirected) else {
-        return Err(InstallError::Shut(vif));
-    };
-    carry_out(netlink, ifb.index, Order::Shut)?;
-    if found.root.is_some() {
-        netlink.ask(
-            "remove the root of the IFB",
-            request::delete_root(ifb.index),
-        )?;
-    }
-    place_root(netlink, ifb.index, root)?;
-    netlink.ask("raise the IFB", request::set_up(ifb.index, true))?;
-    Ok(ifb.index)
 }
 
 fn place_root(netlink: &mut Netlink, ifb: u32, root: Root) -> Result<(), InstallError> {

@@ -204,7 +204,7 @@ fn turn(
         );
         bell.drain();
         while let Ok((request, reply)) = inbox.try_recv() {
-            guests.answer(request, reply);
+            guests.answer(&request, reply);
         }
         let links = watch.take();
         if links {

@@ -7,7 +7,7 @@ use crate::hold::{Hold, HoldError};
 use blkback_proto::ctl::{
     Answer, DaemonStatus, ErrorCode, ErrorReply, EventKind, NET_ADDRESSES_MAX, NetAnnounceRequest,
     NetDetachRequest, NetDone, NetGuest, NetLineageRequest, NetStation, NetStatus, Request,
-    Response,
+    Response, one_line,
 };
 use blockrep_host::ctl::{NewEvent, ReplyHandle};
 
@@ -36,80 +36,74 @@ fn lineage(request: &NetLineageRequest) -> Result<Lineage, ErrorReply> {
 }
 
 impl Guests {
-    pub(super) fn answer(&mut self, request: Request, reply: ReplyHandle) {
-        let (done, wrap): (Done, fn(NetDone) -> Answer) = match &request {
-            Request::NetStatus(asked) => {
-                let status = self.status(asked.guest.as_deref());
-                reply.send(match status {
-                    Ok(status) => Response::Ok(Answer::NetStatus(Box::new(status))),
-                    Err(error) => Response::Error(error),
-                });
-                return;
-            }
+    pub(super) fn answer(&mut self, request: &Request, reply: ReplyHandle) {
+        if let Request::NetStatus(asked) = request {
+            let status = self.status(asked.guest.as_deref());
+            reply.send(match status {
+                Ok(status) => Response::Ok(Answer::NetStatus(Box::new(status))),
+                Err(error) => Response::Error(error),
+            });
+            return;
+        }
+        reply.send(match self.carry_out(request) {
+            Ok(answer) => Response::Ok(answer),
+            Err(error) => Response::Error(error),
+        });
+    }
+
+    fn carry_out(&mut self, request: &Request) -> Result<Answer, ErrorReply> {
+        match request {
             Request::NetAttach(asked) => {
                 let bridge = asked.bridge.as_deref();
                 let done = self.attach(&asked.guest, &asked.interface, bridge);
-                (done.map_err(|error| reply_of(&error)), Answer::NetAttach)
+                done.map(Answer::NetAttach)
+                    .map_err(|error| reply_of(&error))
             }
-            Request::NetDetach(asked) => (self.detach(asked), Answer::NetDetach),
+            Request::NetDetach(asked) => self.detach(asked).map(Answer::NetDetach),
             Request::NetCut(asked) => {
-                let epoch = Epoch(asked.epoch);
-                (
-                    self.of(&asked.guest, |hold| hold.cut(epoch)),
-                    Answer::NetCut,
-                )
+                let done = self.of(&asked.guest, |hold| hold.cut(Epoch(asked.epoch)));
+                done.map(Answer::NetCut)
             }
             Request::NetRelease(asked) => {
-                let epoch = Epoch(asked.epoch);
-                let done = self.of(&asked.guest, |hold| hold.release(epoch));
-                (done, Answer::NetRelease)
+                let done = self.of(&asked.guest, |hold| hold.release(Epoch(asked.epoch)));
+                done.map(Answer::NetRelease)
             }
             Request::NetHold(asked) => {
-                let why = match asked.reason.as_str() {
+                let why: String = match asked.reason.as_str() {
                     "" => "asked for by a client".to_owned(),
                     // The status of all guests has to fit one answer.
-                    reason => blkback_proto::ctl::one_line(reason)
-                        .chars()
-                        .take(200)
-                        .collect(),
+                    reason => one_line(reason).chars().take(200).collect(),
                 };
                 self.announcer.stop(&asked.guest, None);
-                (
-                    self.of(&asked.guest, |hold| hold.hold(&why)),
-                    Answer::NetHold,
-                )
+                let done = self.of(&asked.guest, |hold| hold.hold(&why));
+                done.map(Answer::NetHold)
             }
             Request::NetAuthority(asked) => {
-                let done =
-                    lineage(asked).and_then(|id| self.of(&asked.guest, |hold| hold.authority(id)));
-                (done, Answer::NetAuthority)
+                let id = lineage(asked)?;
+                let done = self.of(&asked.guest, |hold| hold.authority(id));
+                done.map(Answer::NetAuthority)
             }
             Request::NetOpen(asked) => {
-                let done =
-                    lineage(asked).and_then(|id| self.of(&asked.guest, |hold| hold.open(id)));
-                (done, Answer::NetOpen)
+                let id = lineage(asked)?;
+                let done = self.of(&asked.guest, |hold| hold.open(id));
+                done.map(Answer::NetOpen)
             }
             Request::NetResync(asked) => {
                 let (epoch, committed) = (Epoch(asked.epoch), asked.committed.map(Epoch));
                 let done = self.of(&asked.guest, |hold| {
                     hold.resync(epoch, asked.paused, committed)
                 });
-                (done, Answer::NetResync)
+                done.map(Answer::NetResync)
             }
-            Request::NetAnnounce(asked) => (self.announce(asked), Answer::NetAnnounce),
-            other => {
-                let text = format!(
+            Request::NetAnnounce(asked) => self.announce(asked).map(Answer::NetAnnounce),
+            other => Err(ErrorReply::new(
+                ErrorCode::Unsupported,
+                format!(
                     "\"{}\" is for a blockrep daemon; this is netbuf: give the --control of the other",
                     other.name()
-                );
-                reply.error(ErrorCode::Unsupported, text);
-                return;
-            }
-        };
-        reply.send(match done {
-            Ok(done) => Response::Ok(wrap(done)),
-            Err(error) => Response::Error(error),
-        });
+                ),
+            )),
+        }
     }
 
     fn known(&mut self, guest: &str) -> Result<&mut Hold, ErrorReply> {
