@@ -1,6 +1,6 @@
 //! What could go wrong: more rights than are needed; a unit that systemd reads otherwise than meant.
 
-use crate::site::{Site, in_namespace};
+use crate::site::{Site, in_namespace, ip};
 use std::path::Path;
 use std::process::Command;
 
@@ -26,6 +26,28 @@ fn after_its_start_it_can_change_the_network_and_nothing_else() {
             threads += 1;
         }
         assert!(threads >= 3, "main, ctl and a relay");
+    });
+}
+
+/// What is tried must not stay, whether the kernel has it or not.
+#[test]
+fn the_mechanism_is_found_out_and_leaves_nothing() {
+    in_namespace(|| {
+        let mut site = Site::new();
+        // As a process leaves it that was killed while it tried.
+        ip("link add netbuf-probe type ifb");
+        site.start(&["run"]);
+        let status = site.status();
+        println!("{}: {}", status.mechanism, status.why);
+        assert!(status.why.contains("plug"), "{}", status.why);
+        assert!(!ip("-br link show").contains("netbuf-probe"));
+        assert_eq!(site.end(), 0);
+        // Said in one line where it is asked for and not there.
+        if status.mechanism.as_str() == "relay" {
+            let (code, text) = site.types(&["run", "--mechanism", "plug"]);
+            assert_eq!((code, text.lines().count()), (2, 1), "{text}");
+            assert!(text.contains("--mechanism relay"), "{text}");
+        }
     });
 }
 
