@@ -94,7 +94,9 @@ impl VolumeThread {
                 let text = format!(
                     "\"{}\" is for the netbuf daemon: ask it at {}",
                     request.name(),
-                    blockrep_host::ctl::runtime_dir().join("netbuf.sock").display()
+                    blockrep_host::ctl::runtime_dir()
+                        .join("netbuf.sock")
+                        .display()
                 );
                 reply.error(ErrorCode::Unsupported, text);
             }
