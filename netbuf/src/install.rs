@@ -13,6 +13,10 @@
 //! Ours is an IFB named [`PREFIX`] and the hexadecimal index of its interface; of its root, the one with
 //! [`request::OUR_ROOT`]; at the interface, an ingress qdisc with nothing in it but our redirect.
 
+mod revive;
+
+pub use revive::revive;
+
 use crate::gate::Order;
 use crate::netlink::request::{self, PlugAction};
 use crate::netlink::{Counters, Link, Netlink, NetlinkError, Qdisc};
@@ -281,13 +285,7 @@ pub(crate) fn install_first(
     for step in &STEPS[..count] {
         match step {
             Step::MakeIfb if ifb == 0 => ifb = make_ifb(netlink, vif)?,
-            Step::PlaceRoot if found.root.is_none() => {
-                let message = match root {
-                    Root::Plug { limit_bytes } => request::make_plug(ifb, limit_bytes),
-                    Root::Pfifo { limit_frames } => request::make_pfifo(ifb, limit_frames),
-                };
-                netlink.ask("place the root of the IFB", message)?;
-            }
+            Step::PlaceRoot if found.root.is_none() => place_root(netlink, ifb, root)?,
             Step::OpenRoot if begin == Begin::Open => {
                 if let Root::Plug { limit_bytes } = root {
                     carry_out(netlink, ifb, Order::Limit { bytes: limit_bytes })?;
@@ -305,6 +303,14 @@ pub(crate) fn install_first(
     Ok(ifb)
 }
 
+fn place_root(netlink: &mut Netlink, ifb: u32, root: Root) -> Result<(), InstallError> {
+    let message = match root {
+        Root::Plug { limit_bytes } => request::make_plug(ifb, limit_bytes),
+        Root::Pfifo { limit_frames } => request::make_pfifo(ifb, limit_frames),
+    };
+    Ok(netlink.ask("place the root of the IFB", message)?)
+}
+
 fn make_ifb(netlink: &mut Netlink, vif: u32) -> Result<u32, InstallError> {
     let name = ifb_name(vif);
     netlink.ask("make the IFB", request::make_ifb(&name))?;
@@ -316,9 +322,10 @@ fn make_ifb(netlink: &mut Netlink, vif: u32) -> Result<u32, InstallError> {
 pub fn carry_out(netlink: &mut Netlink, ifb: u32, order: Order) -> Result<(), NetlinkError> {
     let change = |action, bytes| request::change_plug(ifb, action, bytes);
     match order {
-        Order::Buffer => netlink.ask("BUFFER", change(PlugAction::Buffer, 0)),
+        Order::Buffer(_) => netlink.ask("BUFFER", change(PlugAction::Buffer, 0)),
+        Order::Count => netlink.ask("BUFFER to count", change(PlugAction::Buffer, 0)),
         Order::Freeze => netlink.ask("BUFFER to freeze", change(PlugAction::Buffer, 0)),
-        Order::ReleaseOne => netlink.ask("RELEASE_ONE", change(PlugAction::ReleaseOne, 0)),
+        Order::ReleaseOne(_) => netlink.ask("RELEASE_ONE", change(PlugAction::ReleaseOne, 0)),
         Order::OpenAll => netlink.ask(
             "RELEASE_INDEFINITE",
             change(PlugAction::ReleaseIndefinite, 0),

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::event::Event;
 use super::frame::{ANSWER_BYTES_MAX, BODY_BYTES_MAX, Frame, FrameError, FrameKind, encode};
+use super::netbuf::{NetDone, NetStatus};
 use super::pages::{PagesArmAnswer, PagesDisarmAnswer, PagesTakeAnswer};
 use super::request::BodyError;
 use super::status::{RefusedPeer, Status};
@@ -42,6 +43,26 @@ pub enum Answer {
     PagesTake(PagesTakeAnswer),
     /// To pages-disarm.
     PagesDisarm(PagesDisarmAnswer),
+    /// To net-attach.
+    NetAttach(NetDone),
+    /// To net-detach.
+    NetDetach(NetDone),
+    /// To net-cut.
+    NetCut(NetDone),
+    /// To net-release.
+    NetRelease(NetDone),
+    /// To net-hold.
+    NetHold(NetDone),
+    /// To net-authority.
+    NetAuthority(NetDone),
+    /// To net-open.
+    NetOpen(NetDone),
+    /// To net-resync.
+    NetResync(NetDone),
+    /// To net-announce.
+    NetAnnounce(NetDone),
+    /// To net-status.
+    NetStatus(Box<NetStatus>),
 }
 
 /// What the two sides speak from now on. Its three fields are frozen, others may be added.

@@ -25,6 +25,7 @@
 mod answer;
 mod event;
 mod frame;
+mod netbuf;
 mod pages;
 mod request;
 mod status;
@@ -43,6 +44,11 @@ pub use frame::{
     HEADER_BYTES, MAGIC, PACKET_BYTES_MAX, VERSION_MAX, VERSION_MIN, choose_version, decode,
     encode,
 };
+pub use netbuf::{
+    NET_ADDRESSES_MAX, NET_DEVICE_BYTES_MAX, NET_GUEST_BYTES_MAX, NetAnnounceRequest,
+    NetAttachRequest, NetDetachRequest, NetDone, NetEpochRequest, NetGuest, NetHoldRequest,
+    NetInterface, NetLineageRequest, NetResyncRequest, NetStation, NetStatus, NetStatusRequest,
+};
 pub use pages::{
     PAGE_BYTES, PAGE_REGIONS_MAX, PAGE_RUNS_MAX, PageRegion, PagesArmAnswer, PagesArmRequest,
     PagesDisarmAnswer, PagesDisarmRequest, PagesTakeAnswer, PagesTakeRequest,
@@ -58,6 +64,6 @@ pub use status::{
 };
 pub use text::{TEXT_BYTES_MAX, one_line};
 pub use words::{
-    AckMode, ErrorCode, EventKind, GroupState, GuestState, LinkState, OutputClass, Role,
-    VolumeState,
+    AckMode, ErrorCode, EventKind, GroupState, GuestState, LinkState, NetMechanism, NetState,
+    OutputClass, Role, VolumeState,
 };

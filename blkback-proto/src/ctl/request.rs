@@ -4,6 +4,10 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::frame::{FrameError, FrameKind, HANDSHAKE_VERSION, encode};
+use super::netbuf::{
+    NetAnnounceRequest, NetAttachRequest, NetDetachRequest, NetEpochRequest, NetHoldRequest,
+    NetLineageRequest, NetResyncRequest, NetStatusRequest,
+};
 use super::pages::{PagesArmRequest, PagesDisarmRequest, PagesTakeRequest};
 use super::text::one_line;
 
@@ -29,6 +33,26 @@ pub enum Request {
     PagesTake(PagesTakeRequest),
     /// Ends the record.
     PagesDisarm(PagesDisarmRequest),
+    /// Holds the output of an interface as its guest's state says.
+    NetAttach(NetAttachRequest),
+    /// Leaves an interface alone.
+    NetDetach(NetDetachRequest),
+    /// Closes the output of an epoch.
+    NetCut(NetEpochRequest),
+    /// Lets the output of an epoch go.
+    NetRelease(NetEpochRequest),
+    /// Nothing more leaves.
+    NetHold(NetHoldRequest),
+    /// Who writes the guest, from the client of the authority.
+    NetAuthority(NetLineageRequest),
+    /// Everything leaves.
+    NetOpen(NetLineageRequest),
+    /// Counts anew.
+    NetResync(NetResyncRequest),
+    /// Tells the network where the guest now is.
+    NetAnnounce(NetAnnounceRequest),
+    /// Everything there is to know about held output.
+    NetStatus(NetStatusRequest),
 }
 
 /// Who the client is and which versions it speaks. Its three fields are frozen.
@@ -122,7 +146,22 @@ impl Request {
             Self::PagesArm(_) => "pages-arm",
             Self::PagesTake(_) => "pages-take",
             Self::PagesDisarm(_) => "pages-disarm",
+            Self::NetAttach(_) => "net-attach",
+            Self::NetDetach(_) => "net-detach",
+            Self::NetCut(_) => "net-cut",
+            Self::NetRelease(_) => "net-release",
+            Self::NetHold(_) => "net-hold",
+            Self::NetAuthority(_) => "net-authority",
+            Self::NetOpen(_) => "net-open",
+            Self::NetResync(_) => "net-resync",
+            Self::NetAnnounce(_) => "net-announce",
+            Self::NetStatus(_) => "net-status",
         }
+    }
+
+    /// Whether it is for the netbuf daemon.
+    pub fn is_for_netbuf(&self) -> bool {
+        self.name().starts_with("net-")
     }
 
     /// The request as a packet; `version` is what the handshake agreed.

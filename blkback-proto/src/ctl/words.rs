@@ -168,6 +168,34 @@ words! {
 }
 
 words! {
+    /// State of the output of a guest.
+    NetState {
+        /// Nothing is held.
+        Open = "open",
+        /// What is said now is held; everything before is out.
+        Holding = "holding",
+        /// An epoch is cut and waits for its release.
+        Cut = "cut",
+        /// Nothing is released, on somebody's word.
+        Held = "held",
+        /// Found after a restart, and held.
+        Adopted = "adopted",
+        /// Something did not do as ordered; its output is dropped.
+        Failed = "failed",
+    }
+}
+
+words! {
+    /// What holds the frames of a guest.
+    NetMechanism {
+        /// The kernel's `sch_plug` behind an IFB.
+        Plug = "plug",
+        /// A thread of the daemon between the interface and its bridge.
+        Relay = "relay",
+    }
+}
+
+words! {
     /// When a write is answered.
     AckMode {
         /// After the local write.
@@ -222,6 +250,12 @@ words! {
         IoError = "io-error",
         /// A bad or missing record was found.
         JournalDamage = "journal-damage",
+        /// The output of a guest changed its state.
+        NetState = "net-state",
+        /// A network device of a guest came, went, was renamed or adopted; `interface` in the detail.
+        NetInterface = "net-interface",
+        /// Where a guest now is was announced.
+        NetAnnounced = "net-announced",
     }
 }
 

@@ -90,6 +90,16 @@ impl VolumeThread {
             Request::Hello(_) | Request::Events(_) | Request::Status(_) => {
                 reply.error(ErrorCode::Unsupported, "answered elsewhere");
             }
+            request => {
+                let text = format!(
+                    "\"{}\" is for the netbuf daemon: ask it at {}",
+                    request.name(),
+                    blockrep_host::ctl::runtime_dir()
+                        .join("netbuf.sock")
+                        .display()
+                );
+                reply.error(ErrorCode::Unsupported, text);
+            }
         }
     }
 

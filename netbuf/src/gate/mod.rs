@@ -1,5 +1,6 @@
 //! The output of one guest, over all its interfaces: what is let go, and when. Pure: an event and the
-//! time go in, orders for the kernel's plugs come out, one owner holds it.
+//! time go in, orders for what holds the frames (a plug of the kernel, or a relay) come out, one owner
+//! holds it.
 //!
 //! ```text
 //!            CUT n                RELEASE n
@@ -15,9 +16,9 @@
 //! |---|---|---|---|---|---|---|---|---|
 //! | `Open` | Buffer → Cut n, once drained | refused | Freeze → Held | nothing | refused | Limit, OpenAll | – | Shut, others Freeze → Failed |
 //! | `Holding` m | Buffer → Cut n, n ≥ m | refused | → Held | OpenAll → Open | refused | Limit | – | Shut → Failed |
-//! | `Cut` n | **refused** | ReleaseOne → Holding n+1 | → Held | OpenAll → Open | refused | Limit | – | Shut → Failed |
-//! | `Held` | refused | refused | nothing | OpenAll → Open | OpenAll, Buffer → Holding n+1 | Limit | – | Shut → Failed |
-//! | `Adopted` | refused | refused | → Held | OpenAll → Open | OpenAll, Buffer → Holding n+1 | Limit | – | Shut → Failed |
+//! | `Cut` …n | Buffer → Cut …n, o with room for one more, else **refused** | ReleaseOne → Cut, or Holding n+1 when the last is out | → Held | OpenAll → Open | refused | Limit | – | Shut → Failed |
+//! | `Held` | refused | refused | nothing | OpenAll → Open | OpenAll, Count → Holding n+1 | Limit | – | Shut → Failed |
+//! | `Adopted` | refused | refused | → Held | OpenAll → Open | OpenAll, Count → Holding n+1 | Limit | – | Shut → Failed |
 //! | `Failed` | refused | refused | nothing | refused | refused | Limit | – | Shut |
 //!
 //! Of an interface that is detached the gate orders Shut, of one that is gone nothing: neither opens.
@@ -25,9 +26,11 @@
 //!
 //! Invariants:
 //! - Numbers of epochs only grow. What was released or opened is never released again.
-//! - A plug counts one unreleased epoch and forgets the count at a second BUFFER; so `Buffer` is
-//!   ordered only where none is outstanding. `Freeze` is the same message where the count is worthless
-//!   (after it no `ReleaseOne` comes before an `OpenAll`).
+//! - A plug counts one unreleased epoch and forgets the count at a second BUFFER; so the capacity of a
+//!   gate over plugs is 1, and `Buffer` is ordered only where none is outstanding. A relay keeps the
+//!   places of many; its gate has that many. RELEASE n lets go every epoch up to n.
+//! - `Freeze` and `Count` are the same message to a plug: where the count is worthless (after `Freeze` no
+//!   `ReleaseOne` comes before an `OpenAll`), and where nothing is in it (right after `OpenAll`).
 //! - A plug holds from birth. An interface that comes while the guest is held gets no order that opens.
 //! - `OpenAll` follows the authority's lineage, a quiet guest, or an interface that comes to an open one.
 
@@ -54,6 +57,22 @@ impl fmt::Display for Epoch {
 /// Who writes the guest's state, as the authority names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Lineage(pub [u8; 16]);
+
+impl Lineage {
+    /// 32 hexadecimal digits; `None` for anything else.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits = text.as_bytes();
+        if digits.len() != 32 || !digits.iter().all(u8::is_ascii_hexdigit) {
+            return None;
+        }
+        let mut id = [0; 16];
+        for (byte, pair) in id.iter_mut().zip(digits.chunks(2)) {
+            *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+        }
+        Some(Self(id))
+    }
+}
 
 impl fmt::Display for Lineage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -111,13 +130,15 @@ pub enum Event {
     OrderFailed { of: Interface, what: String },
 }
 
-/// What a plug shall do; the first four are one message of the kernel each.
+/// What a plug or a relay shall do; to a plug all but `Shut` are one message of the kernel each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
-    /// Close the epoch: what comes from now on is of the next one (BUFFER).
-    Buffer,
-    /// The closed epoch may leave (RELEASE_ONE).
-    ReleaseOne,
+    /// Close this epoch: what comes from now on is of a later one (BUFFER).
+    Buffer(Epoch),
+    /// Hold and count from here; right after `OpenAll` with nothing in it (BUFFER).
+    Count,
+    /// Everything up to the end of this closed epoch may leave (RELEASE_ONE).
+    ReleaseOne(Epoch),
     /// Everything may leave, counts are zero (RELEASE_INDEFINITE).
     OpenAll,
     /// Bytes held before frames are dropped (LIMIT).
@@ -141,8 +162,9 @@ pub enum State {
     Open,
     /// What is said now is of this epoch or a later one; nothing is cut and unreleased.
     Holding { epoch: Epoch },
-    /// This epoch is cut and unreleased; what is said now is of the next one.
-    Cut { epoch: Epoch },
+    /// These epochs are cut and unreleased, ascending, at least one and at most the gate's capacity;
+    /// what is said now is of a later one.
+    Cut { epochs: Vec<Epoch> },
     /// Held on somebody's word.
     Held { why: String },
     /// Held because found after a restart: what is in the plugs is of unknown epochs.
@@ -169,7 +191,15 @@ impl State {
         match self {
             Self::Open => "output is open: nothing is held".into(),
             Self::Holding { epoch } => format!("holds epoch {epoch}; all before it is out"),
-            Self::Cut { epoch } => format!("epoch {epoch} is cut and waits for its commit"),
+            Self::Cut { epochs } => match epochs.as_slice() {
+                [epoch] => format!("epoch {epoch} is cut and waits for its commit"),
+                epochs => format!(
+                    "epochs {} to {} are cut and {} wait for their commits",
+                    epochs.first().map_or(0, |epoch| epoch.0),
+                    epochs.last().map_or(0, |epoch| epoch.0),
+                    epochs.len()
+                ),
+            },
             Self::Held { why } => format!("held: {why}"),
             Self::Adopted => "found after a restart; what is held is of unknown epochs".into(),
             Self::Failed { of, why } => format!("{of}: {why}; its output is dropped"),
@@ -198,6 +228,9 @@ pub struct Standing {
     pub next: &'static str,
 }
 
+/// What a plug counts: one epoch that is cut and unreleased.
+pub const CAPACITY_OF_PLUG: usize = 1;
+
 /// The gate of one guest.
 #[derive(Debug)]
 pub struct Gate {
@@ -207,6 +240,8 @@ pub struct Gate {
     /// Those whose IFB is down because an order failed, and which.
     broken: BTreeMap<Interface, String>,
     limit_bytes: u32,
+    /// How many epochs may be cut and unreleased.
+    capacity: usize,
     /// The last epoch that was cut; what was said before its end is out, or in the plugs as `state` says.
     cut: Option<Epoch>,
     authority: Option<Lineage>,
@@ -216,13 +251,21 @@ impl Gate {
     /// A guest without interfaces, open. `limit_bytes`: of each plug; with 0 it would drop everything.
     #[must_use]
     pub fn new(limit_bytes: u32, now_ms: u64) -> Self {
+        Self::with_capacity(limit_bytes, CAPACITY_OF_PLUG, now_ms)
+    }
+
+    /// The same over something that keeps the places of several epochs: as many may be cut and unreleased.
+    #[must_use]
+    pub fn with_capacity(limit_bytes: u32, capacity: usize, now_ms: u64) -> Self {
         assert!(limit_bytes > 0, "a plug that drops everything");
+        assert!(capacity > 0, "a gate that refuses every CUT");
         Self {
             state: State::Open,
             since_ms: now_ms,
             interfaces: BTreeSet::new(),
             broken: BTreeMap::new(),
             limit_bytes,
+            capacity,
             cut: None,
             authority: None,
         }
@@ -231,6 +274,24 @@ impl Gate {
     #[must_use]
     pub fn state(&self) -> &State {
         &self.state
+    }
+
+    /// How many epochs may be cut and unreleased.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Who writes the guest, as the authority named it last.
+    #[must_use]
+    pub fn authority(&self) -> Option<Lineage> {
+        self.authority
+    }
+
+    /// Of each interface.
+    #[must_use]
+    pub fn limit_bytes(&self) -> u32 {
+        self.limit_bytes
     }
 
     /// The last epoch that was cut.

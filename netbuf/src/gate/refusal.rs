@@ -7,6 +7,14 @@ use super::{Epoch, Interface, Lineage};
 pub enum Refusal {
     #[error("CUT {asked}: epoch {unreleased} is cut and not released; RELEASE {unreleased} first")]
     Unreleased { asked: Epoch, unreleased: Epoch },
+    #[error(
+        "CUT {asked}: {capacity} epochs are cut and not released, the most there may be; RELEASE {unreleased} first"
+    )]
+    Full {
+        asked: Epoch,
+        capacity: usize,
+        unreleased: Epoch,
+    },
     #[error("CUT {asked}: epoch {last} is cut already; CUT {} or later", last.0.saturating_add(1))]
     NotNewer { asked: Epoch, last: Epoch },
     #[error("epoch {0} is the last number there is; begin a new lineage")]

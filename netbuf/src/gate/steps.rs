@@ -89,8 +89,19 @@ impl Gate {
         orders: &mut Vec<Directed>,
     ) -> Result<Option<State>, Refusal> {
         self.running("CUT")?;
-        if let State::Cut { epoch: unreleased } = self.state {
-            return Err(Refusal::Unreleased { asked, unreleased });
+        let mut epochs = match &self.state {
+            State::Cut { epochs } => epochs.clone(),
+            _ => Vec::new(),
+        };
+        if let Some(&unreleased) = epochs.first().filter(|_| epochs.len() >= self.capacity) {
+            return Err(match self.capacity {
+                1 => Refusal::Unreleased { asked, unreleased },
+                capacity => Refusal::Full {
+                    asked,
+                    capacity,
+                    unreleased,
+                },
+            });
         }
         if let Some(last) = self.cut.filter(|last| asked <= *last) {
             return Err(Refusal::NotNewer { asked, last });
@@ -101,9 +112,10 @@ impl Gate {
         if self.state == State::Open && !drained {
             return Err(Refusal::NotDrained(asked));
         }
-        self.all(Order::Buffer, orders);
+        self.all(Order::Buffer(asked), orders);
         self.cut = Some(asked);
-        Ok(Some(State::Cut { epoch: asked }))
+        epochs.push(asked);
+        Ok(Some(State::Cut { epochs }))
     }
 
     fn release(
@@ -112,19 +124,30 @@ impl Gate {
         orders: &mut Vec<Directed>,
     ) -> Result<Option<State>, Refusal> {
         self.running("RELEASE")?;
-        match self.state {
-            State::Cut { epoch: waits } if asked == waits => {
-                self.all(Order::ReleaseOne, orders);
-                Ok(Some(State::Holding {
-                    epoch: Epoch(waits.0 + 1),
-                }))
+        let State::Cut { epochs } = &self.state else {
+            return Err(match self.cut {
+                Some(last) if asked <= last => Refusal::AlreadyOut { asked, last },
+                _ => Refusal::NotCut { asked },
+            });
+        };
+        let Some(at) = epochs.iter().position(|epoch| *epoch == asked) else {
+            let waits = *epochs.first().expect("never empty");
+            return Err(if asked < waits {
+                let last = asked;
+                Refusal::AlreadyOut { asked, last }
+            } else {
+                Refusal::OtherEpoch { asked, waits }
+            });
+        };
+        let left = epochs[at + 1..].to_vec();
+        self.all(Order::ReleaseOne(asked), orders);
+        Ok(Some(if left.is_empty() {
+            State::Holding {
+                epoch: Epoch(asked.0 + 1),
             }
-            State::Cut { epoch: waits } => Err(Refusal::OtherEpoch { asked, waits }),
-            _ => match self.cut {
-                Some(last) if asked <= last => Err(Refusal::AlreadyOut { asked, last }),
-                _ => Err(Refusal::NotCut { asked }),
-            },
-        }
+        } else {
+            State::Cut { epochs: left }
+        }))
     }
 
     fn hold(&mut self, why: String, orders: &mut Vec<Directed>) -> Option<State> {
@@ -183,7 +206,7 @@ impl Gate {
         }
         let epoch = Epoch(asked.0.checked_add(1).ok_or(Refusal::Exhausted(asked))?);
         for &to in &self.interfaces {
-            for order in [Order::OpenAll, Order::Buffer] {
+            for order in [Order::OpenAll, Order::Count] {
                 orders.push(Directed { to, order });
             }
         }

@@ -1,9 +1,10 @@
 //! What the kernel answers: links, qdiscs, filters, errors. Nothing in it is trusted for its length.
 
 use super::request::{
-    ETH_P_ALL, IFLA_IFNAME, IFLA_INFO_KIND, IFLA_LINKINFO, INGRESS, RTM_NEWLINK, RTM_NEWQDISC,
-    RTM_NEWTFILTER, TC_ACT_STOLEN, TCA_ACT_KIND, TCA_ACT_OPTIONS, TCA_EGRESS_REDIR, TCA_KIND,
-    TCA_MIRRED_PARMS, TCA_OPTIONS, TCA_STATS2, TCA_U32_ACT, TCA_U32_SEL,
+    ETH_P_ALL, IFLA_ADDRESS, IFLA_IFALIAS, IFLA_IFNAME, IFLA_INFO_KIND, IFLA_LINK, IFLA_LINKINFO,
+    IFLA_MASTER, IFLA_MTU, INGRESS, RTM_DELLINK, RTM_NEWLINK, RTM_NEWQDISC, RTM_NEWTFILTER,
+    TC_ACT_STOLEN, TCA_ACT_KIND, TCA_ACT_OPTIONS, TCA_EGRESS_REDIR, TCA_KIND, TCA_MIRRED_PARMS,
+    TCA_OPTIONS, TCA_STATS2, TCA_U32_ACT, TCA_U32_SEL,
 };
 use super::wire::{Attributes, Part, WireError, u16_at, u32_at, u64_at};
 
@@ -26,6 +27,16 @@ pub struct Link {
     pub up: bool,
     /// "ifb", "veth", …; empty for hardware.
     pub kind: String,
+    /// The bridge or the like that it is a port of.
+    pub master: Option<u32>,
+    /// The other end of a veth pair.
+    pub peer: Option<u32>,
+    /// Largest payload of a frame; 0 where the kernel does not say.
+    pub mtu_bytes: u32,
+    /// Its own MAC address; zeros for what has none.
+    pub mac: [u8; 6],
+    /// What somebody wrote there (`ip link set … alias`).
+    pub alias: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,8 +84,13 @@ impl Filter {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     Done,
-    Failed { errno: i32, says: String },
+    Failed {
+        errno: i32,
+        says: String,
+    },
     Link(Link),
+    /// A link was deleted; only among notifications.
+    LinkGone(Link),
     Qdisc(Qdisc),
     Filter(Filter),
     Other,
@@ -92,6 +108,7 @@ pub fn answer(part: &Part<'_>) -> Result<Answer, WireError> {
             },
         },
         RTM_NEWLINK => Answer::Link(link(part.body)?),
+        RTM_DELLINK => Answer::LinkGone(link(part.body)?),
         RTM_NEWQDISC => Answer::Qdisc(qdisc(part.body)?),
         RTM_NEWTFILTER => Answer::Filter(filter(part.body)?),
         _ => Answer::Other,
@@ -137,7 +154,22 @@ fn link(body: &[u8]) -> Result<Link, WireError> {
         up: field(body, 8, LINK_BYTES)? & 1 != 0,
         name: attributes.text(IFLA_IFNAME)?.unwrap_or_default(),
         kind: info.text(IFLA_INFO_KIND)?.unwrap_or_default(),
+        master: number(attributes.find(IFLA_MASTER)?),
+        peer: number(attributes.find(IFLA_LINK)?),
+        mtu_bytes: number(attributes.find(IFLA_MTU)?).unwrap_or(0),
+        mac: attributes
+            .find(IFLA_ADDRESS)?
+            .and_then(|mac| mac.try_into().ok())
+            .unwrap_or_default(),
+        alias: attributes.text(IFLA_IFALIAS)?.unwrap_or_default(),
     })
+}
+
+/// Not zero: no interface has that index.
+fn number(value: Option<&[u8]>) -> Option<u32> {
+    value
+        .and_then(|value| u32_at(value, 0))
+        .filter(|number| *number != 0)
 }
 
 fn qdisc(body: &[u8]) -> Result<Qdisc, WireError> {

@@ -8,7 +8,9 @@ pub mod request;
 mod socket;
 #[cfg(test)]
 mod tests;
+mod watch;
 pub mod wire;
 
 pub use answer::{Counters, Filter, Link, Qdisc};
 pub use socket::{Netlink, NetlinkError};
+pub use watch::LinkWatch;

@@ -17,13 +17,30 @@ pub const RTM_GETQDISC: u16 = 38;
 pub const RTM_NEWTFILTER: u16 = 44;
 pub const RTM_GETTFILTER: u16 = 46;
 
+pub const RTM_NEWNEIGH: u16 = 28;
+const AF_BRIDGE: u8 = 7;
+const NUD_REACHABLE: u16 = 2;
+const NTF_MASTER: u8 = 4;
+const NDA_LLADDR: u16 = 2;
+const CREATE: u16 = 0x400;
+const REPLACE: u16 = 0x100;
 const REQUEST: u16 = 0x1;
 const ACK: u16 = 0x4;
+const ECHO: u16 = 0x8;
 const DUMP: u16 = 0x300;
 /// Make it, and fail if it is there.
 const MAKE: u16 = REQUEST | ACK | 0x400 | 0x200;
 
 pub const IFLA_IFNAME: u16 = 3;
+pub const IFLA_ADDRESS: u16 = 1;
+pub const IFLA_MTU: u16 = 4;
+pub const IFLA_LINK: u16 = 5;
+pub const IFLA_MASTER: u16 = 10;
+pub const IFLA_IFALIAS: u16 = 20;
+/// What the kernel takes as an alias (`IFALIASZ`, with its zero byte).
+pub const ALIAS_BYTES_MAX: usize = 255;
+const IFLA_INFO_DATA: u16 = 2;
+const VETH_INFO_PEER: u16 = 1;
 pub const IFLA_LINKINFO: u16 = 18;
 pub const IFLA_INFO_KIND: u16 = 1;
 const IFLA_NUM_TX_QUEUES: u16 = 31;
@@ -91,6 +108,63 @@ pub fn make_ifb(name: &str) -> Message {
     message = message.attribute(IFLA_INFO_KIND, b"ifb");
     message.end(&nest);
     message
+}
+
+/// Two ends of a wire; both are down at first.
+#[must_use]
+pub fn make_veth(name: &str, peer: &str, mtu_bytes: u32) -> Message {
+    let mut message = link(RTM_NEWLINK, MAKE, 0, 0, 0)
+        .attribute_text(IFLA_IFNAME, name)
+        .attribute_u32(IFLA_MTU, mtu_bytes);
+    let info = message.begin(IFLA_LINKINFO);
+    message = message.attribute(IFLA_INFO_KIND, b"veth");
+    let data = message.begin(IFLA_INFO_DATA);
+    let other = message.begin(VETH_INFO_PEER);
+    message = message
+        .raw(&[0; 16])
+        .attribute_text(IFLA_IFNAME, peer)
+        .attribute_u32(IFLA_MTU, mtu_bytes);
+    for nest in [other, data, info] {
+        message.end(&nest);
+    }
+    message
+}
+
+/// Makes it a port of a bridge; `None`: of none.
+#[must_use]
+pub fn set_master(index: u32, master: Option<u32>) -> Message {
+    link(RTM_NEWLINK, REQUEST | ACK, index, 0, 0).attribute_u32(IFLA_MASTER, master.unwrap_or(0))
+}
+
+/// Writes a note at a link; an empty one takes it away.
+#[must_use]
+pub fn set_alias(index: u32, alias: &str) -> Message {
+    assert!(
+        alias.len() <= ALIAS_BYTES_MAX,
+        "longer than the kernel takes"
+    );
+    link(RTM_NEWLINK, REQUEST | ACK, index, 0, 0).attribute(IFLA_IFALIAS, alias.as_bytes())
+}
+
+/// The root of an IFB of ours, with what it holds.
+#[must_use]
+pub fn delete_root(ifb: u32) -> Message {
+    traffic(RTM_DELQDISC, REQUEST | ACK, ifb, OUR_ROOT, TC_H_ROOT, 0)
+}
+
+/// At its bridge, a station is behind this port from now on, whatever was believed; it ages as one that was
+/// heard. ndmsg: family u8, pad 3, index i32, state u16, flags u8, type u8.
+#[must_use]
+pub fn station_is_behind(port: u32, mac: [u8; 6]) -> Message {
+    let mut body = [0; 12];
+    body[0] = AF_BRIDGE;
+    body[4..8].copy_from_slice(&port.to_ne_bytes());
+    body[8..10].copy_from_slice(&NUD_REACHABLE.to_ne_bytes());
+    body[10] = NTF_MASTER;
+    let flags = REQUEST | ACK | CREATE | REPLACE;
+    Message::new(RTM_NEWNEIGH, flags)
+        .raw(&body)
+        .attribute(NDA_LLADDR, &mac)
 }
 
 #[must_use]
@@ -164,6 +238,13 @@ pub fn make_pfifo(ifb: u32, limit_frames: u32) -> Message {
 #[must_use]
 pub fn dump_qdiscs() -> Message {
     traffic(RTM_GETQDISC, REQUEST | DUMP, 0, 0, 0, 0)
+}
+
+/// Without ECHO the kernel looks and tells nobody.
+#[must_use]
+pub fn our_root(ifb: u32) -> Message {
+    let flags = REQUEST | ACK | ECHO;
+    traffic(RTM_GETQDISC, flags, ifb, OUR_ROOT, TC_H_ROOT, 0)
 }
 
 #[must_use]

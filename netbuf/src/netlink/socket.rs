@@ -129,6 +129,25 @@ impl Netlink {
         Ok(answers.into_iter().filter_map(of).collect())
     }
 
+    /// The root of an IFB of ours, with its counters; `None` if it has none.
+    pub fn our_root(&mut self, ifb: u32) -> Result<Option<Qdisc>, NetlinkError> {
+        match self.answers("look at the root of the IFB", request::our_root(ifb)) {
+            Ok(answers) => Ok(answers.into_iter().find_map(|answer| match answer {
+                Answer::Qdisc(qdisc) if qdisc.index == ifb => Some(qdisc),
+                _ => None,
+            })),
+            // No root, no such device, and a root with another handle.
+            Err(error)
+                if [libc::ENOENT, libc::ENODEV, libc::EINVAL]
+                    .iter()
+                    .any(|e| error.is(*e)) =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// Filters on what comes in at a link; none where it has no ingress qdisc.
     pub fn ingress_filters(&mut self, index: u32) -> Result<Vec<Filter>, NetlinkError> {
         let answers = self.dump("list filters", || request::dump_ingress_filters(index))?;

@@ -70,6 +70,40 @@ fn link_requests_are_byte_for_byte() {
 }
 
 #[test]
+fn requests_for_the_relay_are_byte_for_byte() {
+    assert_bytes(
+        make_veth("a", "b", 1500),
+        "64000000 1000 0506 07000000 00000000  # NEWLINK, REQUEST ACK EXCL CREATE
+         00000000 00000000 00000000 00000000   # ifinfomsg
+         0600 0300 6100 0000 0800 0400 dc050000 # IFLA_IFNAME a, IFLA_MTU 1500
+         3400 1200 0800 0100 76657468          # IFLA_LINKINFO, IFLA_INFO_KIND veth
+         2800 0200 2400 0100                   # IFLA_INFO_DATA, VETH_INFO_PEER
+         00000000 00000000 00000000 00000000   # ifinfomsg of the other end
+         0600 0300 6200 0000 0800 0400 dc050000",
+    );
+    assert_bytes(
+        set_master(5, Some(9)),
+        "28000000 1000 0500 07000000 00000000 00000000 05000000 00000000 00000000
+         0800 0a00 09000000",
+    );
+    assert_bytes(
+        set_alias(5, "vm1"),
+        "28000000 1000 0500 07000000 00000000 00000000 05000000 00000000 00000000
+         0700 1400 766d3100",
+    );
+    assert_bytes(
+        station_is_behind(5, [2, 0, 0, 0, 0, 1]),
+        "28000000 1c00 0505 07000000 00000000  # NEWNEIGH, REQUEST ACK CREATE REPLACE
+         07 00 0000 05000000 0200 04 00        # ndmsg: AF_BRIDGE, index, REACHABLE, MASTER
+         0a00 0200 020000000001 0000           # NDA_LLADDR",
+    );
+    assert_bytes(
+        delete_root(6),
+        "24000000 2500 0500 07000000 00000000 00000000 06000000 0000b100 ffffffff 00000000",
+    );
+}
+
+#[test]
 fn qdisc_requests_are_byte_for_byte() {
     assert_bytes(
         make_plug(6, 0x0098_9680),
@@ -108,6 +142,10 @@ fn qdisc_requests_are_byte_for_byte() {
     assert_bytes(
         delete_ingress(5),
         "24000000 2500 0500 07000000 00000000 00000000 05000000 0000ffff f1ffffff 00000000",
+    );
+    assert_bytes(
+        our_root(6),
+        "24000000 2600 0d00 07000000 00000000 00000000 06000000 0000b100 ffffffff 00000000",
     );
     assert_bytes(
         dump_qdiscs(),
@@ -166,7 +204,11 @@ fn error_answer() -> Vec<u8> {
 fn link_answer() -> Vec<u8> {
     let mut message = Message::new(RTM_NEWLINK, 2)
         .raw(&hex("00000100 05000000 01000000 00000000"))
-        .attribute_text(IFLA_IFNAME, "vif1.0");
+        .attribute_text(IFLA_IFNAME, "vif1.0")
+        .attribute(IFLA_ADDRESS, &[2, 0, 0, 0, 0, 1])
+        .attribute_u32(IFLA_MTU, 1500)
+        .attribute_u32(IFLA_MASTER, 9)
+        .attribute_text(IFLA_IFALIAS, "vm1");
     let nest = message.begin(IFLA_LINKINFO | 0x8000);
     message = message.attribute(IFLA_INFO_KIND, b"veth");
     message.end(&nest);
@@ -210,6 +252,11 @@ fn answers_are_read() {
         name: "vif1.0".into(),
         up: true,
         kind: "veth".into(),
+        master: Some(9),
+        peer: None,
+        mtu_bytes: 1500,
+        mac: [2, 0, 0, 0, 0, 1],
+        alias: "vm1".into(),
     };
     assert_eq!(read(&both), [Answer::Link(link), Answer::Done]);
 }

@@ -12,8 +12,8 @@
 //!   those for an address of another interface fail the check of their source, which has no route here.
 //!
 //! What this leaves: a frame from 0.0.0.0 to a broadcast or multicast address reaches listeners on this host
-//! (a DHCP server on all interfaces, for one). An ingress filter that drops everything stops that too; packet
-//! sockets see a frame before it. That filter is the installer's.
+//! (a DHCP server on all interfaces, for one). The wall of [`crate::hold`] at the ingress stops that too;
+//! packet sockets see a frame before it.
 //!
 //! Files of `/proc/sys/net` and the ioctls are those of the calling thread's network namespace.
 
@@ -55,6 +55,52 @@ fn flags(socket: &OwnedFd, interface: &str) -> io::Result<libc::c_short> {
     }
     // SAFETY: the kernel has just filled this member.
     Ok(unsafe { asked.ifr_ifru.ifru_flags })
+}
+
+/// How the interface is set now, for [`restore`]: numbers separated by commas, ARP off first.
+///
+/// # Errors
+/// What the kernel says: no such interface.
+pub fn settings(interface: &str) -> io::Result<String> {
+    let socket = control()?;
+    let arp_off = i32::from(flags(&socket, interface)?) & libc::IFF_NOARP != 0;
+    let mut text = u8::from(arp_off).to_string();
+    for (family, name, _) in SETTINGS {
+        text.push(',');
+        match fs::read_to_string(path(family, interface, name)) {
+            Ok(value) => text.push_str(value.trim()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(text)
+}
+
+/// Sets it as [`settings`] found it; what is not such a text is not looked at.
+///
+/// # Errors
+/// What the kernel says: no such interface, no permission.
+pub fn restore(interface: &str, settings: &str) -> io::Result<()> {
+    let values: Vec<&str> = settings.split(',').collect();
+    if values.len() != SETTINGS.len() + 1 {
+        return Ok(());
+    }
+    if values[0] == "0" {
+        let socket = control()?;
+        let mut wanted = request(interface)?;
+        wanted.ifr_ifru.ifru_flags =
+            flags(&socket, interface)? & !(libc::IFF_NOARP as libc::c_short);
+        // SAFETY: SIOCSIFFLAGS reads one ifreq.
+        if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &wanted) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    for ((family, name, _), value) in SETTINGS.iter().zip(&values[1..]) {
+        if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
+            fs::write(path(family, interface, name), value)?;
+        }
+    }
+    Ok(())
 }
 
 /// Sets what can be set, then looks: what comes back is left to the caller (see [`leaks`]).

@@ -253,7 +253,7 @@ impl World {
         let volume = self.rng.usize(..self.plan.volumes);
         // A second bit flips only after what the start since the first one found was written down: until then
         // it may take away what that start has counted, in any volume.
-        let written = |volume| {
+        let written = |volume: usize| {
             let meta = read_volume(&self.hosts[1].disks[volume]).ok().flatten();
             meta.map(|meta| meta.generation)
         };

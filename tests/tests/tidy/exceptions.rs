@@ -79,6 +79,7 @@ pub(crate) const LARGE_FUNCTIONS: &[Exception] = &[
     ),
     function("tests/src/sim/guest.rs::ask_at", 75, CASES),
     function("blkback-proto/src/ctl/tests.rs::golden_packets", 145, CASES),
+    function("blkback-proto/src/ctl/netbuf/tests.rs::golden", 121, CASES),
     function(
         "blkback-proto/src/diskspec/tests.rs::mistakes_are_shown_where_they_are",
         243,

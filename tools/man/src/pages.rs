@@ -273,12 +273,12 @@ mod tests {
             let found = pages.iter().find(|page| page.path.ends_with(name));
             plain(found.expect("this page"))
         };
+        assert!(of("blockrepctl-cut.1").ends_with(
+            "blockrepctl(1), blockrep(8), blockrep-backup(8), netbuf(8), blockrep-load(1)\n"
+        ));
         assert!(
-            of("blockrepctl-cut.1")
-                .ends_with("blockrepctl(1), blockrep(8), blockrep-backup(8), blockrep-load(1)\n")
-        );
-        assert!(
-            of("blockrep.8").ends_with("blockrep-backup(8), blockrepctl(1), blockrep-load(1)\n")
+            of("blockrep.8")
+                .ends_with("blockrep-backup(8), netbuf(8), blockrepctl(1), blockrep-load(1)\n")
         );
     }
 }

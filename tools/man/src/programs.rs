@@ -25,6 +25,13 @@ pub(crate) fn all() -> Vec<Program> {
         daemon(PrimaryArgs::command()),
         daemon(BackupArgs::command()),
         Program {
+            command: netbuf::cli::Cli::command(),
+            section: "8",
+            exit_codes: netbuf::cli::Exit::ALL
+                .map(|(exit, text)| (exit as u8, text))
+                .into(),
+        },
+        Program {
             command: ctl::command(),
             section: "1",
             exit_codes: ctl::Exit::ALL.map(|(exit, text)| (exit as u8, text)).into(),

@@ -129,6 +129,8 @@ fn living_sockets(dir: &Path) -> Vec<PathBuf> {
             path.extension()
                 .is_some_and(|extension| extension == "sock")
         })
+        // It answers for guests, not for a group.
+        .filter(|path| path.file_name().is_some_and(|name| name != "netbuf.sock"))
         .filter(|path| somebody_listens(path))
         .collect();
     sockets.sort();

@@ -47,6 +47,13 @@ fn text_of(event: &Event) -> String {
 
 /// Where protection is lost or an operator has something to do, it is more than information.
 fn level_of(event: &Event, is_asked_for: bool) -> Level {
+    if event.kind == EventKind::NetState {
+        return match event.new_state.as_deref() {
+            Some("failed") => Level::ERROR,
+            Some("held" | "adopted") if !is_asked_for => Level::WARN,
+            _ => Level::INFO,
+        };
+    }
     let state = event.new_state.as_deref().map(GroupState::from);
     if event.kind == EventKind::GuestState && event.new_state.as_deref() == Some("broken") {
         return Level::WARN;
@@ -71,7 +78,8 @@ fn level_of(event: &Event, is_asked_for: bool) -> Level {
             | EventKind::PeerRefused
             | EventKind::IoError
             | EventKind::JournalDamage
-            | EventKind::LinkState,
+            | EventKind::LinkState
+            | EventKind::LimitReached,
             _,
         ) => Level::WARN,
         _ => Level::INFO,

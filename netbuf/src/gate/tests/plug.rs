@@ -83,18 +83,25 @@ impl Plug {
 
     pub(super) fn order(&mut self, order: Order) {
         match order {
-            Order::Buffer => {
+            Order::Buffer(_) => {
                 assert!(!self.closed, "a second BUFFER");
                 assert!(!self.void, "BUFFER on void counts");
                 // From open it closes an epoch without a counted frame: no count can be lost.
                 self.closed = !self.indefinite;
                 self.buffer();
             }
+            Order::Count => {
+                assert!(
+                    self.indefinite && self.queue.is_empty(),
+                    "not after OpenAll"
+                );
+                self.buffer();
+            }
             Order::Freeze => {
                 self.buffer();
                 self.void = true;
             }
-            Order::ReleaseOne => {
+            Order::ReleaseOne(_) => {
                 assert!(!self.void, "RELEASE_ONE on void counts");
                 self.to_release += self.last;
                 self.last = 0;

@@ -1,6 +1,6 @@
 //! A guest, its plugs, and a judge that knows what was allowed and nothing of how the gate decides.
 
-use super::plug::Plug;
+use super::keeper::Keeper;
 use super::{LIMIT_BYTES, OTHERS, OURS};
 use crate::gate::{Directed, Epoch, Event, Gate, Interface, Quiet, Refusal, State};
 use proptest::prelude::*;
@@ -27,7 +27,7 @@ pub(super) fn op() -> impl Strategy<Value = Op> {
         120 => interface.clone().prop_map(Op::Frame),
         60 => (interface.clone(), 1..30usize).prop_map(|(i, n)| Op::Run(i, n)),
         40 => prop_oneof![8 => Just(1i64), 1 => -2..4i64].prop_map(Op::Cut),
-        40 => prop_oneof![8 => Just(0i64), 1 => -2..3i64].prop_map(Op::Release),
+        40 => prop_oneof![8 => Just(0i64), 3 => -2..0i64, 1 => -2..3i64].prop_map(Op::Release),
         1 => Just(Op::Hold),
         8 => prop::bool::weighted(0.8).prop_map(Op::Open),
         2 => interface.clone().prop_map(Op::Add),
@@ -43,8 +43,9 @@ pub(super) fn op() -> impl Strategy<Value = Op> {
 struct Port {
     said: Vec<u64>,
     allowed: usize,
-    cut: usize,
-    plug: Option<Plug>,
+    /// How many were said at each unreleased cut of the guest.
+    cuts: Vec<(u64, usize)>,
+    plug: Option<Keeper>,
 }
 
 /// What the judge believes of the guest, from the answers it got.
@@ -52,7 +53,8 @@ struct Port {
 enum Belief {
     Open,
     Holding,
-    Cut(u64),
+    /// Unreleased cuts, ascending.
+    Cut(Vec<u64>),
     Stuck,
 }
 
@@ -65,12 +67,17 @@ pub(super) struct World {
     at: u64,
     frames: u64,
     pub(super) released: u64,
+    /// Releases while a later epoch was cut.
+    pub(super) overlapped: u64,
+    capacity: usize,
 }
 
 impl World {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(capacity: usize) -> Self {
         let mut world = Self {
-            gate: Gate::new(LIMIT_BYTES, 0),
+            gate: Gate::with_capacity(LIMIT_BYTES, capacity, 0),
+            overlapped: 0,
+            capacity,
             ports: BTreeMap::new(),
             belief: Belief::Open,
             last: None,
@@ -105,7 +112,7 @@ impl World {
 
     fn backlog(&self) -> u64 {
         let plugs = self.ports.values().filter_map(|port| port.plug.as_ref());
-        plugs.map(|plug| plug.queue.len() as u64).sum()
+        plugs.map(Keeper::backlog).sum()
     }
 
     pub(super) fn apply(&mut self, op: &Op) {
@@ -138,7 +145,7 @@ impl World {
         self.judge();
     }
 
-    fn plug(&mut self, interface: Interface) -> Option<&mut Plug> {
+    fn plug(&mut self, interface: Interface) -> Option<&mut Keeper> {
         self.ports.get_mut(&interface)?.plug.as_mut()
     }
 
@@ -158,10 +165,11 @@ impl World {
 
     fn cut(&mut self, epoch: u64) {
         let drained = self.backlog() == 0;
-        let right = match self.belief {
+        let right = match &self.belief {
             Belief::Open => Some(epoch) > self.last && drained,
             Belief::Holding => Some(epoch) > self.last,
-            Belief::Cut(_) | Belief::Stuck => false,
+            Belief::Cut(waiting) => Some(epoch) > self.last && waiting.len() < self.capacity,
+            Belief::Stuck => false,
         };
         let answer = self.tell(Event::Cut {
             epoch: Epoch(epoch),
@@ -170,20 +178,37 @@ impl World {
         assert_eq!(answer.is_ok(), right, "CUT {epoch}: {answer:?}");
         if right {
             (self.last, self.at) = (Some(epoch), epoch);
-            self.belief = Belief::Cut(epoch);
-            self.live().for_each(|port| port.cut = port.said.len());
+            match &mut self.belief {
+                Belief::Cut(waiting) => waiting.push(epoch),
+                _ => {
+                    self.belief = Belief::Cut(vec![epoch]);
+                    self.live().for_each(|port| port.cuts.clear());
+                }
+            }
+            self.live()
+                .for_each(|port| port.cuts.push((epoch, port.said.len())));
         }
     }
 
     fn release(&mut self, epoch: u64) {
-        let right = self.belief == Belief::Cut(epoch);
+        let at = match &self.belief {
+            Belief::Cut(waiting) => waiting.iter().position(|cut| *cut == epoch),
+            _ => None,
+        };
         let answer = self.tell(Event::Release(Epoch(epoch)));
-        assert_eq!(answer.is_ok(), right, "RELEASE {epoch}: {answer:?}");
-        if right {
-            self.belief = Belief::Holding;
+        assert_eq!(answer.is_ok(), at.is_some(), "RELEASE {epoch}: {answer:?}");
+        if let (Some(at), Belief::Cut(waiting)) = (at, &mut self.belief) {
+            waiting.drain(..=at);
+            if waiting.is_empty() {
+                self.belief = Belief::Holding;
+            } else {
+                self.overlapped += 1;
+            }
             self.released += 1;
             for port in self.live() {
-                port.allowed = port.cut;
+                let place = port.cuts.iter().find(|(cut, _)| *cut == epoch);
+                // An interface that came after the cut has said nothing in it.
+                port.allowed = place.map_or(port.allowed, |(_, said)| *said);
             }
             self.complete();
         }
@@ -204,11 +229,12 @@ impl World {
     fn add(&mut self, interface: Interface) {
         let known = self.plug(interface).is_some();
         if !known {
-            self.ports.entry(interface).or_default().plug = Some(Plug::new());
+            self.ports.entry(interface).or_default().plug = Some(Keeper::new(self.capacity));
             // What an earlier plug of this interface dropped or sent is history.
             let port = self.ports.get_mut(&interface).unwrap();
             port.said.clear();
-            (port.allowed, port.cut) = (0, 0);
+            port.allowed = 0;
+            port.cuts.clear();
         }
         assert_eq!(self.tell(Event::Added(interface)).is_err(), known);
     }
@@ -251,7 +277,7 @@ impl World {
     fn restart(&mut self) {
         let live = self.ports.iter().filter(|(_, port)| port.plug.is_some());
         let found: Vec<Interface> = live.map(|(interface, _)| *interface).collect();
-        self.gate = Gate::new(LIMIT_BYTES, self.frames);
+        self.gate = Gate::with_capacity(LIMIT_BYTES, self.capacity, self.frames);
         self.last = None;
         self.tell(Event::Restarted(found)).unwrap();
         self.tell(Event::Authority(OURS)).unwrap();
@@ -264,8 +290,8 @@ impl World {
             let plug = port.plug.as_mut().unwrap();
             plug.run(1_000);
             let may = port.said[..port.allowed].iter().copied();
-            let should: Vec<u64> = may.filter(|f| !plug.dropped.contains(f)).collect();
-            assert_eq!(plug.wire, should, "not exactly what was released");
+            let should: Vec<u64> = may.filter(|f| !plug.dropped().contains(f)).collect();
+            assert_eq!(plug.wire(), should, "not exactly what was released");
         }
     }
 
@@ -273,8 +299,8 @@ impl World {
         for port in self.ports.values() {
             let Some(plug) = &port.plug else { continue };
             let allowed = &port.said[..port.allowed];
-            assert!(plug.wire.is_sorted(), "order");
-            for frame in &plug.wire {
+            assert!(plug.wire().is_sorted(), "order");
+            for frame in plug.wire() {
                 assert!(allowed.contains(frame), "frame {frame} left early");
             }
         }

@@ -133,6 +133,22 @@ fn an_interface_that_vanishes_leaves_its_ifb_to_cleanup() {
     });
 }
 
+/// What a hold asks many times a second is answered as the list of everything is.
+#[test]
+fn the_root_alone_is_what_the_list_has() {
+    in_namespace(|| {
+        let mut lan = Lan::new();
+        let ifb = install(&mut lan.netlink, lan.vif, ROOT, Begin::Open).unwrap();
+        assert!(passes(&lan));
+        let listed = look(&mut lan.netlink, lan.vif).unwrap().root;
+        assert!(listed.is_some());
+        assert_eq!(lan.netlink.our_root(ifb).unwrap(), listed);
+        let vif = lan.vif;
+        assert_eq!(lan.netlink.our_root(vif).unwrap(), None);
+        assert_eq!(lan.netlink.our_root(0x7fff).unwrap(), None);
+    });
+}
+
 /// An IFB that somebody deleted: the guest is cut off, which is told and can be ended.
 #[test]
 fn a_redirect_without_its_ifb_is_recognised_and_removed() {
