@@ -33,6 +33,7 @@ mod startup;
 mod status;
 mod thread;
 mod timeline;
+mod unapplied;
 mod vhost;
 mod watch;
 
