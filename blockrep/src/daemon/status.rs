@@ -653,6 +653,39 @@ impl VolumeThread {
         queues
     }
 
+    fn group_reason(&self, group: &Group) -> String {
+        let mut reason = group.standing().reason.clone();
+        if let Some(name) = self.other_name(group) {
+            reason += &format!("; the primary is of group {name}");
+        }
+        reason
+    }
+
+    fn group_next(&self, group: &Group) -> String {
+        let standing = group.standing();
+        let next = standing.next;
+        let given = self.net.remote.is_some() || standing.state != State::Standalone;
+        match standing.state {
+            _ if !given => GIVE_A_BACKUP.to_owned(),
+            State::Promoted if self.is_unserved() => format!("{UNSERVED}; {next}"),
+            State::Failed if self.about.is_primary_daemon => {
+                format!("{next}; or stop this daemon and its guest, and promote the backup")
+            }
+            _ => next.to_owned(),
+        }
+    }
+
+    fn group_loss(&self, group: &Group) -> String {
+        let state = group.standing().state;
+        let waits = self.about.loss == LossPolicy::Pause;
+        let tip = group.meta().tip();
+        let loss = possible_loss(state, self.about.output, tip, waits, self.held(group));
+        match &self.about.lost {
+            Some(lost) => format!("{loss}; {lost}"),
+            None => loss,
+        }
+    }
+
     fn group_report(&mut self) -> Option<GroupReport> {
         let epochs_per_s = self.rates[2].per_s() as f64;
         let group = self.group.as_ref()?;
@@ -661,29 +694,6 @@ impl VolumeThread {
         let promoted = matches!(standing.state, State::Promoted);
         let primary = self.about.is_primary_daemon || promoted;
         let ack_mode = AckMode::from(self.about.settings.ack.to_string().as_str());
-        let waits = self.about.loss == LossPolicy::Pause;
-        let mut possible_loss = possible_loss(
-            standing.state,
-            self.about.output,
-            meta.tip(),
-            waits,
-            self.held(group),
-        );
-        if let Some(lost) = &self.about.lost {
-            possible_loss += &format!("; {lost}");
-        }
-        let given = self.net.remote.is_some() || standing.state != State::Standalone;
-        let mut next = if given { standing.next } else { GIVE_A_BACKUP }.to_owned();
-        if promoted && self.is_unserved() {
-            next = format!("{UNSERVED}; {next}");
-        }
-        if standing.state == State::Failed && self.about.is_primary_daemon {
-            next += "; or stop this daemon and its guest, and promote the backup";
-        }
-        let mut reason = standing.reason.clone();
-        if let Some(name) = self.other_name(group) {
-            reason += &format!("; the primary is of group {name}");
-        }
         let percentiles = self.latencies.percentiles_us();
         Some(GroupReport {
             daemon: DaemonStatus {
@@ -703,9 +713,9 @@ impl VolumeThread {
                 role: if primary { Role::Primary } else { Role::Backup },
                 stated: Stated {
                     state: state_word(standing.state),
-                    reason,
+                    reason: self.group_reason(group),
                     since_unix_ms: standing.since_unix_ns / 1_000_000,
-                    next,
+                    next: self.group_next(group),
                 },
             },
             was_linked: group.was_linked(),
@@ -716,7 +726,7 @@ impl VolumeThread {
                     crate::config::OutputClass::Held => OutputClass::Held,
                     crate::config::OutputClass::Open => OutputClass::Open,
                 },
-                possible_loss,
+                possible_loss: self.group_loss(group),
             },
             uncommitted_ms: match group {
                 Group::Primary(group) if self.net.remote.is_some() => {
