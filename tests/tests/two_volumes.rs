@@ -146,12 +146,45 @@ fn the_volume_without_a_link_is_named_on_both_sides() {
     ] {
         assert!(page.contains(&line), "{page}");
     }
-    wait(&two.pair, "b", |status| {
+    let backup = wait(&two.pair, "b", |status| {
         let reason = status["group"]["reason"].as_str().unwrap();
-        reason.contains(
-            "volume 1 (b2.img) is not connected: see the primary's status for its address",
-        )
+        reason.contains("the primary is not connected with volume 1")
     });
+    let next = backup["group"]["next"].as_str().unwrap();
+    assert!(
+        next.starts_with("put its address right at the primary"),
+        "{next}"
+    );
+    let events = two.pair.ctl("a", &["events"]).unwrap();
+    let events = String::from_utf8_lossy(&events.stdout).into_owned();
+    let told = format!("link-state: volume 1 (a2.img): backup {wrong} does not answer");
+    assert!(events.contains(&told), "{events}");
+}
+
+/// Of a volume that follows alone no epoch is ever committed: the guest wrote until the backup's journal was
+/// full, then stood still for half a minute, again and again, and the first disk was compared each time.
+#[test]
+fn a_volume_that_is_connected_alone_holds_nobody_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut two = Two::new(dir.path());
+    two.wrong_port = Some(free_port().unwrap());
+    let _backup = two.start("blockrep-backup", "b", &["--journal-size", "32MiB"]);
+    let _primary = two.start("blockrep", "a", &["--epoch", "10ms"]);
+    wait(&two.pair, "a", |status| {
+        status["volumes"][0]["link"]["state"] == "up"
+    });
+    let load = Load::new(&two.pair, "first", "a.img", &["--writes", "6000"]);
+    assert_eq!(load.run(LIMIT).unwrap().code, 0);
+    let status = two.pair.status("a").unwrap();
+    let reason = status["volumes"][0]["reason"].as_str().unwrap();
+    assert!(
+        reason.starts_with("connected with the backup; not every"),
+        "{reason}"
+    );
+    assert_eq!(status["group"]["state"], "standalone", "{status}");
+    let backup = two.pair.status("b").unwrap();
+    let used = backup["volumes"][0]["journal"]["percent"].as_u64().unwrap();
+    assert_eq!(used, 0, "{backup}");
 }
 
 fn wait(pair: &Pair, host: &str, is_so: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {

@@ -27,6 +27,7 @@ mod nbd_loop;
 mod net;
 mod on_word;
 mod owner;
+mod pressure;
 mod role;
 mod start_events;
 mod startup;

@@ -2,9 +2,12 @@
 
 mod links;
 mod progress;
+mod refused;
 
 use self::links::tell_of_links;
 pub(super) use self::progress::Progress;
+pub(super) use self::refused::refused_lately;
+use self::refused::{is_told_still, tell_of_refused};
 use super::loss::{Held, ack_is_in_force, possible_loss};
 use super::nbd_loop::PARTS_MAX;
 use super::net::TRIED_AGAIN;
@@ -18,8 +21,8 @@ use crate::group::refusal::remedy;
 use blkback_proto::ctl::{
     AckMode, Answer, Bounds, CommitLatency, CutHold, DaemonStatus, DiskTime, Epochs, GroupState,
     GroupStatus, JournalStatus, LineageEntry, LinkState, LinkStatus, MemoryPart, OutputClass,
-    OutputStatus, QueueBound, Rates, RefusedPeer, Role, Stated, Status, UNSERVED, VolumeCounters,
-    VolumeState, VolumeStatus,
+    OutputStatus, QueueBound, Rates, Role, Stated, Status, UNSERVED, VolumeCounters, VolumeState,
+    VolumeStatus,
 };
 use blkback_proto::ids::Epoch;
 use blockrep_host::clock;
@@ -43,6 +46,8 @@ pub(super) struct Report {
     out_per_s: u64,
     /// Median and 99th percentile of holds, in microseconds.
     cut_hold_us: Option<(u64, u64)>,
+    /// Writes have been waiting for room in the backup's journal.
+    is_pressed: bool,
     group: Option<GroupReport>,
 }
 
@@ -130,6 +135,7 @@ fn compose(mut reports: Vec<Report>) -> Status {
     link.refused = refused.max_by_key(|refused| refused.unix_ms);
     tell_of_failed(&mut group.group.stated, &reports);
     tell_of_links(&mut group.group.stated, &reports, group.was_linked);
+    tell_of_pressure(&mut group.group.stated, &reports);
     if let Some(refused) = &link.refused {
         tell_of_refused(&mut group.group.stated, refused, clock::unix_ms());
     }
@@ -193,6 +199,18 @@ fn tell_of_failed(stated: &mut Stated<GroupState>, reports: &[Report]) {
     }
 }
 
+/// A guest that crawls is no state of its own, and not one with nothing to do either.
+fn tell_of_pressure(stated: &mut Stated<GroupState>, reports: &[Report]) {
+    let pressed = reports.iter().find(|report| report.is_pressed);
+    if let Some(Report { volume, .. }) = pressed
+        && stated.state == GroupState::Protected
+    {
+        let name = &volume.name;
+        stated.reason += &format!("; writes of {name} wait for room in the backup's journal");
+        stated.next.clone_from(&volume.stated.next);
+    }
+}
+
 /// Of the group: the epoch that every volume has. When it was cut any volume may know that was
 /// written then.
 fn disk_of(reports: &[Report]) -> Option<DiskTime> {
@@ -202,49 +220,6 @@ fn disk_of(reports: &[Report]) -> Option<DiskTime> {
         epoch: disks.iter().map(|disk| disk.epoch).min()?,
         cut_unix_ns: disks.iter().filter_map(|disk| disk.cut_unix_ns).max(),
     })
-}
-
-/// A refusal by the backup that this side was says nothing of the primary that it is now.
-fn is_told_still(stated: &Stated<GroupState>, refused: &RefusedPeer) -> bool {
-    stated.state != GroupState::Promoted || refused.unix_ms >= stated.since_unix_ms
-}
-
-/// A refused primary that is alive tries again every few seconds. One that did not for so long is
-/// no longer told of beside a promotion.
-const REFUSED_TOLD_MS_MAX: u64 = 600_000;
-
-/// The peer, where it was refused not long ago.
-pub(super) fn refused_lately(
-    refused: Option<&RefusedPeer>,
-    now_unix_ms: u64,
-) -> Option<RefusedPeer> {
-    let lately = |r: &&RefusedPeer| now_unix_ms.saturating_sub(r.unix_ms) <= REFUSED_TOLD_MS_MAX;
-    refused.filter(lately).cloned()
-}
-
-/// A backup that waits may wait because it sent somebody away, who lives and serves a guest: no
-/// promotion is offered without a word of it.
-fn tell_of_refused(stated: &mut Stated<GroupState>, refused: &RefusedPeer, now_unix_ms: u64) {
-    let RefusedPeer {
-        peer,
-        reason,
-        unix_ms,
-    } = refused;
-    if stated.state == GroupState::WaitingForPrimary {
-        stated.reason += &format!("; a primary at {peer} was refused: {reason}");
-    }
-    let offers = matches!(
-        stated.state,
-        GroupState::WaitingForPrimary | GroupState::Following | GroupState::Suspect
-    ) && stated.next.contains("blockrepctl promote");
-    if offers && refused_lately(Some(refused), now_unix_ms).is_some() {
-        let ago_s = now_unix_ms.saturating_sub(*unix_ms) / 1000;
-        stated.next = format!(
-            "before a promotion stop the primary at {peer}, which was alive {ago_s} s ago when it \
-             was refused; {}",
-            stated.next
-        );
-    }
 }
 
 fn some(epoch: Epoch) -> Option<u64> {
@@ -273,6 +248,7 @@ impl VolumeThread {
             Some(Group::Backup(group)) => group.committed().0,
             None => 0,
         };
+        self.tick_pressure();
         let values = [
             self.net.received_bytes + received,
             self.net.sent_bytes + sent,
@@ -296,6 +272,7 @@ impl VolumeThread {
             in_per_s,
             out_per_s,
             cut_hold_us: self.holds.percentiles_us(),
+            is_pressed: self.pressure.is_told(),
             group: self.group_report(),
         }
     }
@@ -381,15 +358,25 @@ impl VolumeThread {
                 self.failure().unwrap_or_default(),
                 "repair the storage, start the daemon again",
             ),
+            VolumeStands::Waiting => (
+                VolumeState::Alone,
+                "connected with the backup; not every volume of the group is".to_owned(),
+                "compared with the backup when every volume of the group is connected",
+            ),
             VolumeStands::Syncing => (
                 VolumeState::Syncing,
                 "being compared with the backup".to_owned(),
                 "in sync when everything that differs is copied and committed",
             ),
+            VolumeStands::InSync if self.is_equal_alone() => (
+                VolumeState::InSync,
+                "was compared with the backup; the group is not protected yet".to_owned(),
+                "counts when every volume of the group is compared and committed",
+            ),
             VolumeStands::InSync => (
                 VolumeState::InSync,
-                "holds what is committed".to_owned(),
-                "nothing to do",
+                self.pressure.reason("holds what is committed"),
+                self.pressure.next("nothing to do"),
             ),
             VolumeStands::Alone => {
                 let (reason, next) = self.why_alone();
@@ -402,8 +389,8 @@ impl VolumeThread {
             ),
             VolumeStands::Inconsistent => (
                 VolumeState::Inconsistent,
-                "being compared and copied".to_owned(),
-                "an epoch again when the comparison has ended",
+                "no epoch: compared and copied in part, or not yet committed as one".to_owned(),
+                "an epoch again when every volume of the group was compared",
             ),
             VolumeStands::Draining => (
                 VolumeState::Alone,
@@ -466,6 +453,7 @@ impl VolumeThread {
     fn volume_stands(&self) -> VolumeStands {
         match &self.engine {
             Engine::Primary(engine) if engine.failed().is_some() => VolumeStands::Failed,
+            Engine::Primary(engine) if engine.waits_for_others() => VolumeStands::Waiting,
             Engine::Primary(engine) if engine.sync_progress().is_some() => VolumeStands::Syncing,
             Engine::Primary(engine) if engine.is_greeted() => VolumeStands::InSync,
             Engine::Primary(_) => VolumeStands::Alone,
@@ -630,6 +618,11 @@ impl VolumeThread {
         parts.chain(self.record_part()).collect()
     }
 
+    /// A primary's volume whose images are equal, while the group is none that may be promoted.
+    fn is_equal_alone(&self) -> bool {
+        matches!(&self.engine, Engine::Primary(engine) if !engine.is_protected())
+    }
+
     fn queues(&self) -> Vec<QueueBound> {
         let stats = self.mem.0.stats();
         let page = crate::reactor::PAGE_BYTES as u64;
@@ -767,6 +760,7 @@ impl VolumeThread {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum VolumeStands {
     Failed,
+    Waiting,
     Syncing,
     InSync,
     Alone,

@@ -5,6 +5,7 @@ use super::image_mark::Claim;
 use super::link::Arrived;
 use super::memory::{PoolBuf, PoolBufMut, PoolMemory};
 use super::nbd::NbdConn;
+use super::pressure::Pressure;
 use super::role::{Engine, Group};
 use super::status::Collector;
 use super::timeline::{Holds, Latencies, Rate};
@@ -175,6 +176,7 @@ pub(super) struct VolumeThread {
     /// The image of a backup that never held anything is not marked yet.
     pub(super) claim: Option<Claim>,
     pub(super) rates: [Rate; 3],
+    pub(super) pressure: Pressure,
     pub(super) progress: super::status::Progress,
     pub(super) since: super::status::Since,
     pub(super) stopping: Option<Nanos>,

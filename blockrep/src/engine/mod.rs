@@ -111,6 +111,9 @@ pub enum ToVolume {
     Lineage(Vec<(LineageId, Epoch)>),
     /// Primary: how writes stand from now on.
     Protect(Protection),
+    /// Primary: every volume of the group is connected; images that may differ are compared now. Not before:
+    /// of a volume that follows alone no epoch is ever committed, and its window would fill up.
+    Compare,
     /// Primary: output up to this epoch was let go.
     Released(Epoch),
     /// Both: end the session, for this reason.

@@ -202,7 +202,10 @@ impl BackupGroup {
                 return (State::Inconsistent, reason);
             }
             let doing = if connected { "is being" } else { "was being" };
-            let reason = format!("volume {index} {doing} compared with the primary");
+            let mut reason = format!("volume {index} {doing} compared with the primary");
+            if let Some(other) = self.missing() {
+                reason += &format!("; the primary is not connected with volume {other}");
+            }
             return (State::Inconsistent, reason);
         }
         if connected {
@@ -263,6 +266,12 @@ impl BackupGroup {
             _ => reason,
         };
         self.become_state(at, state, reason, fx);
+    }
+
+    /// The first volume without a primary, where others have one.
+    fn missing(&self) -> Option<usize> {
+        let some = self.members.iter().any(|m| m.up);
+        self.members.iter().position(|m| !m.up).filter(|_| some)
     }
 
     fn sealed_by_all(&self) -> Epoch {

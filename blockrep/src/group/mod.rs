@@ -97,7 +97,10 @@ impl State {
             Self::Resyncing => "protected when everything that differs is copied and committed",
             Self::Protected => "nothing to do",
             Self::Degrading => "degraded once the loss of protection is durable",
-            Self::Paused => "writes go on when the backup is back and equal",
+            Self::Paused => {
+                "writes go on when the backup is back and equal; to go on without it, start this daemon again \
+                 with --on-backup-loss degrade"
+            }
             Self::Superseded => refusal::remedy(RefuseCode::Superseded),
             Self::Waiting => "follows a primary when one connects, or `blockrepctl promote`",
             Self::Following => "nothing to do; `blockrepctl promote` when the primary is dead",
@@ -202,7 +205,9 @@ pub enum PromoteError {
     Alive(Alive),
     /// No epoch.
     #[error(
-        "volume {volume} is being compared and copied and holds no epoch: let the primary finish"
+        "volume {volume} is no epoch: it was compared with the primary only in part, or not with all volumes \
+         of its group; let the primary connect and finish (status says whether it does); if it is dead \
+         for good, what is here was never the disk of one moment: the primary's own image is what is left"
     )]
     Inconsistent {
         /// Which one.

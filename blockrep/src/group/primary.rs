@@ -65,6 +65,14 @@ struct Member {
     cut: Option<bool>,
 }
 
+impl Member {
+    fn link_up(&mut self, synced: Option<Epoch>) {
+        self.link = Link::Up { synced };
+        (self.lost, self.gives_up) = (None, false);
+        self.committed = Epoch::NONE;
+    }
+}
+
 #[derive(Debug)]
 struct Cutting {
     epoch: Epoch,
@@ -209,8 +217,9 @@ impl PrimaryGroup {
         (self.settings.epoch_ns.is_some() && self.is_linked()).then_some(self.next_cut)
     }
 
+    /// Every volume is: with fewer no epoch is ever committed.
     fn is_linked(&self) -> bool {
-        self.members.iter().any(|m| m.link != Link::Down)
+        self.members.iter().all(|m| m.link != Link::Down)
     }
 
     fn tell(&self, message: &ToVolume, fx: &mut Vec<GroupEffect>) {
@@ -393,10 +402,10 @@ impl PrimaryGroup {
                 self.must_seal = true;
                 self.refusal = None;
                 let synced = (!sync_needed).then_some(Epoch::NONE);
-                let member = &mut self.members[index];
-                member.link = Link::Up { synced };
-                (member.lost, member.gives_up) = (None, false);
-                self.members[index].committed = Epoch::NONE;
+                self.members[index].link_up(synced);
+                if self.is_linked() {
+                    self.tell(&ToVolume::Compare, fx);
+                }
                 // Epochs cut before are committed only with one that this session seals: waiting
                 // for them before that one is cut would be waiting for ever.
                 self.inflight.clear();
@@ -420,7 +429,11 @@ impl PrimaryGroup {
             }
             ToGroup::Acked { committed, .. } => self.acked(at, index, committed, fx),
             ToGroup::PressureTimeout => {
-                let reason = "writes waited too long for room in the backup's journal".to_owned();
+                let reason =
+                    "writes waited too long for room in the backup's journal: its disk, or the \
+                              link, is slower than the guest writes; see --journal-size there and \
+                              --backpressure-timeout here"
+                        .to_owned();
                 if self.settings.loss == LossPolicy::Degrade {
                     self.tell(&ToVolume::DropLink(reason), fx);
                 } else {
@@ -431,10 +444,8 @@ impl PrimaryGroup {
             ToGroup::Refused(code, text) => self.refused(at, index, code, &text, fx),
             // A connection that ends after a refusal says less than the refusal did.
             ToGroup::LinkLost(reason) if self.refusal.is_some() && self.is_alone() => {
-                let known = self.members[index].lost.take();
-                self.unlink(index, &reason, fx);
-                let lost = &mut self.members[index].lost;
-                *lost = known.or(lost.take());
+                let known = self.members[index].lost.clone();
+                self.unlink(index, &known.unwrap_or(reason), fx);
             }
             ToGroup::LinkLost(reason) => self.link_lost(at, index, reason, fx),
             ToGroup::Failed(text) => {
@@ -565,8 +576,11 @@ impl PrimaryGroup {
     /// One volume has no link: the others give theirs up.
     fn unlink(&mut self, index: usize, reason: &str, fx: &mut Vec<GroupEffect>) {
         let member = &mut self.members[index];
-        member.link = Link::Down;
         member.lost = (!std::mem::take(&mut member.gives_up)).then(|| reason.to_owned());
+        // One that never got through takes nothing away from the others.
+        if std::mem::replace(&mut member.link, Link::Down) == Link::Down {
+            return;
+        }
         self.inflight.clear();
         for other in 0..self.members.len() {
             if self.members[other].link != Link::Down {

@@ -6,7 +6,10 @@
 #![allow(dead_code, reason = "not every test needs all of it")]
 
 pub(crate) mod daemon;
+mod log;
 pub(crate) mod memory;
+
+pub(crate) use log::Log;
 
 use memory::{HIGH, HIGH_BYTES, LOW_BYTES, Memory};
 use std::path::Path;
@@ -38,6 +41,7 @@ const FLUSH: u64 = 1 << 9;
 /// Notifications by index.
 pub(crate) const EVENT_IDX: u64 = 1 << 29;
 const VERSION_1: u64 = 1 << 32;
+const LOG_ALL: u64 = VhostUserVirtioFeatures::LOG_ALL.bits();
 const FLAG_NEXT: u16 = 1;
 const FLAG_WRITE: u16 = 2;
 /// How long an answer may take.
@@ -168,6 +172,19 @@ impl Guest {
         frontend.set_vring_enable(0, true).unwrap();
     }
 
+    /// Gives the disk a log of the pages that it writes.
+    pub(crate) fn log_to(&self, log: &Log) {
+        self.frontend().set_log_base(0, Some(log.region())).unwrap();
+    }
+
+    /// Begins a migration, or ends it.
+    pub(crate) fn set_logging(&self, is_on: bool) {
+        let log = if is_on { LOG_ALL } else { 0 };
+        self.frontend()
+            .set_features(wanted(self.features) | log)
+            .unwrap();
+    }
+
     /// Stops the queue: nothing is in flight afterwards.
     pub(crate) fn stop(&mut self) -> u16 {
         let base = self.frontend().get_vring_base(0).unwrap();
@@ -271,6 +288,10 @@ impl Guest {
     }
 }
 
+fn wanted(features: u64) -> u64 {
+    VERSION_1 | FLUSH | features | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits()
+}
+
 /// A connection that has agreed on features.
 fn greeted(socket: &Path, features: u64) -> Frontend {
     let deadline = Instant::now() + PATIENCE;
@@ -282,9 +303,11 @@ fn greeted(socket: &Path, features: u64) -> Frontend {
         std::thread::sleep(Duration::from_millis(20));
     };
     let offered = frontend.get_features().unwrap();
-    let wanted = VERSION_1 | FLUSH | features | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
-    assert_eq!(offered & wanted, wanted);
-    let protocol = VhostUserProtocolFeatures::MQ | VhostUserProtocolFeatures::REPLY_ACK;
+    let wanted = wanted(features);
+    assert_eq!(offered & (wanted | LOG_ALL), wanted | LOG_ALL);
+    let protocol = VhostUserProtocolFeatures::MQ
+        | VhostUserProtocolFeatures::REPLY_ACK
+        | VhostUserProtocolFeatures::LOG_SHMFD;
     frontend.get_protocol_features().unwrap();
     frontend.set_protocol_features(protocol).unwrap();
     frontend.set_owner().unwrap();

@@ -251,15 +251,17 @@ impl World {
     /// Flips a bit of a record in the backup's journal, where recovery can be expected to see it.
     pub fn rot(&mut self) {
         let volume = self.rng.usize(..self.plan.volumes);
-        // A second bit flips only after what the first one left was looked at and written down.
-        let written = read_volume(&self.hosts[1].disks[volume])
-            .ok()
-            .flatten()
-            .map(|meta| (volume, meta.generation));
-        if self.rotted.is_some() && self.rotted == written {
+        // A second bit flips only after what the start since the first one found was written down: until then
+        // it may take away what that start has counted, in any volume.
+        let written = |volume| {
+            let meta = read_volume(&self.hosts[1].disks[volume]).ok().flatten();
+            meta.map(|meta| meta.generation)
+        };
+        let generations: Vec<_> = (0..self.plan.volumes).map(written).collect();
+        if self.rotted.get(volume) == Some(&generations[volume]) {
             return;
         }
-        self.rotted = written;
+        self.rotted = generations;
         let places = self.records(volume);
         if places.is_empty() {
             return;

@@ -3,9 +3,10 @@
 mod disks;
 mod words;
 
-pub(crate) use disks::{disk, image_disk, vhost_disk};
+pub(crate) use disks::{disk, image_disk, own_disk, vhost_disk};
 pub(crate) use words::Word;
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{ChildStdout, Command};
@@ -174,6 +175,22 @@ impl Guest {
             rest.push(heard);
         }
         rest
+    }
+
+    /// The file that is its memory, of a guest whose memory is shared. It is there for as long as it is
+    /// open, also when the guest is not.
+    pub(crate) fn memory(&self) -> Result<File> {
+        let dir = format!("/proc/{}/fd", self.process.id());
+        for entry in std::fs::read_dir(&dir).with_context(|| format!("read {dir}"))? {
+            let path = entry?.path();
+            let is_memory = std::fs::read_link(&path)
+                .is_ok_and(|to| to.to_string_lossy().starts_with("/memfd:memory-backend"));
+            if is_memory {
+                let file = File::options().read(true).write(true).open(&path);
+                return file.with_context(|| format!("open {}", path.display()));
+            }
+        }
+        bail!("{dir} shows no memory of the guest")
     }
 
     /// SIGSTOP, SIGCONT or SIGKILL, without waiting for what it does.

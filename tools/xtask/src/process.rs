@@ -121,6 +121,10 @@ impl Process {
         stop::wait_for(&what, limit, || self.ended())
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends `signal` to it and to the children it may have.
     pub(crate) fn signal(&mut self, signal: libc::c_int) {
         if self.ended.is_none() {

@@ -31,6 +31,7 @@ use crate::daemon::watch::Watch;
 use crate::daemon::{EXTENT_BYTES, EXTENTS_MAX, FRONT_BYTES_MAX, WINDOW_BYTES_MAX};
 use crate::engine::backup::{BackupSettings, SWITCH_EXTENTS};
 use crate::engine::primary::PrimarySettings;
+use crate::frontend::nbd::ExportInfo;
 use crate::frontend::virtio_blk::inflight::TABLE_WORDS;
 use crate::group::backup::MemberFacts;
 use crate::group::primary::GroupSettings;
@@ -75,6 +76,17 @@ impl From<FileError> for StartError {
     }
 }
 
+fn group_settings(config: &PrimaryConfig, exports: &[ExportInfo]) -> GroupSettings {
+    GroupSettings {
+        epoch_ns: match config.epoch {
+            EpochMode::Every(length) => Some(nanos(length)),
+            EpochMode::Manual => None,
+        },
+        loss: config.on_backup_loss,
+        volume_names: exports.iter().map(|e| e.name().to_owned()).collect(),
+    }
+}
+
 /// Runs a primary until it is told to stop.
 ///
 /// # Errors
@@ -100,14 +112,7 @@ pub fn run_primary(config: &PrimaryConfig) -> Result<(), StartError> {
         pressure_ns_max: nanos(config.backpressure_timeout),
     };
     let exports = exports(&images, &opened)?;
-    let group = GroupSettings {
-        epoch_ns: match config.epoch {
-            EpochMode::Every(length) => Some(nanos(length)),
-            EpochMode::Manual => None,
-        },
-        loss: config.on_backup_loss,
-        volume_names: exports.iter().map(|e| e.name().to_owned()).collect(),
-    };
+    let group = group_settings(config, &exports);
     if let Some(nbd) = &claims.nbd {
         tell_address("NBD address tcp:", nbd);
     }

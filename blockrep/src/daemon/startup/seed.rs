@@ -227,6 +227,7 @@ pub(super) fn sprout(
         holds: Default::default(),
         claim: seed.claim,
         rates: [Rate::default(), Rate::default(), Rate::of_number()],
+        pressure: Default::default(),
         progress: Default::default(),
         since: Default::default(),
         stopping: None,

@@ -52,12 +52,14 @@ pub(super) fn tell_of_links(stated: &mut Stated<GroupState>, reports: &[Report],
                     None => "`blockrepctl promote` when the primary is dead".to_owned(),
                 };
                 stated.next = format!("follows when every volume is connected; {then}");
+            } else if stated.state == Inconsistent {
+                // The group's reason names the volume.
+                stated.next =
+                    "put its address right at the primary, whose status names what it tries; \
+                               until then not promotable"
+                        .to_owned();
             } else {
                 stated.reason += &format!("; {text}");
-                if stated.state == Inconsistent {
-                    stated.next =
-                        "compared when every volume is connected; until then not promotable".into();
-                }
             }
         }
         _ => {}

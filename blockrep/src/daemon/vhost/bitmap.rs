@@ -7,9 +7,14 @@
 //! the thread that writes, between two writes, so that nobody can look in the middle of one; reads
 //! that the kernel still has are asked for then.
 
+mod log;
+
+use log::RegionLog;
+pub(super) use log::{LogMemory, carry_log_over, end_log, log_of};
+
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
-use vhost_user_backend::bitmap::{AtomicBitmapMmap, BitmapMmapRegion, BitmapReplace};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use vhost_user_backend::bitmap::BitmapReplace;
 use vm_memory::bitmap::{Bitmap, BitmapSlice, NewBitmap, WithBitmapSlice};
 
 use blkback_proto::ctl::PAGE_BYTES;
@@ -21,7 +26,7 @@ const PAGE_LEN: usize = PAGE_BYTES as usize;
 /// Both bitmaps of a region. Clones are the same bitmaps.
 #[derive(Clone, Debug, Default)]
 pub(in crate::daemon) struct GuestBitmap {
-    log: BitmapMmapRegion,
+    log: Arc<RwLock<Option<RegionLog>>>,
     /// Made when a record is armed for the first time.
     pages: Arc<OnceLock<Pages>>,
 }
@@ -75,6 +80,10 @@ impl GuestBitmap {
         pages.is_armed.load(Ordering::Acquire)
     }
 
+    fn set_log(&self, log: Option<RegionLog>) {
+        *self.log.write().unwrap_or_else(PoisonError::into_inner) = log;
+    }
+
     /// Remembers these pages as well.
     pub(super) fn put_back(&self, words: &[u64]) {
         if let Some(pages) = self.pages.get() {
@@ -108,14 +117,17 @@ impl Pages {
 
 impl Bitmap for GuestBitmap {
     fn mark_dirty(&self, offset: usize, len: usize) {
-        self.log.mark_dirty(offset, len);
+        if let Some(log) = &*self.log.read().unwrap_or_else(PoisonError::into_inner) {
+            log.mark(offset, len);
+        }
         if let Some(pages) = self.pages.get() {
             pages.mark(offset, len);
         }
     }
 
-    fn dirty_at(&self, offset: usize) -> bool {
-        self.log.dirty_at(offset)
+    /// Nobody asks: the log is the VMM's to read.
+    fn dirty_at(&self, _offset: usize) -> bool {
+        false
     }
 
     fn slice_at(&self, offset: usize) -> Slice<'_> {
@@ -137,10 +149,10 @@ impl NewBitmap for GuestBitmap {
 }
 
 impl BitmapReplace for GuestBitmap {
-    type InnerBitmap = AtomicBitmapMmap;
+    type InnerBitmap = RegionLog;
 
-    fn replace(&self, bitmap: AtomicBitmapMmap) {
-        self.log.replace(bitmap);
+    fn replace(&self, log: RegionLog) {
+        self.set_log(Some(log));
     }
 }
 

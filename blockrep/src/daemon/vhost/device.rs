@@ -4,9 +4,9 @@
 //! I/O thread's ring), so its vrings are watched instead: [`Vring`] tells the I/O thread whenever one
 //! of them begins or ceases to be ready, enabled and kicked.
 
-use super::RingMail;
-use super::bitmap::GuestBitmap;
+use super::bitmap::{self, GuestBitmap, LogMemory};
 use super::vring::{Memory, Vring};
+use super::{Guest, RingMail};
 use crate::daemon::thread::Mail;
 use crate::frontend::virtio_blk::config::{self, CONFIG_BYTES};
 use crate::frontend::virtio_blk::{QUEUE_ENTRIES_MAX, QUEUES_MAX, feature};
@@ -15,7 +15,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use vhost::vhost_user::Listener;
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
@@ -28,9 +28,46 @@ struct Device {
     space: [u8; CONFIG_BYTES],
     sender: MailSender<Mail>,
     vrings: OnceLock<Vec<Vring>>,
+    told: Mutex<Told>,
+}
+
+/// What the VMM said last of the guest's memory.
+#[derive(Default)]
+struct Told {
+    memory: Option<Arc<Guest>>,
+    /// Where it wants to read what is written there.
+    log: Option<LogMemory>,
+}
+
+impl Told {
+    /// The memory lies elsewhere, or there is more or less of it.
+    fn moved(&mut self, memory: &Arc<Guest>) -> io::Result<()> {
+        // Also when all of the memory goes for a moment.
+        self.log = self
+            .memory
+            .as_deref()
+            .and_then(bitmap::log_of)
+            .or(self.log.take());
+        if let Some(log) = &self.log {
+            bitmap::carry_log_over(memory, log)?;
+        }
+        self.memory = Some(Arc::clone(memory));
+        Ok(())
+    }
+
+    fn end_log(&mut self) {
+        self.log = None;
+        if let Some(memory) = &self.memory {
+            bitmap::end_log(memory);
+        }
+    }
 }
 
 impl Device {
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn tell(&self, mail: RingMail) {
         if self.sender.send(Mail::Ring(mail)).is_err() {
             tracing::debug!("vhost-user: the I/O thread has ended");
@@ -65,6 +102,9 @@ impl VhostUserBackend for Device {
     }
 
     fn acked_features(&self, features: u64) {
+        if features & VhostUserVirtioFeatures::LOG_ALL.bits() == 0 {
+            self.told().end_log();
+        }
         self.tell(RingMail::Features(features));
     }
 
@@ -77,6 +117,7 @@ impl VhostUserBackend for Device {
 
     fn update_memory(&self, memory: Memory) -> io::Result<()> {
         let memory = memory.memory().into_inner();
+        self.told().moved(&memory)?;
         let mail = Mail::Ring(RingMail::Memory(memory));
         self.sender
             .send(mail)
@@ -178,6 +219,7 @@ fn serve_one(
         space: config::space(size_bytes, queues),
         sender: sender.clone(),
         vrings: OnceLock::new(),
+        told: Mutex::default(),
     });
     let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
     drop(Vring::made(sender));

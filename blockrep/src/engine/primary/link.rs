@@ -313,11 +313,21 @@ impl<M: Memory> PrimaryVolume<M> {
                 session,
                 sync: Sync::new(self.identity.size_bytes),
             };
+            // Before any seal: what is written from here on is not all sent, and is no epoch there.
             self.chain.jobs.push_back(Job::Frame(Frame::SyncStart));
         } else {
             self.link = Link::Live { session };
         }
         fx.push(Effect::Group(ToGroup::LinkUp { sync_needed }));
+    }
+
+    /// Images are compared from now on.
+    pub(super) fn begin_sync(&mut self, mem: &mut M, fx: &mut Vec<Effect<M>>) {
+        let Link::Syncing { sync, .. } = &mut self.link else {
+            return;
+        };
+        sync.begun = true;
+        self.pump_sync(mem, fx);
     }
 
     fn acknowledged(

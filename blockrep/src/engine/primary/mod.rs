@@ -249,9 +249,17 @@ impl<M: Memory> PrimaryVolume<M> {
     #[must_use]
     pub fn sync_progress(&self) -> Option<(u64, u64)> {
         match &self.link {
-            Link::Syncing { sync, .. } => Some(sync.progress(self.identity.size_bytes)),
+            Link::Syncing { sync, .. } if sync.begun => {
+                Some(sync.progress(self.identity.size_bytes))
+            }
             _ => None,
         }
+    }
+
+    /// Connected, and waits for the other volumes of the group before images are compared.
+    #[must_use]
+    pub fn waits_for_others(&self) -> bool {
+        matches!(&self.link, Link::Syncing { sync, .. } if !sync.begun)
     }
 
     /// Since when writes wait for window space.
@@ -276,6 +284,12 @@ impl<M: Memory> PrimaryVolume<M> {
     #[must_use]
     pub fn group_name(&self) -> &str {
         &self.group_name
+    }
+
+    /// The group has the disk at its backup: every volume is linked and equal.
+    #[must_use]
+    pub fn is_protected(&self) -> bool {
+        self.protection == Protection::Protected
     }
 
     /// Writes that wait for room in the backup's journal.
@@ -365,6 +379,7 @@ impl<M: Memory> PrimaryVolume<M> {
                 self.drop_link("a new history begins".to_owned(), fx);
             }
             ToVolume::Protect(protection) => self.protect(now, mem, protection, fx),
+            ToVolume::Compare => self.begin_sync(mem, fx),
             ToVolume::Released(epoch) => self.chain.released = self.chain.released.max(epoch),
             ToVolume::DropLink(text) => self.drop_link(text, fx),
             ToVolume::Fail(text) => self.fail(text, fx),

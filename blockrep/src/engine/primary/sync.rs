@@ -46,6 +46,8 @@ pub(super) struct Sync {
     locked: bool,
     /// The read of `reading` is on its way.
     submitted: bool,
+    /// The group has said so.
+    pub(super) begun: bool,
 }
 
 impl Sync {
@@ -59,6 +61,7 @@ impl Sync {
             reading: None,
             locked: false,
             submitted: false,
+            begun: false,
         }
     }
 
@@ -110,6 +113,9 @@ impl<M: Memory> PrimaryVolume<M> {
         let Link::Syncing { session, sync } = &mut self.link else {
             return;
         };
+        if !sync.begun {
+            return;
+        }
         let session = *session;
         if let Some(step) = sync.reading {
             if sync.locked && !sync.submitted {

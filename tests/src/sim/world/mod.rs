@@ -72,8 +72,8 @@ pub struct World {
     pub stats: Stats,
     /// Print what happens.
     pub trace: bool,
-    /// Volume whose journal rotted last, and the generation of its metadata then.
-    pub rotted: Option<(usize, u64)>,
+    /// Generation of each volume's metadata when a journal rotted last.
+    pub rotted: Vec<Option<u64>>,
     /// What the operator is waiting for.
     pub promote_reply: Option<Result<Promoted, PromoteError>>,
     /// Crash a host after that many more operations.
@@ -121,7 +121,7 @@ impl World {
             oracle,
             stats: Stats::default(),
             trace,
-            rotted: None,
+            rotted: Vec::new(),
             promote_reply: None,
             crash_after: None,
             cut_replies: Vec::new(),

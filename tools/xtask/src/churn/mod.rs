@@ -9,6 +9,7 @@
 mod ear;
 mod ground;
 mod guest_fio;
+mod memory;
 mod migrate;
 mod plant;
 mod qmp;

@@ -59,6 +59,8 @@ pub(super) struct Layout {
 pub(super) enum Disk<'a> {
     VhostUser(&'a Path),
     Nbd(&'a Path),
+    /// A raw image, served by QEMU itself.
+    Image(&'a Path),
 }
 
 /// Everything that is there before the daemons start.
@@ -156,6 +158,7 @@ impl Stage {
         let (mut devices, disk_socket) = match disk {
             Disk::VhostUser(socket) => (guest::vhost_disk(socket, memory_mib).to_vec(), None),
             Disk::Nbd(socket) => (Vec::new(), Some(socket)),
+            Disk::Image(image) => (guest::own_disk(image, memory_mib), None),
         };
         devices.extend(more);
         Guest::boot(&Boot {

@@ -4,17 +4,35 @@ use std::path::Path;
 
 /// QEMU's arguments for a disk behind a vhost-user back end, whose memory the back end shares. A back
 /// end that goes away is looked for once a second.
-pub(crate) fn vhost_disk(socket: &Path, memory_mib: u32) -> [String; 8] {
+pub(crate) fn vhost_disk(socket: &Path, memory_mib: u32) -> Vec<String> {
     let path = socket.display().to_string().replace(',', ",,");
+    let mut arguments = shared_memory(memory_mib).to_vec();
+    arguments.extend([
+        "-chardev".to_owned(),
+        format!("socket,id=vu0,path={path},reconnect=1"),
+        "-device".to_owned(),
+        "vhost-user-blk-pci,chardev=vu0,num-queues=2".to_owned(),
+    ]);
+    arguments
+}
+
+/// The same guest but for its disk, which is that raw image by QEMU's own means: what fails here as well
+/// is no fault of the back end.
+pub(crate) fn own_disk(image: &Path, memory_mib: u32) -> Vec<String> {
+    let mut arguments = shared_memory(memory_mib).to_vec();
+    arguments.extend(image_disk(image));
+    if let Some(device) = arguments.last_mut() {
+        device.push_str(",num-queues=2");
+    }
+    arguments
+}
+
+fn shared_memory(memory_mib: u32) -> [String; 4] {
     [
         "-object",
         &format!("memory-backend-memfd,id=ram,size={memory_mib}M,share=on"),
         "-machine",
         "memory-backend=ram",
-        "-chardev",
-        &format!("socket,id=vu0,path={path},reconnect=1"),
-        "-device",
-        "vhost-user-blk-pci,chardev=vu0,num-queues=2",
     ]
     .map(str::to_owned)
 }
