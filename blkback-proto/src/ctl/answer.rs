@@ -116,10 +116,17 @@ pub struct PromoteAnswer {
     pub cut_unix_ns: u64,
     /// Id of the new lineage, hex.
     pub lineage: String,
-    /// Epochs that had begun to arrive and were not complete.
+    /// Epochs that had begun to arrive and were not complete, or are damaged here.
     pub dropped_epochs: u64,
+    /// The highest of them that is damaged here and may have been acknowledged: what was flushed in
+    /// it is lost. Dropped on the operator's word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damaged_epoch: Option<u64>,
     /// From the request to serving.
     pub duration_us: u64,
+    /// Nobody can reach the disk: the daemon was given no address to serve it at.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unserved: bool,
     /// A primary that was refused here not long before, and may be alive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<RefusedPeer>,
@@ -133,6 +140,45 @@ pub struct PromoteAnswer {
     /// When the daemon started, Unix time; only where it had no session with a primary since.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub no_link_since_unix_ms: Option<u64>,
+}
+
+/// What to do about a promoted disk without an address.
+pub const UNSERVED: &str =
+    "nobody can reach the disk: start the daemon again with --nbd or --vhost-user";
+
+impl PromoteAnswer {
+    /// What of the stream is not in what is served.
+    #[must_use]
+    pub fn dropped_text(&self) -> String {
+        if let Some(last) = self.damaged_epoch {
+            let first = self.epoch + 1;
+            let (one, it) = if last <= first {
+                ("was", "it")
+            } else {
+                ("were", "them")
+            };
+            return format!(
+                "{} {one} damaged in the journal and dropped: what was written and flushed in {it} is \
+                 lost",
+                epochs_text(first, last)
+            );
+        }
+        match self.dropped_epochs {
+            0 => "nothing was dropped".to_owned(),
+            1 => "1 epoch that had not arrived whole dropped".to_owned(),
+            count => format!("{count} epochs that had not arrived whole dropped"),
+        }
+    }
+}
+
+/// `epoch 7`, or `epochs 7 to 9`.
+#[must_use]
+pub fn epochs_text(first: u64, last: u64) -> String {
+    if last <= first {
+        format!("epoch {first}")
+    } else {
+        format!("epochs {first} to {last}")
+    }
 }
 
 /// Why a request was not done.

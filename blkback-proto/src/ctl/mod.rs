@@ -36,7 +36,7 @@ mod words;
 
 pub use answer::{
     Answer, CutAnswer, ErrorReply, EventsAnswer, HelloAnswer, PrepareAnswer, PromoteAnswer,
-    Reassembly, Response, response_packets,
+    Reassembly, Response, UNSERVED, epochs_text, response_packets,
 };
 pub use event::{EVENT_DETAILS_MAX, EVENT_JSON_BYTES_MAX, Event, EventBody, Lost};
 pub use frame::{

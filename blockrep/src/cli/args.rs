@@ -47,7 +47,8 @@ pub struct PrimaryArgs {
     #[arg(long, value_name = "TIME")]
     pub backpressure_timeout: Option<String>,
 
-    /// Skip the first comparison: both images are known to hold the same [default: compare].
+    /// Skip the first comparison, of this one start: both images are known to hold the same. Leave it
+    /// out again afterwards [default: compare].
     #[arg(long)]
     pub assume_identical: bool,
 

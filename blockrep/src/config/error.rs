@@ -11,12 +11,25 @@ use super::listen::NbdListenError;
 use super::modes::{ChoiceError, EpochModeError};
 use super::settings::Place;
 
+/// What to write instead, by what the parser says.
+fn syntax_hint(what: &str) -> &'static str {
+    if what.starts_with("duplicate key") {
+        "leave one of the two out"
+    } else if what.contains("must be quoted") {
+        "put the value in quotes, or give true or false where a switch is meant"
+    } else if what.contains("array") {
+        "a list is KEY = [\"A\", \"B\"]"
+    } else {
+        "give lines of the form KEY = \"VALUE\""
+    }
+}
+
 /// A configuration that was refused. Every one ends a daemon before it has touched anything.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
     /// The file is no TOML.
-    #[error("{path}:{line}: {what}; give lines of the form KEY = \"VALUE\"")]
+    #[error("{path}:{line}: {what}; {}", syntax_hint(what))]
     Syntax {
         path: Arc<str>,
         line: usize,

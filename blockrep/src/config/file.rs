@@ -28,10 +28,20 @@ impl Settings {
                 .filter(|&&b| b == b'\n')
                 .count()
         };
-        let table = DeTable::parse(text).map_err(|error| ConfigError::Syntax {
-            path: path.clone(),
-            line: line_of(error.span().map_or(0, |span| span.start.min(text.len()))),
-            what: error.message().lines().collect::<Vec<_>>().join(" "),
+        let table = DeTable::parse(text).map_err(|error| {
+            let at = error.span().map_or(0, |span| span.start.min(text.len()));
+            let line = line_of(at);
+            let mut what = error.message().lines().collect::<Vec<_>>().join(" ");
+            if what == "duplicate key" {
+                let line = text.lines().nth(line - 1).unwrap_or_default();
+                let key = line.split('=').next().unwrap_or_default().trim();
+                what += &format!(" '{}'", key.chars().map(visible).collect::<String>());
+            }
+            ConfigError::Syntax {
+                path: path.clone(),
+                line,
+                what,
+            }
         })?;
         let mut entries: Vec<_> = table.get_ref().iter().collect();
         entries.sort_by_key(|(name, _)| name.span().start);

@@ -1,5 +1,6 @@
 //! Requests of control clients, on the thread of the group.
 
+use super::files::write_text;
 use super::role::Group;
 use super::status::{Collector, refused_lately};
 use super::thread::{Mail, VolumeThread, fresh_lineage, now};
@@ -8,7 +9,7 @@ use crate::group::{Alive, PromoteError, Promoted, State};
 use crate::reactor::MailSender;
 use blkback_proto::ctl::{
     Answer, CutAnswer, ErrorCode, EventKind, PrepareAnswer, PromoteAnswer, PromoteRequest,
-    RefusedPeer, Request,
+    RefusedPeer, Request, UNSERVED,
 };
 use blkback_proto::ids::Epoch;
 use blockrep_host::clock;
@@ -259,29 +260,12 @@ impl VolumeThread {
         let PromoteAsked { reply, cut_off, .. } = self.promotes.swap_remove(at);
         match result {
             Ok(promoted) => {
-                let cut_unix_ns = match &self.engine {
-                    super::role::Engine::Backup(engine) => engine.cut_unix_ns(promoted.epoch),
-                    super::role::Engine::Primary(_) => 0,
-                };
-                let refused = refused_lately(self.net.refused.as_ref(), clock::unix_ms());
-                let link_lost_unix_ms = self.net.last_session.lost_unix_ms();
-                let link_lost_unix_ms = link_lost_unix_ms.filter(|_| cut_off.is_none());
-                self.tell_promoted(&promoted, refused.as_ref(), link_lost_unix_ms);
-                let uptime_ms = u64::try_from(self.about.started.elapsed().as_millis());
-                let started_unix_ms = clock::unix_ms().saturating_sub(uptime_ms.unwrap_or(0));
-                let is_news = promoted.took_ns != 0;
-                let never = cut_off.is_none() && link_lost_unix_ms.is_none();
-                reply.ok(Answer::Promote(PromoteAnswer {
-                    epoch: promoted.epoch.0,
-                    cut_unix_ns,
-                    lineage: promoted.lineage.to_string(),
-                    dropped_epochs: promoted.dropped_epochs,
-                    duration_us: promoted.took_ns / 1000,
-                    refused,
-                    cut_off: cut_off.filter(|_| is_news),
-                    link_lost_unix_ms: link_lost_unix_ms.filter(|_| is_news),
-                    no_link_since_unix_ms: (is_news && never).then_some(started_unix_ms),
-                }));
+                let answer = self.answer_of(&promoted, cut_off);
+                if is_news(&promoted) {
+                    self.keep_loss(&answer);
+                    self.tell_promoted(&answer);
+                }
+                reply.ok(Answer::Promote(answer));
             }
             Err(error) => {
                 let event = NewEvent::new(
@@ -297,36 +281,84 @@ impl VolumeThread {
     }
 }
 
+/// Asked again, a side that is promoted only says so.
+fn is_news(promoted: &Promoted) -> bool {
+    promoted.took_ns != 0
+}
+
 impl VolumeThread {
+    fn answer_of(&self, promoted: &Promoted, cut_off: Option<String>) -> PromoteAnswer {
+        let cut_unix_ns = match &self.engine {
+            super::role::Engine::Backup(engine) => engine.cut_unix_ns(promoted.epoch),
+            super::role::Engine::Primary(_) => 0,
+        };
+        let is_news = is_news(promoted);
+        let cut_off = cut_off.filter(|_| is_news);
+        let lost = self.net.last_session.lost_unix_ms();
+        let link_lost_unix_ms = lost.filter(|_| is_news && cut_off.is_none());
+        let uptime_ms = u64::try_from(self.about.started.elapsed().as_millis());
+        let started_unix_ms = clock::unix_ms().saturating_sub(uptime_ms.unwrap_or(0));
+        let never = is_news && cut_off.is_none() && link_lost_unix_ms.is_none();
+        PromoteAnswer {
+            epoch: promoted.epoch.0,
+            cut_unix_ns,
+            lineage: promoted.lineage.to_string(),
+            dropped_epochs: promoted.dropped_epochs,
+            damaged_epoch: promoted.damaged.map(|epoch| epoch.0),
+            duration_us: promoted.took_ns / 1000,
+            unserved: self.is_unserved(),
+            refused: refused_lately(self.net.refused.as_ref(), clock::unix_ms()),
+            cut_off,
+            link_lost_unix_ms,
+            no_link_since_unix_ms: never.then_some(started_unix_ms),
+        }
+    }
+
+    /// The disk has no address at which anybody could use it.
+    pub(super) fn is_unserved(&self) -> bool {
+        self.nbd_listener.is_none() && self.rings.is_none()
+    }
+
+    /// What an operator gave up is told by status as long as this disk is served.
+    fn keep_loss(&mut self, answer: &PromoteAnswer) {
+        if answer.damaged_epoch.is_none() {
+            return;
+        }
+        let text = format!("at the promotion {}", answer.dropped_text());
+        if let Err(error) = write_text(&self.about.loss_file, &text) {
+            tracing::warn!("{text}; after a restart status does not say so: {error}");
+        }
+        self.about.lost = Some(text);
+    }
+
     /// The change of state has told the epoch and what comes next.
-    fn tell_promoted(
-        &self,
-        promoted: &Promoted,
-        refused: Option<&RefusedPeer>,
-        link_lost_unix_ms: Option<u64>,
-    ) {
+    fn tell_promoted(&self, answer: &PromoteAnswer) {
         let mut reason = format!(
-            "serves epoch {} under lineage {}; {} epochs were dropped",
-            promoted.epoch, promoted.lineage, promoted.dropped_epochs
+            "serves epoch {} under lineage {}; {}",
+            answer.epoch,
+            answer.lineage,
+            answer.dropped_text()
         );
-        if let Some(lost) = link_lost_unix_ms {
+        if let Some(peer) = &answer.cut_off {
+            reason += &format!(
+                "; it was forced: the primary at {peer} was connected and is cut off, not stopped: what \
+                 it answers from now on is not here, stop it"
+            );
+        }
+        if let Some(lost) = answer.link_lost_unix_ms {
             reason += &format!(
                 "; the link was lost at {}: what the primary answered after that is not here",
                 clock::utc_text(lost)
             );
         }
-        if let Some(RefusedPeer { peer, unix_ms, .. }) = refused {
+        if let Some(RefusedPeer { peer, unix_ms, .. }) = &answer.refused {
             let ago_s = clock::unix_ms().saturating_sub(*unix_ms) / 1000;
             reason += &format!(
                 "; the primary at {peer} was alive {ago_s} s ago, when it was refused: its guest \
                  must not run"
             );
         }
-        let next = if self.nbd_listener.is_some() || self.rings.is_some() {
-            ""
-        } else {
-            "nobody can reach the disk: start the daemon again with --nbd or --vhost-user"
-        };
+        let next = if answer.unserved { UNSERVED } else { "" };
         let group = self.about.group_name.clone();
         self.publish(NewEvent::new(group, EventKind::Promoted, reason, next));
     }
@@ -337,7 +369,7 @@ fn code_of(error: &PromoteError) -> ErrorCode {
         PromoteError::Alive(_) => ErrorCode::NeedsForce,
         PromoteError::Inconsistent { .. } => ErrorCode::Inconsistent,
         PromoteError::Suspect { .. } => ErrorCode::NeedsAcceptSuspect,
-        PromoteError::Blank => ErrorCode::Refused,
+        PromoteError::Blank | PromoteError::UnderWay => ErrorCode::Refused,
         PromoteError::Failed(_) => ErrorCode::IoError,
     }
 }

@@ -167,6 +167,18 @@ pub(super) fn check(
     )))
 }
 
+/// The image is not the file that its owner knows: a copy that carries the owner's mark. Nobody can
+/// tell where the owner does not know its image.
+pub(super) fn is_another_file(owner: &Owner, image: &OpenedFile) -> bool {
+    let file = Layout::image_in(&owner.state, owner.volume);
+    let known = read_text(&file, TEXT_BYTES_MAX).ok().flatten();
+    let known = known.and_then(|text| Facts::read(&text));
+    let now = Facts::of(image).ok();
+    known
+        .zip(now)
+        .is_some_and(|(known, now)| known.other_than(&now).is_some())
+}
+
 /// Who else has the image, if that is known: another volume here, by what tells files from one
 /// another, or whoever's mark it carries.
 fn owner(layout: &Layout, index: usize, now: &Facts, image: &OpenedFile) -> Option<Owner> {

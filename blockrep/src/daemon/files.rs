@@ -69,8 +69,14 @@ pub(super) struct Layout {
 /// How to begin anew: nothing is removed that may be the only memory of a disk. Another --state would
 /// not do, since the image belongs to the one that is there.
 pub(super) fn begin_anew(state: &Path) -> String {
+    let how = move_away(state);
+    format!("move the state directory away ({how}) and start again")
+}
+
+/// The command that puts a state directory out of the way.
+pub(super) fn move_away(state: &Path) -> String {
     let state = state.display();
-    format!("move the state directory away (mv {state} {state}.old) and start again")
+    format!("mv {state} {state}.old")
 }
 
 impl Layout {
@@ -88,7 +94,12 @@ impl Layout {
 
     /// Which image the volume has, see [`super::exchanged`].
     pub(super) fn volume_image(&self, index: usize) -> PathBuf {
-        self.state.join(format!("volume-{index}.image"))
+        Self::image_in(&self.state, index)
+    }
+
+    /// The same in any state directory.
+    pub(super) fn image_in(state: &Path, index: usize) -> PathBuf {
+        state.join(format!("volume-{index}.image"))
     }
 
     /// What the image carries of this state directory, see [`super::image_mark`].
@@ -116,7 +127,35 @@ pub(super) fn make_dir(path: &Path) -> Result<(), FileError> {
         .recursive(true)
         .mode(0o700)
         .create(path)
-        .map_err(|error| at(path, "make the directory", &error))
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => {
+                FileError::store(format!(
+                    "cannot make the directory {}: a file stands there, or in the place of one of the \
+                     directories above it",
+                    path.display()
+                ))
+            }
+            _ => at(path, "make the directory", &error),
+        })
+}
+
+/// Makes a directory that was given by a flag, in one that is there: a typo further up would make a
+/// tree that nobody looks for.
+pub(super) fn make_dir_in_place(path: &Path) -> Result<(), FileError> {
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    match parent {
+        Some(parent) if !parent.exists() => Err(FileError {
+            text: format!(
+                "cannot make the directory {}: there is no directory {} (mkdir -p makes it)",
+                path.display(),
+                parent.display()
+            ),
+            code: ExitCode::Usage,
+        }),
+        _ => make_dir(path),
+    }
 }
 
 /// Makes what was written in a directory survive a power cut.

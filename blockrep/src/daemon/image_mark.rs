@@ -9,6 +9,7 @@
 //! was started by mistake leaves the image to the state directory that knows it, and says of whom it
 //! would take it. Blocking: at the start, and once before the first write of such a backup.
 
+use super::exchanged::is_another_file;
 use super::files::{FileError, Layout, begin_anew, read_text, words, write_text};
 use super::image_owner::{Owner, holds};
 use crate::cli::ExitCode;
@@ -134,6 +135,9 @@ pub(super) fn check(
             path.display(),
             owner.volume
         )),
+        Some(owner) if is_fresh && is_another_file(&owner, image) => {
+            FileError::store(copy_text(path, &owner, &said))
+        }
         Some(owner) if is_fresh => FileError::store(format!(
             "the image {} belongs to the state directory {said} ({}), which may know of epochs that \
              are not in it yet: give --state {said}; if the image is to begin anew as it is, move that \
@@ -144,6 +148,18 @@ pub(super) fn check(
         Some(owner) => owner.refusal(layout, index, path),
         None => FileError::store(lost_owner_text(path, &layout.state, &found.state)),
     })
+}
+
+/// A copy that carries the mark of the image that it was made of (`cp -a`).
+fn copy_text(path: &Path, owner: &Owner, said: &str) -> String {
+    let path = path.display();
+    format!(
+        "the image {path} carries the mark of the state directory {said} ({}) and is not its image, but a \
+         copy of that with its attributes: take the mark off (setfattr -x {} {path}), or copy without \
+         attributes (cp --sparse=always)",
+        holds(&owner.state),
+        ATTRIBUTE.to_string_lossy()
+    )
 }
 
 /// The image was used last with a state directory that is not to be found.

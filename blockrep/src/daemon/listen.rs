@@ -41,10 +41,21 @@ fn in_use(what: &str, error: &std::io::Error) -> StartError {
     } else {
         ExitCode::Other
     };
-    let hint = if code == ExitCode::InUse {
-        ": stop what uses it, or give another"
-    } else {
-        ""
+    let hint = match error.raw_os_error() {
+        _ if code == ExitCode::InUse => ": stop what uses it, or give another",
+        Some(libc::EADDRNOTAVAIL) => {
+            ": it is no address of this host: `ip addr` shows which there are; give one of them"
+        }
+        Some(libc::EACCES | libc::EPERM) if what.starts_with("unix:") => {
+            ": the user of this daemon may not make files in that directory: give another, or run the \
+             daemon as its owner"
+        }
+        Some(libc::EACCES | libc::EPERM) => {
+            ": ports below 1024 are for root: give a higher one, or run the daemon as root"
+        }
+        Some(_) => ": give another address",
+        // What looks names up has no number of the kernel.
+        None => ": is the name right, and does `getent hosts NAME` know it?",
     };
     StartError::new(
         code,
@@ -250,6 +261,43 @@ mod tests {
         let _living = UnixListener::bind(&path).unwrap();
         let error = nbd_listener(Some(&NbdListen::Unix(path))).unwrap_err();
         assert_eq!(error.code, ExitCode::InUse);
+    }
+
+    /// The kernel's words alone left the operator to guess.
+    #[test]
+    fn every_error_of_an_address_has_its_advice() {
+        for (errno, what, code, word) in [
+            (
+                libc::EADDRNOTAVAIL,
+                "link address 203.0.113.9:9",
+                ExitCode::Other,
+                "`ip addr`",
+            ),
+            (
+                libc::EADDRINUSE,
+                "link address 127.0.0.1:9",
+                ExitCode::InUse,
+                "stop what uses it",
+            ),
+            (
+                libc::EACCES,
+                "link address 127.0.0.1:80",
+                ExitCode::Other,
+                "below 1024",
+            ),
+            (
+                libc::EACCES,
+                "unix:/run/x.nbd",
+                ExitCode::Other,
+                "that directory",
+            ),
+        ] {
+            let error = in_use(what, &std::io::Error::from_raw_os_error(errno));
+            assert_eq!(error.code, code);
+            assert!(error.to_string().contains(word), "{error}");
+        }
+        let error = in_use("nowhere:9", &std::io::Error::other("no such name"));
+        assert!(error.to_string().contains("getent hosts"), "{error}");
     }
 
     /// A socket file that stays is one more thing to clean up by hand, and one that is removed

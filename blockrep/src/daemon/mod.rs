@@ -25,13 +25,16 @@ mod memory;
 mod nbd;
 mod nbd_loop;
 mod net;
+mod on_word;
 mod owner;
 mod pressure;
 mod role;
+mod start_events;
 mod startup;
 mod status;
 mod thread;
 mod timeline;
+mod unapplied;
 mod vhost;
 mod watch;
 

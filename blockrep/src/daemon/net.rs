@@ -70,6 +70,8 @@ pub(super) struct Net {
     unanswered_since: Option<Nanos>,
     /// Why there is no connection, in words.
     pub(super) trouble: String,
+    /// Of a backup: the group of the primary that called last.
+    peer_group: String,
     /// The backup refused this connection: its words stand in `trouble`.
     refused_here: bool,
     /// The backup refused this side and will do so again.
@@ -102,6 +104,7 @@ impl Net {
             is_known: false,
             unanswered_since: None,
             trouble: String::new(),
+            peer_group: String::new(),
             refused_here: false,
             refusal: None,
             throttled_until: 0,
@@ -515,8 +518,10 @@ impl VolumeThread {
                     .link
                     .as_ref()
                     .map_or("another host", |l| l.peer.as_str());
-                let text =
-                    format!("a primary at {other} is connected: stop that one first, or this one");
+                let text = format!(
+                    "a primary at {other}{} is connected: stop that one first, or this one",
+                    of_group(&self.net.peer_group)
+                );
                 (RefuseCode::Busy, text)
             };
             self.last_words(id, link, session, &Frame::Refuse { code, text: why });
@@ -527,6 +532,7 @@ impl VolumeThread {
         self.net.session = session;
         self.net.link = Some(link);
         self.net.heard = self.now;
+        self.net.peer_group.clone_from(&hello.name);
         engine.link_hello(self.now, *hello, &mut self.fx);
         self.run_effects();
     }
@@ -572,6 +578,15 @@ impl VolumeThread {
         self.net
             .dying
             .push((id, link, self.now + GREETING_NS_MAX / 5));
+    }
+}
+
+/// Whose backup this is must be read by who called at a wrong address.
+fn of_group(name: &str) -> String {
+    if name.is_empty() {
+        String::new()
+    } else {
+        format!(", of group {name},")
     }
 }
 

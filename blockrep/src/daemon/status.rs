@@ -1,35 +1,33 @@
 //! Status: every thread reports its volume, the last one to report answers.
 
 mod links;
+mod progress;
 mod refused;
 
 use self::links::tell_of_links;
+pub(super) use self::progress::Progress;
 pub(super) use self::refused::refused_lately;
 use self::refused::{is_told_still, tell_of_refused};
-use super::loss::{ack_is_in_force, possible_loss};
+use super::loss::{Held, ack_is_in_force, possible_loss};
 use super::nbd_loop::PARTS_MAX;
 use super::net::TRIED_AGAIN;
+use super::on_word;
 use super::role::{Engine, Group};
 use super::thread::VolumeThread;
 use crate::config::LossPolicy;
-use crate::engine::Nanos;
 use crate::engine::backup::Mode;
 use crate::group::State;
 use crate::group::refusal::remedy;
 use blkback_proto::ctl::{
     AckMode, Answer, Bounds, CommitLatency, CutHold, DaemonStatus, DiskTime, Epochs, GroupState,
     GroupStatus, JournalStatus, LineageEntry, LinkState, LinkStatus, MemoryPart, OutputClass,
-    OutputStatus, QueueBound, Rates, Role, Stated, Status, SyncProgress, VolumeCounters,
-    VolumeState, VolumeStatus,
+    OutputStatus, QueueBound, Rates, Role, Stated, Status, UNSERVED, VolumeCounters, VolumeState,
+    VolumeStatus,
 };
 use blkback_proto::ids::Epoch;
 use blockrep_host::clock;
 use blockrep_host::ctl::ReplyHandle;
-use indicatif::{ProgressBar, ProgressStyle};
 use std::sync::Mutex;
-
-/// How often a sync is told of in the log when there is no terminal.
-const LOG_NS: Nanos = 5_000_000_000;
 
 /// What to do on a primary that was started without a backup.
 const GIVE_A_BACKUP: &str = "give the address of a backup in the disk spec to protect it";
@@ -135,6 +133,7 @@ fn compose(mut reports: Vec<Report>) -> Status {
     let mut link = first_not_up.unwrap_or(&reports[0]).link.clone();
     let refused = reports.iter().filter_map(|r| r.link.refused.clone());
     link.refused = refused.max_by_key(|refused| refused.unix_ms);
+    tell_of_failed(&mut group.group.stated, &reports);
     tell_of_links(&mut group.group.stated, &reports, group.was_linked);
     tell_of_pressure(&mut group.group.stated, &reports);
     if let Some(refused) = &link.refused {
@@ -183,6 +182,20 @@ fn compose(mut reports: Vec<Report>) -> Status {
         },
         lineage: group.lineage,
         volumes: reports.into_iter().map(|r| r.volume).collect(),
+    }
+}
+
+/// What failed first at the group may be its metadata, where the image of a volume did at the same
+/// moment, for the same reason.
+fn tell_of_failed(stated: &mut Stated<GroupState>, reports: &[Report]) {
+    if stated.state != GroupState::Failed {
+        return;
+    }
+    for Report { volume, .. } in reports {
+        let reason = &volume.stated.reason;
+        if volume.stated.state == VolumeState::Failed && !stated.reason.contains(reason.as_str()) {
+            stated.reason += &format!("; {}: {reason}", volume.name);
+        }
     }
 }
 
@@ -391,6 +404,9 @@ impl VolumeThread {
             reason += "; --same-image was given: whether the image is the right one was not checked, \
                        leave it out at the next start";
         }
+        if self.about.on_word && stands != VolumeStands::Syncing {
+            reason += &format!("; {}", on_word::text(self.about.is_primary_daemon));
+        }
         VolumeStatus {
             name: self.exports[self.about.index].name().to_owned(),
             image: self.about.image_path.clone(),
@@ -571,6 +587,16 @@ impl VolumeThread {
         }
     }
 
+    /// What a promotion of this backup would serve.
+    fn held(&self, group: &Group) -> Option<Held> {
+        let (Group::Backup(group), Engine::Backup(engine)) = (group, &self.engine) else {
+            return None;
+        };
+        let epoch = some(group.committed())?;
+        let cut_unix_ns = engine.cut_unix_ns(group.committed());
+        Some(Held { epoch, cut_unix_ns })
+    }
+
     fn is_promoted(&self) -> bool {
         matches!(self.engine, Engine::Primary(_)) || self.volume_stands() == VolumeStands::Draining
     }
@@ -620,6 +646,39 @@ impl VolumeThread {
         queues
     }
 
+    fn group_reason(&self, group: &Group) -> String {
+        let mut reason = group.standing().reason.clone();
+        if let Some(name) = self.other_name(group) {
+            reason += &format!("; the primary is of group {name}");
+        }
+        reason
+    }
+
+    fn group_next(&self, group: &Group) -> String {
+        let standing = group.standing();
+        let next = standing.next;
+        let given = self.net.remote.is_some() || standing.state != State::Standalone;
+        match standing.state {
+            _ if !given => GIVE_A_BACKUP.to_owned(),
+            State::Promoted if self.is_unserved() => format!("{UNSERVED}; {next}"),
+            State::Failed if self.about.is_primary_daemon => {
+                format!("{next}; or stop this daemon and its guest, and promote the backup")
+            }
+            _ => next.to_owned(),
+        }
+    }
+
+    fn group_loss(&self, group: &Group) -> String {
+        let state = group.standing().state;
+        let waits = self.about.loss == LossPolicy::Pause;
+        let tip = group.meta().tip();
+        let loss = possible_loss(state, self.about.output, tip, waits, self.held(group));
+        match &self.about.lost {
+            Some(lost) => format!("{loss}; {lost}"),
+            None => loss,
+        }
+    }
+
     fn group_report(&mut self) -> Option<GroupReport> {
         let epochs_per_s = self.rates[2].per_s() as f64;
         let group = self.group.as_ref()?;
@@ -628,10 +687,6 @@ impl VolumeThread {
         let promoted = matches!(standing.state, State::Promoted);
         let primary = self.about.is_primary_daemon || promoted;
         let ack_mode = AckMode::from(self.about.settings.ack.to_string().as_str());
-        let waits = self.about.loss == LossPolicy::Pause;
-        let possible_loss = possible_loss(standing.state, self.about.output, meta.tip(), waits);
-        let given = self.net.remote.is_some() || standing.state != State::Standalone;
-        let next = if given { standing.next } else { GIVE_A_BACKUP };
         let percentiles = self.latencies.percentiles_us();
         Some(GroupReport {
             daemon: DaemonStatus {
@@ -651,9 +706,9 @@ impl VolumeThread {
                 role: if primary { Role::Primary } else { Role::Backup },
                 stated: Stated {
                     state: state_word(standing.state),
-                    reason: standing.reason.clone(),
+                    reason: self.group_reason(group),
                     since_unix_ms: standing.since_unix_ns / 1_000_000,
-                    next: next.to_owned(),
+                    next: self.group_next(group),
                 },
             },
             was_linked: group.was_linked(),
@@ -664,7 +719,7 @@ impl VolumeThread {
                     crate::config::OutputClass::Held => OutputClass::Held,
                     crate::config::OutputClass::Open => OutputClass::Open,
                 },
-                possible_loss,
+                possible_loss: self.group_loss(group),
             },
             uncommitted_ms: match group {
                 Group::Primary(group) if self.net.remote.is_some() => {
@@ -692,11 +747,12 @@ impl VolumeThread {
 
     /// Tells of a sync: a bar on a terminal, a line now and then in a log.
     pub(super) fn tick_progress(&mut self) {
-        let progress = match &self.engine {
-            Engine::Primary(engine) => engine.sync_progress(),
-            Engine::Backup(_) => None,
+        let (progress, is_linked) = match &self.engine {
+            Engine::Primary(engine) => (engine.sync_progress(), engine.is_greeted()),
+            Engine::Backup(_) => (None, false),
         };
-        self.progress.update(self.about.index, self.now, progress);
+        self.progress
+            .update(self.about.index, self.now, progress, is_linked);
     }
 }
 
@@ -728,57 +784,4 @@ enum LinkStands {
 pub(super) struct Since {
     volume: (Option<VolumeStands>, u64),
     link: (Option<LinkStands>, u64),
-}
-
-/// How a long job is told to people.
-#[derive(Debug, Default)]
-pub(super) struct Progress {
-    bar: Option<ProgressBar>,
-    began: Nanos,
-    logged: Nanos,
-}
-
-impl Progress {
-    fn update(&mut self, volume: usize, now: Nanos, progress: Option<(u64, u64)>) {
-        let Some((done, total)) = progress else {
-            if let Some(bar) = self.bar.take() {
-                bar.finish_and_clear();
-                tracing::info!("volume {volume}: compared with the backup");
-            }
-            return;
-        };
-        if self.bar.is_none() {
-            let style = ProgressStyle::with_template(
-                "volume {msg} compared {bar:30} {bytes}/{total_bytes} {bytes_per_sec} ETA {eta}",
-            )
-            .expect("the template is right");
-            let bar = ProgressBar::new(total)
-                .with_style(style)
-                .with_message(volume.to_string());
-            self.bar = Some(bar);
-            self.began = now;
-            self.logged = now;
-        }
-        let bar = self.bar.as_ref().expect("just made");
-        bar.set_position(done);
-        if bar.is_hidden() && now.saturating_sub(self.logged) >= LOG_NS {
-            self.logged = now;
-            let status = self.status(now, done, total);
-            let eta = status
-                .eta_s
-                .map_or("unknown".to_owned(), |s| format!("{s} s"));
-            tracing::info!("volume {volume}: compared {done} of {total} bytes, ETA {eta}");
-        }
-    }
-
-    fn status(&self, now: Nanos, done_bytes: u64, total_bytes: u64) -> SyncProgress {
-        let elapsed_ms = now.saturating_sub(self.began) / 1_000_000;
-        let bytes_per_s = done_bytes.saturating_mul(1000) / elapsed_ms.max(1);
-        SyncProgress {
-            done_bytes,
-            total_bytes,
-            bytes_per_s,
-            eta_s: (bytes_per_s > 0).then(|| (total_bytes - done_bytes) / bytes_per_s),
-        }
-    }
 }

@@ -28,6 +28,7 @@ use blockrep_host::ctl::{EventLog, NewEvent, ReplyHandle};
 use blockrep_host::{clock, ids};
 use slab::Slab;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::TryRecvError;
 use std::time::{Duration, Instant};
@@ -84,6 +85,11 @@ pub(super) struct About {
     pub(super) image_trouble: Option<String>,
     /// The operator's word for the image stands in the place of a check.
     pub(super) same_image: bool,
+    /// What a promotion here left out on the operator's word, and where that is kept.
+    pub(super) lost: Option<String>,
+    pub(super) loss_file: PathBuf,
+    /// Nobody has compared the images: the operator's word stands in the place of that.
+    pub(super) on_word: bool,
     pub(super) started: Instant,
 }
 
@@ -246,19 +252,6 @@ impl VolumeThread {
         self.settle();
     }
 
-    /// A side that comes up promoted is no backup, whatever its program is called.
-    fn tell_start(&self) {
-        let Some(standing) = self.group.as_ref().map(Group::standing) else {
-            return;
-        };
-        if standing.state == State::Promoted {
-            let reason = format!("comes up {}: it is the primary", standing.reason);
-            let group = self.about.group_name.clone();
-            let kind = EventKind::RoleChanged;
-            self.publish(NewEvent::new(group, kind, reason, standing.next));
-        }
-    }
-
     /// Does everything that can be done without waiting.
     fn settle(&mut self) {
         self.tick();
@@ -336,10 +329,12 @@ impl VolumeThread {
                     ToVolume::Prepare => self.holds.begin(),
                     ToVolume::Seal { .. } => self.holds.end(),
                     // From here on the image may be written.
-                    ToVolume::Accept { .. } => {
+                    ToVolume::Accept { sync, .. } => {
                         if let Some(claim) = self.claim.take() {
                             claim.mark();
                         }
+                        self.note_names();
+                        self.note_comparison(sync);
                     }
                     _ => {}
                 }
@@ -409,6 +404,9 @@ impl VolumeThread {
             Effect::Send(Outgoing::Record(bufs)) => self.send_record(bufs),
             Effect::CloseLink => self.close_link(),
             Effect::Group(message) => {
+                if let ToGroup::LinkUp { sync_needed } = &message {
+                    self.note_comparison(*sync_needed);
+                }
                 let index = self.about.index;
                 if index == 0 {
                     self.local.push(Mail::ToGroup(0, message));

@@ -11,9 +11,10 @@
 //!
 //! An epoch is committed when every volume sealed it. Nothing else decides that.
 
-use super::refusal::{other_group_text, size_text, superseded_text};
+use super::refusal::{not_identical_text, other_group_text, size_text, superseded_text};
 use super::{Alive, GroupEffect, Now, PromoteError, Promoted, Standing, State};
 use crate::engine::{Nanos, ToGroup, ToVolume};
+use blkback_proto::ctl::epochs_text;
 use blkback_proto::ids::Epoch;
 use blkback_proto::link::{Hello, RefuseCode};
 use blkback_proto::meta::{GroupMeta, LineageEntry, LineageWhy, Role};
@@ -29,6 +30,8 @@ pub struct MemberFacts {
     pub inconsistent: bool,
     /// Promotion takes the operator's word.
     pub suspect: bool,
+    /// Highest epoch whose seal stands behind damage in the journal; none without damage.
+    pub damaged: Epoch,
     /// Never followed anybody.
     pub blank: bool,
     /// First epoch the image can be: earlier ones were mixed by a sync.
@@ -183,17 +186,19 @@ impl BackupGroup {
             return (State::Failed, text.clone());
         }
         if self.meta.role == Role::Primary {
-            return (
-                State::Promoted,
-                format!("promoted at epoch {}", self.meta.promoted),
-            );
+            let reason = format!("promoted at epoch {}", self.meta.promoted);
+            let reason = match self.damaged_and_dropped() {
+                Some(last) => {
+                    let lost = epochs_text(self.meta.promoted.next().0, last.0);
+                    format!("{reason}, without {lost}, damaged in the journal")
+                }
+                None => reason,
+            };
+            return (State::Promoted, reason);
         }
         let connected = self.members.iter().all(|m| m.up);
         if let Some(index) = self.mixed() {
-            let facts = &self.members[index].facts;
-            if !facts.inconsistent && !connected && self.sealed_by_all() < facts.committed {
-                let sealed = facts.sealed;
-                let reason = format!("volume {index} is damaged above epoch {sealed}");
+            if let Some(reason) = self.damage() {
                 return (State::Inconsistent, reason);
             }
             let doing = if connected { "is being" } else { "was being" };
@@ -206,8 +211,7 @@ impl BackupGroup {
         if connected {
             return (State::Following, "a primary is connected".to_owned());
         }
-        if self.members.iter().any(|m| m.facts.suspect) {
-            let reason = format!("an epoch above {} is damaged", self.sealed_by_all());
+        if let Some(reason) = self.damage() {
             return (State::Suspect, reason);
         }
         let reason = if self.members.iter().any(|m| m.facts.blank) {
@@ -220,6 +224,36 @@ impl BackupGroup {
             "no primary is connected".to_owned()
         };
         (State::Waiting, reason)
+    }
+
+    /// What is damaged in a journal, where that decides what can be promoted: until a primary is
+    /// connected.
+    #[must_use]
+    pub fn damage(&self) -> Option<String> {
+        if self.meta.role == Role::Primary || self.members.iter().all(|m| m.up) {
+            return None;
+        }
+        let whole = self.sealed_by_all();
+        if let Some(index) = self.mixed() {
+            let facts = &self.members[index].facts;
+            let is_damaged = !facts.inconsistent && whole < facts.committed;
+            return is_damaged
+                .then(|| format!("volume {index} is damaged above epoch {}", facts.sealed));
+        }
+        let suspect = |m: &Member| m.facts.suspect;
+        let index = self.members.iter().position(suspect)?;
+        let last = self.members[index].facts.damaged;
+        Some(format!(
+            "the journal of volume {index} is damaged above epoch {whole}: what was sealed there up to epoch \
+             {last} is not whole, and may have been acknowledged"
+        ))
+    }
+
+    /// The highest of the damaged epochs that a promotion left out on the operator's word.
+    fn damaged_and_dropped(&self) -> Option<Epoch> {
+        let suspects = self.members.iter().filter(|m| m.facts.suspect);
+        let damaged = suspects.map(|m| m.facts.damaged).max()?;
+        (damaged > self.meta.promoted).then_some(damaged)
     }
 
     fn rest(&mut self, at: &Now, why: Option<String>, fx: &mut Vec<GroupEffect>) {
@@ -478,6 +512,12 @@ impl BackupGroup {
             let text = size_text(hello.size_bytes, facts.size_bytes, is_held);
             return Err((RefuseCode::Size, text));
         }
+        if hello.assume_identical
+            && facts.blank
+            && let Some(warning) = &self.warning
+        {
+            return Err((RefuseCode::Identity, not_identical_text(warning)));
+        }
         let others = self
             .members
             .iter()
@@ -508,6 +548,7 @@ impl BackupGroup {
                 epoch: self.meta.promoted,
                 lineage,
                 dropped_epochs: 0,
+                damaged: None,
                 took_ns: 0,
             };
             fx.push(GroupEffect::PromoteReply {
@@ -550,7 +591,7 @@ impl BackupGroup {
             return Err(PromoteError::Failed(text.clone()));
         }
         if self.promoting.is_some() {
-            return Err(PromoteError::Failed("a promotion is under way".to_owned()));
+            return Err(PromoteError::UnderWay);
         }
         if let Some(volume) = self.mixed() {
             return Err(PromoteError::Inconsistent { volume });
@@ -649,10 +690,13 @@ impl BackupGroup {
         };
         let lineage = self.meta.tip().expect("a promotion begins a history").id;
         let took_ns = at.ns.saturating_sub(began);
+        let damaged = self.damaged_and_dropped();
+        let begun = self.begun.max(damaged.unwrap_or_default());
         let promoted = Promoted {
             epoch: self.meta.promoted,
             lineage,
-            dropped_epochs: self.begun.0.saturating_sub(self.meta.promoted.0),
+            dropped_epochs: begun.0.saturating_sub(self.meta.promoted.0),
+            damaged,
             took_ns,
         };
         self.rest(at, None, fx);

@@ -178,6 +178,8 @@ pub struct Promoted {
     pub lineage: LineageId,
     /// Epochs above it that had begun to arrive and were not whole in every volume.
     pub dropped_epochs: u64,
+    /// The highest of them that was damaged here and may have been acknowledged.
+    pub damaged: Option<Epoch>,
     /// How long it took.
     pub took_ns: Nanos,
 }
@@ -223,7 +225,12 @@ pub enum PromoteError {
     /// Nothing there.
     #[error("this backup never held an epoch: there is nothing to promote")]
     Blank,
+    /// Another one goes on.
+    #[error("a promotion is under way: see `blockrepctl status`")]
+    UnderWay,
     /// A store failed.
-    #[error("the store of this backup failed: {0}")]
+    #[error(
+        "the store of this backup failed: {0}: repair the storage, start the daemon again, then promote"
+    )]
     Failed(String),
 }

@@ -70,6 +70,16 @@ pub fn size_text(theirs: u64, own: u64, is_held: bool) -> String {
     )
 }
 
+/// A blank backup to a primary whose operator vouches that the images are equal, where the backup's
+/// own image is known to be another's.
+#[must_use]
+pub fn not_identical_text(warning: &str) -> String {
+    format!(
+        "--assume-identical is not taken here: {warning}; to have the images compared instead, which \
+         overwrites the backup's, stop the primary and start it again without --assume-identical"
+    )
+}
+
 /// What to do about a refusal that does not go away by itself.
 #[must_use]
 pub fn remedy(code: RefuseCode) -> &'static str {

@@ -159,6 +159,7 @@ fn backup(meta: GroupMeta, blank: bool) -> BackupGroup {
         sealed: meta.promoted,
         inconsistent: false,
         suspect: false,
+        damaged: Epoch::NONE,
         blank,
         consistent_from: Epoch::NONE,
         committed: Epoch::NONE,

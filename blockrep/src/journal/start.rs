@@ -338,6 +338,7 @@ fn empty(meta: VolumeMeta, next_serial: u64, resume: Option<LineageId>) -> Volum
         sealed: meta.applied,
         inconsistent: meta.inconsistent || meta.applied < meta.consistent_from,
         suspect: false,
+        damaged: Epoch::NONE,
         blank: meta.volume.is_none(),
         consistent_from: meta.consistent_from,
         committed: meta.committed.max(meta.applied),
@@ -491,7 +492,10 @@ fn take_followed(
     start.facts.inconsistent = row.decision == Decision::Inconsistent;
     match row.decision {
         Decision::Refuse => return Err(damaged(row, &found, meta, durable)),
-        Decision::Suspect => start.facts.suspect = true,
+        Decision::Suspect => {
+            start.facts.suspect = true;
+            start.facts.damaged = found.seal_behind;
+        }
         Decision::Inconsistent | Decision::Whole | Decision::DropTail | Decision::KeepPrefix => {}
     }
     if row.decision != Decision::Inconsistent {

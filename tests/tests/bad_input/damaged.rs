@@ -1,7 +1,7 @@
 //! A journal with a bad record: refused, suspect or dropped as the recovery table says, never
 //! served as if it were whole.
 
-use super::{LIMIT, code, refused, small};
+use super::{LIMIT, code, ends_with, refused, small};
 use blkback_proto::ids::Epoch;
 use blkback_proto::meta::{SLOT_BYTES, VolumeMeta, newest, slot_offset};
 use blockrep_tests::harness::Pair;
@@ -152,6 +152,8 @@ fn is_refused_at(pair: &Pair, bad: &Found) {
         "journal is damaged at",
         place.as_str(),
         "nothing was changed",
+        "while the primary lives, move the state directory away (mv ",
+        "`blockrepctl journal verify ",
     ];
     refused(&mut pair.backup_command().unwrap(), code::STORE, &words);
     assert!(
@@ -239,11 +241,14 @@ fn a_damaged_last_epoch_takes_an_operators_word() {
         .map(|r| r.header.epoch)
         .max()
         .expect("there are more epochs");
-    let _backup = pair.start_backup().unwrap();
+    let mut backup = pair.start_backup().unwrap();
     let status = pair.status("b").unwrap();
     assert_eq!(status["group"]["state"], "suspect", "{status}");
     let reason = status["group"]["reason"].as_str().unwrap();
-    assert!(reason.contains(&format!("above {before}")), "{reason}");
+    assert!(
+        reason.contains(&format!("above epoch {before}")),
+        "{reason}"
+    );
     let out = pair.ctl("b", &["promote"]).unwrap();
     let said = String::from_utf8_lossy(&out.stderr).into_owned();
     assert_eq!(out.status.code(), Some(4), "{said}");
@@ -251,5 +256,29 @@ fn a_damaged_last_epoch_takes_an_operators_word() {
         said.contains("--accept-suspect") && said.lines().count() == 1,
         "{said}"
     );
+    let events = pair.ctl("b", &["events"]).unwrap();
+    let events = String::from_utf8_lossy(&events.stdout).into_owned();
+    let line = events.lines().find(|line| line.contains("journal-damage"));
+    assert!(line.unwrap().contains(&format!("above epoch {before}")));
     stopped.promotes_at(&pair, &["--accept-suspect"], before);
+    // An acknowledged flush is gone: it says so wherever it is looked for, and after a restart.
+    let lost = "dropped: what was written and flushed in";
+    let log = fs::read_to_string(&backup.log).unwrap();
+    let warned = |line: &str| line.contains("WARN") && line.contains(lost);
+    assert!(log.lines().any(warned), "{log}");
+    for _ in 0..2 {
+        let status = pair.status("b").unwrap();
+        let loss = status["output"]["possible_loss"].as_str().unwrap();
+        assert!(loss.contains(lost), "{loss}");
+        ends_with(&mut backup, code::OK);
+        backup = pair.start_backup().unwrap();
+    }
+    let again = pair.ctl("b", &["promote"]).unwrap();
+    assert!(String::from_utf8_lossy(&again.stdout).starts_with("promoted before"));
+    let events = pair.ctl("b", &["events"]).unwrap();
+    let events = String::from_utf8_lossy(&events.stdout).into_owned();
+    assert!(
+        !events.contains("  promoted: serves"),
+        "told twice: {events}"
+    );
 }

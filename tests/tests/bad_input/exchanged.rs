@@ -174,7 +174,7 @@ fn a_state_directory_that_was_away_comes_back() {
 }
 
 /// Whether the file system of the image has the attribute that tells.
-fn carries_mark(image: &std::path::Path) -> bool {
+pub(crate) fn carries_mark(image: &std::path::Path) -> bool {
     let path = std::ffi::CString::new(image.as_os_str().as_encoded_bytes()).unwrap();
     let name = c"user.blockrep.state";
     // SAFETY: two C strings, and a size of zero: nothing is written.

@@ -12,6 +12,7 @@ mod starting;
 mod strangers;
 mod superseded;
 mod twice;
+mod unapplied;
 
 use blockrep_tests::harness::{Pair, Process};
 use blockrep_tests::programs::run;

@@ -4,7 +4,8 @@ use std::io::Write;
 use std::time::Duration;
 
 use blkback_proto::ctl::{
-    CutRequest, PromoteAnswer, PromoteRequest, RefusedPeer, Request, StatusRequest, one_line,
+    CutRequest, PromoteAnswer, PromoteRequest, RefusedPeer, Request, StatusRequest, UNSERVED,
+    one_line,
 };
 use blockrep_host::clock::{unix_ms, utc_text, utc_text_ms};
 use serde_json::Value;
@@ -13,7 +14,7 @@ use super::args::{CutArgs, PromoteArgs, StatusArgs, TargetArgs};
 use super::failure::Failure;
 use super::render;
 use super::target::{as_typed, connect};
-use super::units::{counted, micros, seconds};
+use super::units::{micros, seconds};
 
 /// Seconds to wait for an answer that is ready at once.
 pub(super) const ANSWER_S: u64 = 10;
@@ -87,6 +88,9 @@ pub(super) fn promote(
     if let Some(text) = beyond(&answer, unix_ms()) {
         writeln!(out, "{text}")?;
     }
+    if answer.unserved {
+        writeln!(out, "warning: {UNSERVED}")?;
+    }
     if let Some(refused) = &answer.refused {
         writeln!(out, "{}", warning(refused, unix_ms()))?;
     }
@@ -138,13 +142,6 @@ fn promoted(answer: &PromoteAnswer) -> String {
     } else {
         format!("cut {}", utc_text_ms(answer.cut_unix_ns / 1_000_000))
     };
-    let dropped = match answer.dropped_epochs {
-        0 => "nothing was dropped".to_owned(),
-        count => format!(
-            "{} that had not arrived whole dropped",
-            counted(count, "epoch")
-        ),
-    };
     if answer.duration_us == 0 {
         return one_line(&format!(
             "promoted before: serving what epoch {} became, under lineage {}",
@@ -152,9 +149,10 @@ fn promoted(answer: &PromoteAnswer) -> String {
         ));
     }
     one_line(&format!(
-        "promoted: serving epoch {} ({when}) under lineage {}; {dropped}; took {}",
+        "promoted: serving epoch {} ({when}) under lineage {}; {}; took {}",
         answer.epoch,
         answer.lineage,
+        answer.dropped_text(),
         micros(answer.duration_us)
     ))
 }
@@ -187,6 +185,15 @@ mod tests {
         (answer.cut_unix_ns, answer.dropped_epochs) = (0, 0);
         assert!(promoted(&answer).contains("not known any more"));
         assert!(promoted(&answer).contains("nothing was dropped"));
+        // "nothing was dropped" was said of a flush that was gone.
+        (answer.dropped_epochs, answer.damaged_epoch) = (1, Some(1042));
+        let text = promoted(&answer);
+        let lost = "; epoch 1042 was damaged in the journal and dropped: what was written and flushed in \
+                    it is lost; took";
+        assert!(text.contains(lost), "{text}");
+        assert!(!text.contains("arrived whole"), "{text}");
+        answer.damaged_epoch = Some(1044);
+        assert!(promoted(&answer).contains("; epochs 1042 to 1044 were damaged"));
         answer.duration_us = 0;
         assert!(promoted(&answer).starts_with("promoted before: "));
     }

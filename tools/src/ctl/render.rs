@@ -92,7 +92,8 @@ fn group(page: &mut Page, status: &Status, now_unix_ms: u64) {
         page.row("unsent", &text);
     }
     if let Some(count) = status.unapplied_bytes {
-        page.row("unapplied", &unapplied(count));
+        let is_epoch = status.disk.is_some() || status.group.role == Role::Primary;
+        page.row("unapplied", &unapplied(count, is_epoch));
     }
     if let (Some(p50), Some(p99)) = (status.commit_latency.p50_us, status.commit_latency.p99_us) {
         let text = format!(
@@ -502,9 +503,10 @@ fn unsent(status: &Status) -> Option<String> {
 }
 
 /// What is at the backup and not in its image: safe, and part of the disk all the same.
-fn unapplied(count: u64) -> String {
+fn unapplied(count: u64, is_epoch: bool) -> String {
     match count {
-        0 => "nothing: the image alone is the disk".to_owned(),
+        0 if is_epoch => "nothing: the image alone is the disk".to_owned(),
+        0 => "nothing".to_owned(),
         count => format!("{}, safe in the journal", bytes(count)),
     }
 }
@@ -629,10 +631,13 @@ mod tests {
         );
         side.group.role = Role::Backup;
         (side.unsent_bytes, side.uncommitted_ms) = (None, None);
-        for (count, told) in [
-            (0, "nothing: the image alone is the disk\n"),
-            (1 << 20, "1.0 MiB, safe in the journal\n"),
+        // An image that is being compared, or that never held anything, is no disk.
+        for (count, is_epoch, told) in [
+            (0, false, "nothing\n"),
+            (0, true, "nothing: the image alone is the disk\n"),
+            (1 << 20, true, "1.0 MiB, safe in the journal\n"),
         ] {
+            side.disk = is_epoch.then(DiskTime::default);
             side.unapplied_bytes = Some(count);
             let text = status(&side, NOW_UNIX_MS);
             assert!(text.contains(&format!("  unapplied {told}")), "{text}");

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -59,6 +60,11 @@ pub(super) fn socket_path(target: &TargetArgs, dir: &Path) -> Result<PathBuf, Fa
         return Ok(path.clone());
     }
     let living = living_sockets(dir);
+    if living.is_empty()
+        && let Err(error) = fs::read_dir(dir)
+    {
+        return Err(unread(dir, &error));
+    }
     let wanted = match &target.group {
         Some(group) => of_group(&living, group),
         None => living.clone(),
@@ -90,6 +96,26 @@ pub(super) fn socket_path(target: &TargetArgs, dir: &Path) -> Result<PathBuf, Fa
             format!("{} daemons run here; {}", several.len(), choices(several)),
         )),
     }
+}
+
+/// The directory of the sockets does not let itself be looked into: who runs cannot be told.
+fn unread(dir: &Path, error: &io::Error) -> Failure {
+    let place = dir.display();
+    let text = match error.kind() {
+        io::ErrorKind::PermissionDenied => format!(
+            "not permitted to look into {place}: run as the user of the daemon or as root, or type \
+             --control PATH"
+        ),
+        io::ErrorKind::NotADirectory => format!(
+            "{place} is a file and no directory of control sockets: set BLOCKREP_RUNTIME_DIR as for the \
+             daemon, or type --control PATH"
+        ),
+        io::ErrorKind::NotFound => {
+            format!("no daemon runs here (there is no {place}); start one, or type --control PATH")
+        }
+        _ => format!("cannot look into {place}: {error}; type --control PATH"),
+    };
+    Failure::new(Exit::Unreachable, text)
 }
 
 /// Who runs instead of the one that was looked for.
@@ -239,6 +265,27 @@ mod tests {
             text.contains("a.img: this is no socket; give the --control"),
             "{text}"
         );
+    }
+
+    /// "no daemon runs here" was said of a directory that nobody had looked into.
+    #[test]
+    fn a_directory_that_cannot_be_read_is_no_empty_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("run");
+        fs::write(&file, b"").unwrap();
+        let of = |path: &Path| {
+            let error = socket_path(&TargetArgs::default(), path).unwrap_err();
+            assert_eq!(error.exit, Exit::Unreachable);
+            error.to_string()
+        };
+        assert!(of(&file).contains("run is a file and no directory"));
+        assert!(of(&dir.path().join("none")).contains("there is no"));
+        let denied = unread(&file, &io::ErrorKind::PermissionDenied.into()).to_string();
+        assert!(
+            denied.starts_with("not permitted to look into "),
+            "{denied}"
+        );
+        assert!(denied.contains("as root"), "{denied}");
     }
 
     /// A promote sent to the wrong daemon makes two primaries: what is not clear is not guessed.

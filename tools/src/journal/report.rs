@@ -135,6 +135,9 @@ impl Report {
             let no_epoch = |v: &Volume| v.meta.as_ref().is_some_and(|meta| meta.inconsistent);
             let verdict = if self.volumes.iter().any(no_epoch) {
                 "journal undamaged; the volume is no epoch: not promotable"
+            } else if self.volumes.iter().any(|v| v.meta.is_none()) {
+                "journal undamaged; whether its volume can be promoted only the state directory tells: give \
+                 that one"
             } else {
                 "clean"
             };

@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use blkback_proto::ids::Place;
 use blkback_proto::meta::VolumeMeta;
 use blkback_proto::segment::{SEGMENT_HEADER_BYTES, segment_file_name};
+use blkback_proto::units::human_bytes;
 
 use super::chains::Chain;
-use super::gather::Gathered;
+use super::gather::{Gathered, Record};
 use super::layout::JournalFiles;
 use super::slots::{AllSlots, Slots};
 
@@ -244,12 +245,35 @@ impl Volume {
                 .push("the journal is drained: the image alone is the volume".to_owned());
         } else if !meta.volume.is_none() {
             bad.extend(self.check_tail(&meta));
+            self.note_unapplied(&meta);
         }
         self.problems.extend(bad.into_iter().map(|why| Problem {
             file: file.clone(),
             offset: 0,
             why,
         }));
+    }
+
+    /// What would be missing for whoever took the image alone. Metadata lags behind the image, so it may
+    /// be less.
+    fn note_unapplied(&mut self, meta: &VolumeMeta) {
+        let counts = |record: &&Record| {
+            let of = |chain: &&Chain| chain.session == record.session && record.place < chain.end;
+            let whole = self.chains.iter().find(of).is_some_and(|chain| {
+                chain.is_own() || chain.last_sealed().is_some_and(|last| record.epoch <= last)
+            });
+            record.place >= meta.tail && whole && record.epoch > meta.applied.0
+        };
+        let left = self.gathered.records.iter().filter(counts);
+        let bytes = left.map(|record| record.payload_bytes).sum();
+        if bytes > 0 {
+            self.notes.push(format!(
+                "up to {} of the journal, above epoch {}, are not in the image: the image alone is not \
+                 the disk",
+                human_bytes(bytes),
+                meta.applied
+            ));
+        }
     }
 
     /// Everything the metadata calls durable has to be in the image or whole in the journal.

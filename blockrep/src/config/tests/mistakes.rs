@@ -301,7 +301,7 @@ fn mistakes_in_a_file_name_their_line() {
         ),
         (
             "ack = 'local'\nack = 'flush'\n",
-            "b.toml:3: duplicate key; give lines of the form",
+            "b.toml:3: duplicate key 'ack'; leave one of the two out",
         ),
     ] {
         let whole = if line.contains(":1:") || text.starts_with("\n\n") {
@@ -325,4 +325,20 @@ fn mistakes_in_a_file_name_their_line() {
         error.to_string(),
         "b.toml:1: disk is of the wrong kind; give a string in quotes, or a list of them"
     );
+}
+
+/// One hint for every mistake was right for none of them.
+#[test]
+fn what_is_no_toml_gets_the_hint_that_fits() {
+    for (text, hint) in [
+        (
+            "same-image = yes\n",
+            "; put the value in quotes, or give true or",
+        ),
+        ("disk = ['a'\n", "; a list is KEY = ["),
+        ("disk\n", "; give lines of the form KEY = "),
+    ] {
+        let error = backup_file(text).unwrap_err().to_string();
+        assert!(error.contains(hint), "{error}");
+    }
 }

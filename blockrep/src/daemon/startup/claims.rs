@@ -47,7 +47,7 @@ pub(super) fn take(
     let mut fresh = Fresh::default();
     let state_lock = layout.state.join("lock");
     fresh.dir(&layout.state);
-    files::make_dir(&layout.state).map_err(|error| error.or_give("--state"))?;
+    files::make_dir_in_place(&layout.state).map_err(|error| error.or_give("--state"))?;
     fresh.file(&state_lock);
     let state = FileLock::lock_file(&state_lock);
     locks.push(state.map_err(|error| StartError::held("state directory", &layout.state, error))?);
@@ -62,7 +62,7 @@ pub(super) fn take(
         locks.push(owner::lock_journal(layout, index)?);
     }
     if let Some(dir) = common.control.parent() {
-        files::make_dir(dir).map_err(|error| error.or_give(CONTROL_FLAGS))?;
+        files::make_dir_in_place(dir).map_err(|error| error.or_give(CONTROL_FLAGS))?;
     }
     let control = ControlSocket::claim(&common.control)?;
     let (nbd, nbd_file) = nbd_listener(common.nbd.as_ref())?.unzip();

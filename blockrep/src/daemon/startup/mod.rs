@@ -9,6 +9,7 @@
 //! ```
 
 mod claims;
+mod damage;
 mod fresh;
 mod images;
 mod in_order;

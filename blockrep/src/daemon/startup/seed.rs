@@ -3,9 +3,11 @@
 
 use crate::config::{self, Common, OutputClass};
 use crate::daemon::faults::{Faults, plant};
+use crate::daemon::files::read_text;
 use crate::daemon::image_mark::Claim;
 use crate::daemon::memory::PoolMemory;
 use crate::daemon::net::Net;
+use crate::daemon::on_word::stands_on_word;
 use crate::daemon::role::{Engine, Group};
 use crate::daemon::thread::{About, Files, Mail, VolumeThread};
 use crate::daemon::timeline::Rate;
@@ -29,6 +31,9 @@ use std::path::Path;
 use std::time::Instant;
 
 const _: () = assert!(ENGINE_RESERVE_BYTES < POOL_BYTES);
+
+/// Longest text read of what a promotion left out, in bytes.
+const LOSS_BYTES_MAX: usize = 512;
 
 /// Messages that may wait for an I/O thread.
 pub(super) const MAILBOX_MAX: usize = 4096;
@@ -105,6 +110,7 @@ pub(super) fn about(
     memory_bytes_max: Vec<(String, u64)>,
     output: OutputClass,
 ) -> About {
+    let loss_file = common.state.join("promotion.loss");
     About {
         index,
         group_name: common.group.clone(),
@@ -119,6 +125,9 @@ pub(super) fn about(
         link_rate: None,
         image_trouble: None,
         same_image: common.same_image,
+        lost: read_text(&loss_file, LOSS_BYTES_MAX).ok().flatten(),
+        loss_file,
+        on_word: false,
         started: Instant::now(),
     }
 }
@@ -179,9 +188,12 @@ pub(super) fn sprout(
         .map(|fd| reactor.add_socket(fd))
         .transpose()?;
     let rings = seed.inflight.map(|words| rings(words, &seed.about));
-    let (engine, group) = sprout_engine(&mut mem, &seed.about, seed.kind);
+    let mut about = seed.about;
+    about.on_word =
+        matches!(&seed.kind, Kind::Backup { recovered, .. } if stands_on_word(&recovered.meta));
+    let (engine, group) = sprout_engine(&mut mem, &about, seed.kind);
     let mut thread = VolumeThread {
-        about: seed.about,
+        about,
         reactor,
         mem,
         engine,

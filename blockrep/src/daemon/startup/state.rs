@@ -5,15 +5,17 @@
 //! other volumes or with a part missing is refused; nothing of it is made anew then.
 
 use super::StartError;
+use super::damage::after_damage;
 use super::fresh::Fresh;
 use super::images::Images;
 use super::in_order;
 use super::making::make_journal;
 use crate::cli::ExitCode;
-use crate::daemon::files::{self, JournalReader, Layout, begin_anew, words};
+use crate::daemon::files::{self, JournalReader, Layout, begin_anew, move_away, words};
 use crate::daemon::image_mark::Claim;
 use crate::daemon::owner;
 use crate::daemon::thread::fresh_lineage;
+use crate::daemon::unapplied;
 use crate::engine::Identity;
 use crate::journal::recovery::Decision;
 use crate::journal::ring::Geometry;
@@ -42,6 +44,9 @@ pub(super) fn primary_state(
     for (index, (path, image)) in images.paths.iter().zip(images.opened).enumerate() {
         let meta = files::read_volume(&layout.volume_meta(index))?;
         images.check(layout, index, meta.is_some())?;
+        if meta.is_none() {
+            unapplied::check(layout, path, image)?;
+        }
         if let Some(meta) = &meta {
             check_size(layout, meta, path, image)?;
         }
@@ -187,6 +192,9 @@ pub(super) fn backup_state(
         let meta = files::read_volume(&layout.volume_meta(index))?;
         if let Some(meta) = &meta {
             check_journal_size(layout, index, meta)?;
+            if !meta.volume.is_none() {
+                check_size(layout, meta, images.paths[index], &images.opened[index])?;
+            }
         }
         // A backup that never held anything takes the image that it finds, if nobody else has it.
         images.check(
@@ -344,10 +352,14 @@ fn recover(
     };
     owner::check(layout, index)?;
     let refused = |refusal: Refusal| {
+        let what = refusal.to_string();
+        // The journal knows no paths.
+        let what = what.replace("mv STATE STATE.old", &move_away(&layout.state));
         let text = format!(
-            "volume {index}, image {}, journal {}: {refusal}",
+            "volume {index}, image {}, journal {}: {what}{}",
             path.display(),
-            layout.journal_dir(index).display()
+            layout.journal_dir(index).display(),
+            after_damage(layout, &refusal)
         );
         StartError::new(ExitCode::Store, text)
     };

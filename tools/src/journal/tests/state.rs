@@ -98,6 +98,21 @@ fn the_last_line_does_not_promise_a_promotion() {
     assert!(said.contains("stopped in order: no"), "{said}");
 }
 
+/// An image was taken for the disk while 43 MiB of it stood in the journal.
+#[test]
+fn what_the_image_lacks_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut meta = volume_meta(4);
+    save_state(dir.path(), &Journal::usual(), &meta);
+    let said = text(dir.path(), true);
+    let note =
+        "note: up to 4.5 KiB of the journal, above epoch 0, are not in the image: the image alone";
+    assert!(said.contains(note), "{said}");
+    meta.applied = Epoch(4);
+    save_state(dir.path(), &Journal::usual(), &meta);
+    assert!(!text(dir.path(), true).contains("not in the image"));
+}
+
 /// What people read has to name place and reason.
 #[test]
 fn text_names_what_and_where() {
