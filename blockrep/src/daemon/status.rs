@@ -368,16 +368,10 @@ impl VolumeThread {
                 "being compared with the backup".to_owned(),
                 "in sync when everything that differs is copied and committed",
             ),
-            VolumeStands::InSync if self.is_equal_alone() => (
-                VolumeState::InSync,
-                "was compared with the backup; the group is not protected yet".to_owned(),
-                "counts when every volume of the group is compared and committed",
-            ),
-            VolumeStands::InSync => (
-                VolumeState::InSync,
-                self.pressure.reason("holds what is committed"),
-                self.pressure.next("nothing to do"),
-            ),
+            VolumeStands::InSync => {
+                let (reason, next) = self.why_in_sync();
+                (VolumeState::InSync, reason, next)
+            }
             VolumeStands::Alone => {
                 let (reason, next) = self.why_alone();
                 (VolumeState::Alone, reason, next)
@@ -423,6 +417,19 @@ impl VolumeThread {
             guest: self.rings.as_ref().map(|rings| rings.guest_status()),
             link: None,
             counters: self.counters(),
+        }
+    }
+
+    fn why_in_sync(&self) -> (String, &'static str) {
+        if self.is_equal_alone() {
+            (
+                "was compared with the backup; the group is not protected yet".to_owned(),
+                "counts when every volume of the group is compared and committed",
+            )
+        } else {
+            let pressure = &self.pressure;
+            let reason = pressure.reason("holds what is committed");
+            (reason, pressure.next("nothing to do"))
         }
     }
 

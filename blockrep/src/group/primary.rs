@@ -428,19 +428,7 @@ impl PrimaryGroup {
                 self.acked(at, index, durable, fx);
             }
             ToGroup::Acked { committed, .. } => self.acked(at, index, committed, fx),
-            ToGroup::PressureTimeout => {
-                let reason =
-                    "writes waited too long for room in the backup's journal: its disk, or the \
-                              link, is slower than the guest writes; see --journal-size there and \
-                              --backpressure-timeout here"
-                        .to_owned();
-                if self.settings.loss == LossPolicy::Degrade {
-                    self.tell(&ToVolume::DropLink(reason), fx);
-                } else {
-                    let state = self.standing.state;
-                    self.become_state(at, state, reason, fx);
-                }
-            }
+            ToGroup::PressureTimeout => self.pressed_too_long(at, fx),
             ToGroup::Refused(code, text) => self.refused(at, index, code, &text, fx),
             // A connection that ends after a refusal says less than the refusal did.
             ToGroup::LinkLost(reason) if self.refusal.is_some() && self.is_alone() => {
@@ -466,6 +454,20 @@ impl PrimaryGroup {
             | ToGroup::Fenced { .. }
             | ToGroup::Serving
             | ToGroup::Drained => {}
+        }
+    }
+
+    fn pressed_too_long(&mut self, at: &Now, fx: &mut Vec<GroupEffect>) {
+        let reason =
+            "writes waited too long for room in the backup's journal: its disk, or the link, is \
+                      slower than the guest writes; see --journal-size there and \
+                      --backpressure-timeout here"
+                .to_owned();
+        if self.settings.loss == LossPolicy::Degrade {
+            self.tell(&ToVolume::DropLink(reason), fx);
+        } else {
+            let state = self.standing.state;
+            self.become_state(at, state, reason, fx);
         }
     }
 
