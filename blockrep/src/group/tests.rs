@@ -72,6 +72,13 @@ fn of_several_volumes_the_one_that_is_lost_is_named() {
     let up = ToGroup::LinkUp { sync_needed: true };
     tell_of(&mut group, 0, up.clone());
     let lost = ToGroup::LinkLost("h:2 does not answer".to_owned());
+    // One that never got through takes nothing away from the other.
+    let fx = tell_of(&mut group, 1, lost.clone());
+    let is_drop = |fx: &GroupEffect| matches!(fx, GroupEffect::ToVolume(_, ToVolume::DropLink(_)));
+    assert!(!fx.iter().any(is_drop), "{fx:?}");
+    let compare = |fx: &GroupEffect| matches!(fx, GroupEffect::ToVolume(_, ToVolume::Compare));
+    assert!(!fx.iter().any(compare), "{fx:?}");
+    assert!(tell_of(&mut group, 1, up.clone()).iter().any(compare));
     let fx = tell_of(&mut group, 1, lost.clone());
     let dropped = |effect: &GroupEffect| matches!(effect, GroupEffect::ToVolume(0, ToVolume::DropLink(text)) if text.contains("volume 1"));
     assert!(fx.iter().any(dropped), "{fx:?}");
