@@ -28,6 +28,7 @@ pub(super) fn the_first_epoch_that_all_volumes_carry_was_an_empty_one() {
 /// The backup had sealed n+1, the primary never heard of it, started again and numbered other writes
 /// n+1: two epochs of one number, and a backup that was a bit of both.
 pub(super) fn ack_of_n_plus_1_lost_and_the_primary_reuses_n_plus_1() {
+    let mut crashed = 0;
     for after_ops in 0..60 {
         let mut plan = Plan::calm(u64::from(after_ops), 2);
         plan.loss = LossPolicy::Degrade;
@@ -50,17 +51,22 @@ pub(super) fn ack_of_n_plus_1_lost_and_the_primary_reuses_n_plus_1() {
         }
         // The backup dies at some moment of the new session, and comes back.
         world.crash_after = Some((1, after_ops, after_ops % 2 == 0, Some(MS)));
-        run_until(&mut world, 30_000, |w| {
-            w.stats.crashes >= 2 && is_protected(w)
-        });
+        run_until(&mut world, 1000, |w| w.stats.crashes >= 2);
+        // The primary takes a moment to hear of it.
+        run_for(&mut world, 20);
+        run_until(&mut world, 30_000, is_protected);
         assert!(
             is_protected(&world),
             "operation {after_ops}: protected again"
         );
+        // A session that came up with fewer operations: nothing is left to crash in.
+        world.crash_after = None;
+        crashed += u32::from(world.stats.crashes >= 2);
         commit(&mut world);
         world.probe();
         good(&mut world);
     }
+    assert!(crashed >= 40, "{crashed} of 60");
 }
 
 /// A chunk was on its way into the image when the link broke. The next session compared, found it
