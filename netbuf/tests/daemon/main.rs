@@ -17,7 +17,10 @@
 
 mod announcing;
 mod changes;
+mod either;
 mod holding;
+#[path = "../relay/kinds.rs"]
+mod kinds;
 mod leaving;
 mod site;
 mod unit;

@@ -24,6 +24,11 @@ pub(crate) struct Site {
     sentinels: u64,
 }
 
+/// What the daemon is told to hold with: the relay, where nobody says otherwise.
+pub(crate) fn mechanism() -> String {
+    std::env::var("NETBUF_TEST_MECHANISM").unwrap_or_else(|_| "relay".to_owned())
+}
+
 /// Runs a body in a namespace of its own; says so and skips where that is not allowed.
 pub(crate) fn in_namespace(body: impl FnOnce() + Send + 'static) {
     let thread = std::thread::spawn(|| {
@@ -149,11 +154,26 @@ impl Site {
     /// The same, with a daemon that has the guest.
     pub(crate) fn started(more: &[&str]) -> Self {
         let mut site = Self::new();
-        let mut words = vec!["run", "--mechanism", "relay", "--attach", "vm1=g1"];
-        words.extend(more);
-        site.start(&words);
-        settled();
+        site.start_with_guest(more);
         site
+    }
+
+    pub(crate) fn start_with_guest(&mut self, more: &[&str]) {
+        let mechanism = mechanism();
+        let mut words = vec!["run", "--mechanism", &mechanism, "--attach", "vm1=g1"];
+        words.extend(more);
+        self.start(&words);
+        settled();
+    }
+
+    /// A daemon that is killed after a moment, wherever it is then.
+    pub(crate) fn start_and_kill(&mut self, after: Duration) {
+        let mechanism = mechanism();
+        let mut program = self.program(&["run", "--mechanism", &mechanism]);
+        let daemon = program.stderr(Stdio::null()).spawn().unwrap();
+        self.daemon = Some(daemon);
+        std::thread::sleep(after);
+        self.kill();
     }
 
     pub(crate) fn program(&self, words: &[&str]) -> Command {
@@ -209,7 +229,7 @@ impl Site {
         self.dir.path().join("netbuf.sock")
     }
 
-    fn connect(&self) -> Result<Client, ClientError> {
+    pub(crate) fn connect(&self) -> Result<Client, ClientError> {
         Client::connect(&self.socket(), "test", PATIENCE)
     }
 
@@ -282,6 +302,13 @@ impl Site {
 
     /// Marks of the guest's frames that the witness has got and not been asked for yet.
     pub(crate) fn seen(&mut self) -> Vec<u8> {
+        let of_guest = |frame: &Vec<u8>| frame[12..14] == [0x88, 0xb5];
+        let frames = self.frames().into_iter().filter(of_guest);
+        frames.map(|frame| frame[20]).collect()
+    }
+
+    /// All frames that the witness has got and not been asked for yet.
+    pub(crate) fn frames(&mut self) -> Vec<Vec<u8>> {
         self.sentinels += 1;
         let mut sentinel = vec![0xff; 6];
         sentinel.extend([2, 0, 0, 0, 0, 9]);
@@ -295,8 +322,16 @@ impl Site {
             if frame == sentinel {
                 return seen;
             }
-            if frame[12..14] == [0x88, 0xb5] {
-                seen.push(frame[20]);
+            seen.push(frame);
+        }
+    }
+
+    /// The next frame for the guest, but for the sentinels that everybody hears.
+    pub(crate) fn guest_hears(&self) -> Vec<u8> {
+        loop {
+            let frame = self.guest.receive();
+            if frame[12..14] != SENTINEL {
+                return frame;
             }
         }
     }

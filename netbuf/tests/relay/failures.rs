@@ -1,7 +1,8 @@
 //! What could go wrong: memory without end, a drop nobody hears of, a thread that panics or spins when an
 //! interface goes, held frames that get out of a relay that ended.
 
-use crate::lab::{Lab, frame, ip, possible, settled};
+use crate::kinds::frame;
+use crate::lab::{Lab, ip, possible, settled};
 use crate::wire::Wire;
 use netbuf::relay::RelayError;
 use netbuf::relay::isolate::{isolate, leaks};

@@ -1,5 +1,6 @@
 //! Namespaces, interfaces and a relay between them.
 
+use crate::kinds::frame;
 use crate::wire::Wire;
 use netbuf::relay::isolate::isolate;
 use netbuf::relay::{Relay, RelayConfig, RelayStatus};
@@ -170,16 +171,6 @@ impl Lab {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
-}
-
-/// A frame of the guest's with counted bytes behind its type.
-pub(crate) fn frame(to: [u8; 6], kind: [u8; 2], bytes: usize) -> Vec<u8> {
-    let mut frame = Vec::with_capacity(bytes);
-    frame.extend(to);
-    frame.extend([2, 0, 0, 0, 0, 1]);
-    frame.extend(kind);
-    frame.extend((14..bytes).map(|i| (i * 7) as u8));
-    frame
 }
 
 type Job = Box<dyn FnOnce() + Send>;

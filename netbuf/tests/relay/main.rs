@@ -18,6 +18,7 @@
 
 mod failures;
 mod frames;
+mod kinds;
 mod lab;
 mod speed;
 mod tap;

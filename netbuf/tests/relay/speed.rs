@@ -1,7 +1,8 @@
 //! Frames per second through the relay and through the bridge alone. Figures, not a bar:
 //! `cargo test -p netbuf --test relay speed -- --ignored --nocapture`.
 
-use crate::lab::{frame, interfaces, ip, possible, relay, settled};
+use crate::kinds::frame;
+use crate::lab::{interfaces, ip, possible, relay, settled};
 use crate::wire::Wire;
 use std::time::{Duration, Instant};
 

@@ -3,7 +3,8 @@
 //!
 //! With a tap the promise is exact: when the `write` of its owner has returned, the frame is at the relay's socket.
 
-use crate::lab::{frame, interfaces, ip, possible};
+use crate::kinds::frame;
+use crate::lab::{interfaces, ip, possible};
 use netbuf::relay::isolate::isolate;
 use netbuf::relay::{Relay, RelayConfig};
 use std::fs::{File, OpenOptions};

@@ -20,6 +20,7 @@ mod lab;
 mod netns;
 mod packages;
 mod parcel;
+mod plug;
 mod power;
 mod process;
 mod stop;
@@ -75,6 +76,8 @@ enum Command {
     Restarts(churn::RestartsOptions),
     /// Move a living guest into a file and out of it with QEMU's own migration
     Migrate(churn::MigrateOptions),
+    /// Test netbuf with the kernel's plug, in a guest whose kernel has it
+    Plug(plug::Options),
     /// Measure the disk beside other stacks, on this machine or from inside a guest
     #[command(subcommand)]
     Bench(Bench),
@@ -141,6 +144,7 @@ fn run(command: Command) -> Result<Verdict> {
         Command::GuestFio(options) => churn::guest_fio(&checkout, &options),
         Command::Restarts(options) => churn::restarts(&checkout, &options),
         Command::Migrate(options) => churn::migrate(&checkout, &options),
+        Command::Plug(options) => plug::run(&checkout, &options),
         Command::Sim(passed) => become_tests_program(&checkout, "sim", &passed),
         Command::Crash(passed) => become_tests_program(&checkout, "crash", &passed),
         Command::Bench(Bench::Guest(options)) => bench::run(&checkout, &options),

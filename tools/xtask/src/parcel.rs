@@ -33,6 +33,18 @@ pub(crate) fn collect(
     Ok(files.into_iter().collect())
 }
 
+/// Path in the guest → file here, for one program and its libraries, each where it is here.
+pub(crate) fn at_its_place(program: &Path, dir: &Path) -> Result<Vec<(PathBuf, PathBuf)>> {
+    let name = program.file_name().and_then(OsStr::to_str);
+    let name = name.with_context(|| format!("{} has no name", program.display()))?;
+    let mut files: Vec<_> = libraries(program, OsStr::new(""))?
+        .into_iter()
+        .map(|library| (library.clone(), library))
+        .collect();
+    files.push((program.to_owned(), without_symbols(program, name, dir)?));
+    Ok(files)
+}
+
 /// Path in the guest → file here, for a program of this system and every library it loads.
 pub(crate) fn of_the_system(name: &str) -> Result<Vec<(PathBuf, PathBuf)>> {
     let found = find_program(name).with_context(|| format!("{name} is not installed"))?;

@@ -1,0 +1,190 @@
+//! `cargo xtask plug`: netbuf with the kernel's plug, in a guest whose kernel has it.
+//!
+//! The kernel of this machine may lack `sch_plug`; Debian's has it as a module. The guest gets the test
+//! program of the daemon as it stands in this checkout, the daemon, and `ip` and `tc`, and runs there what
+//! runs here with the relay. With a plant the same must fail.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+use serde_json::Value;
+
+use crate::checkout::Checkout;
+use crate::demo::Verdict;
+use crate::guest::{self, BOOT_LIMIT, Boot, Guest, GuestFailed, Word};
+use crate::kernel::{self, Contents};
+use crate::packages::{self, Purpose};
+use crate::stop::minutes;
+use crate::{parcel, process, ui};
+
+/// What netbuf needs of the kernel, and the tests of a network.
+const MODULES: [&str; 7] = [
+    "sch_plug",
+    "sch_ingress",
+    "cls_u32",
+    "act_mirred",
+    "ifb",
+    "veth",
+    "bridge",
+];
+const MEMORY_MIB: u32 = 512;
+/// All tests, on an emulated processor beside other work.
+const LIMIT: Duration = minutes(12);
+
+/// A bug of netbuf's that a test has to find.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Plant {
+    /// Output is let go before its epoch is released.
+    EarlyRelease,
+    /// Only IPv4 is redirected to the plug.
+    Ipv4Only,
+    /// A frame that was held is lost.
+    LostFrame,
+}
+
+impl Plant {
+    fn word(self) -> &'static str {
+        match self {
+            Self::EarlyRelease => "early-release",
+            Self::Ipv4Only => "ipv4-only",
+            Self::LostFrame => "lost-frame",
+        }
+    }
+
+    /// The test that has to find it.
+    fn found_by(self) -> &'static str {
+        match self {
+            Self::EarlyRelease | Self::Ipv4Only => "either::every_kind_of_frame",
+            Self::LostFrame => "either::a_hundred_thousand_frames",
+        }
+    }
+}
+
+/// What the command line says.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Options {
+    /// Plant a bug; the command must then fail
+    #[arg(long, value_enum)]
+    plant: Option<Plant>,
+    /// Do not install what is missing; only say it
+    #[arg(long)]
+    no_install: bool,
+}
+
+/// The two programs that cargo builds for the test.
+struct Built {
+    tests: PathBuf,
+    daemon: PathBuf,
+}
+
+/// Runs the tests once; prints each with its end.
+pub(crate) fn run(checkout: &Checkout, options: &Options) -> Result<Verdict> {
+    let purposes = [Purpose::Guest];
+    packages::provide(checkout, &purposes, options.no_install)?;
+    packages::require(&purposes)?;
+    let dir = checkout.work().join("run/plug");
+    std::fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
+    let step = ui::step("building netbuf and its tests");
+    let built = build(checkout, &dir.join("build.log"))?;
+    step.done("");
+    let mut files = parcel::of_the_system("ip")?;
+    files.extend(parcel::of_the_system("tc")?);
+    // At its place here, which the test program knows.
+    for program in [&built.tests, &built.daemon] {
+        files.extend(parcel::at_its_place(program, &dir)?);
+    }
+    files.sort();
+    files.dedup_by(|a, b| a.0 == b.0);
+    let contents = Contents {
+        program: "program",
+        modules: &MODULES,
+        files: &files,
+    };
+    let kernel = kernel::provide_with(checkout, &contents)?;
+    let accelerator = guest::accelerator(checkout, &kernel)?;
+    let step = ui::step("netbuf's tests with the plug");
+    let environment = match options.plant {
+        Some(plant) => format!(
+            "NETBUF_TEST_MECHANISM=plug,NETBUF_TEST_PLANT={}",
+            plant.word()
+        ),
+        None => "NETBUF_TEST_MECHANISM=plug".to_owned(),
+    };
+    let tests = options.plant.map_or("either::", Plant::found_by);
+    let mut guest = Guest::boot(&Boot {
+        kernel: &kernel,
+        accelerator,
+        arguments: format!(
+            "program={} arguments={tests},--test-threads=1 env={environment}",
+            built.tests.display()
+        ),
+        memory_mib: MEMORY_MIB,
+        disk_socket: None,
+        devices: &[],
+        dir: &dir,
+        name: "plug",
+        host: None,
+        half_line: Vec::new(),
+    })?;
+    guest.expect_word("to boot", BOOT_LIMIT)?;
+    let end = guest.expect_word("to run the tests", LIMIT);
+    let tests = outcomes(&dir.join("plug-serial.log"))?;
+    step.done(format!("kernel {}, {}", kernel.version, accelerator.name()));
+    for test in &tests {
+        println!("  {test}");
+    }
+    let failed = match end {
+        Ok(Word::Done) => None,
+        Ok(other) => bail!("the guest says {other:?}"),
+        Err(error) if error.is::<GuestFailed>() => Some(error),
+        Err(error) => return Err(error),
+    };
+    Ok(match (failed, options.plant) {
+        (None, None) if tests.is_empty() => bail!("no test ran; see {}", dir.display()),
+        (None, None) => Verdict::Holds,
+        (None, Some(plant)) => bail!("the plant {} was not found", plant.word()),
+        (Some(why), None) => {
+            println!("{why}; see {}", dir.join("plug-serial.log").display());
+            Verdict::Failed
+        }
+        (Some(_), Some(plant)) => {
+            println!("the plant {} was found", plant.word());
+            Verdict::Failed
+        }
+    })
+}
+
+/// Builds both, and asks cargo where they are.
+fn build(checkout: &Checkout, log: &Path) -> Result<Built> {
+    let mut cargo = checkout.cargo();
+    cargo.args(["test", "-p", "netbuf", "--test", "daemon", "--no-run"]);
+    cargo.arg("--message-format=json-render-diagnostics");
+    let said = process::run(&mut cargo, log, minutes(15))?;
+    said.success("cargo test -p netbuf --no-run")?;
+    let text = std::fs::read_to_string(log).with_context(|| format!("read {}", log.display()))?;
+    let program = |name: &str, kind: &str| {
+        text.lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+            .filter(|one| one["target"]["name"] == name && one["target"]["kind"][0] == kind)
+            .filter_map(|one| one["executable"].as_str().map(PathBuf::from))
+            .next_back()
+            .with_context(|| format!("cargo names no {kind} {name}; see {}", log.display()))
+    };
+    Ok(Built {
+        tests: program("daemon", "test")?,
+        daemon: program("netbuf", "bin")?,
+    })
+}
+
+/// The lines of the test program that say how a test ended.
+fn outcomes(serial: &Path) -> Result<Vec<String>> {
+    let bytes = std::fs::read(serial).with_context(|| format!("read {}", serial.display()))?;
+    Ok(String::from_utf8_lossy(&bytes)
+        .lines()
+        .map(str::trim)
+        .filter(|line| line.starts_with("test ") && line.contains(" ... "))
+        .map(str::to_owned)
+        .collect())
+}
