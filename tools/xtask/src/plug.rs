@@ -178,13 +178,44 @@ fn build(checkout: &Checkout, log: &Path) -> Result<Built> {
     })
 }
 
-/// The lines of the test program that say how a test ended.
+/// How each test ended, as the test program says it; the daemons' own lines stand in between.
 fn outcomes(serial: &Path) -> Result<Vec<String>> {
     let bytes = std::fs::read(serial).with_context(|| format!("read {}", serial.display()))?;
-    Ok(String::from_utf8_lossy(&bytes)
-        .lines()
-        .map(str::trim)
-        .filter(|line| line.starts_with("test ") && line.contains(" ... "))
-        .map(str::to_owned)
-        .collect())
+    Ok(read_outcomes(&String::from_utf8_lossy(&bytes)))
+}
+
+fn read_outcomes(text: &str) -> Vec<String> {
+    let mut outcomes = Vec::new();
+    let mut name = None;
+    for line in text.lines().map(str::trim) {
+        if let Some(rest) = line.strip_prefix("test ") {
+            name = rest.split_whitespace().next();
+        }
+        let end = line
+            .rsplit(' ')
+            .next()
+            .filter(|end| ["ok", "FAILED"].contains(end));
+        if let (Some(end), Some(name)) = (end, name)
+            && (line == end || line.starts_with("test "))
+        {
+            outcomes.push(format!("{name}: {end}"));
+        }
+    }
+    outcomes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A run in which nothing was tested passed for one that was.
+    #[test]
+    fn every_test_has_its_end() {
+        let text = "LEDGER-READY\r\ntest a::one ... INFO vm1: attached\r\nINFO more ok\r\nok\r\n\
+                    test a::two ... ok\r\ntest a::three ... INFO\r\nFAILED\r\ntest a::four ... INFO\r\n";
+        assert_eq!(
+            read_outcomes(text),
+            ["a::one: ok", "a::two: ok", "a::three: FAILED"]
+        );
+    }
 }
