@@ -106,14 +106,6 @@ pub const ALL: &[(&str, &str)] = &[
         "vouched-at-every-start",
         "a comparison is skipped on the operator's word after the guest has written",
     ),
-    (
-        "begins-empty",
-        "the first epoch of a session may be an empty one, without a trace in the journals",
-    ),
-    (
-        "numbers-reused",
-        "a session begins at an epoch that another volume has sealed before",
-    ),
 ];
 
 /// Bugs in what only a daemon does: a living guest finds them (`cargo xtask restarts`, `migrate`).

@@ -441,12 +441,7 @@ impl BackupGroup {
                 continue;
             }
             let sync = !(hello.assume_identical && member.facts.blank);
-            let floor = if crate::mutant!("numbers-reused") {
-                Epoch::NONE
-            } else {
-                self.seen
-            };
-            let (session, epoch) = (hello.session, hello.epoch.max(floor.next()));
+            let (session, epoch) = (hello.session, hello.epoch.max(self.seen.next()));
             let accept = ToVolume::Accept {
                 session,
                 lineage: tip.id,

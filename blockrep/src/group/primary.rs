@@ -329,7 +329,6 @@ impl PrimaryGroup {
         else {
             return;
         };
-        let begins = begins && !crate::mutant!("begins-empty");
         let group_wrote = begins || self.members.iter().any(|m| m.cut == Some(true));
         let base = self.base;
         self.open = next;

@@ -30,14 +30,6 @@ const FOUND_BY_STORY: &[(&str, &str)] = &[
         "old-copy-in-new-session",
         "a_copy_of_a_lost_session_lands_after_the_comparison",
     ),
-    (
-        "begins-empty",
-        "the_first_epoch_that_all_volumes_carry_was_an_empty_one",
-    ),
-    (
-        "numbers-reused",
-        "ack_of_n_plus_1_lost_and_the_primary_reuses_n_plus_1",
-    ),
     ("reuse-before-metadata", "the_ring_goes_round"),
     (
         "vouched-at-every-start",
