@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::checkout::Checkout;
 use crate::demo::Verdict;
 use crate::guest::{self, BOOT_LIMIT, Boot, Guest, GuestFailed, Word};
-use crate::kernel::{self, Contents};
+use crate::kernel::{self, Contents, GuestKernel};
 use crate::packages::{self, Purpose};
 use crate::stop::minutes;
 use crate::{parcel, process, ui};
@@ -89,20 +89,7 @@ pub(crate) fn run(checkout: &Checkout, options: &Options) -> Result<Verdict> {
     let step = ui::step("building netbuf and its tests");
     let built = build(checkout, &dir.join("build.log"))?;
     step.done("");
-    let mut files = parcel::of_the_system("ip")?;
-    files.extend(parcel::of_the_system("tc")?);
-    // At its place here, which the test program knows.
-    for program in [&built.tests, &built.daemon] {
-        files.extend(parcel::at_its_place(program, &dir)?);
-    }
-    files.sort();
-    files.dedup_by(|a, b| a.0 == b.0);
-    let contents = Contents {
-        program: "program",
-        modules: &MODULES,
-        files: &files,
-    };
-    let kernel = kernel::provide_with(checkout, &contents)?;
+    let kernel = kernel_with(checkout, &built, &dir)?;
     let accelerator = guest::accelerator(checkout, &kernel)?;
     let step = ui::step("netbuf's tests with the plug");
     let environment = match options.plant {
@@ -154,6 +141,24 @@ pub(crate) fn run(checkout: &Checkout, options: &Options) -> Result<Verdict> {
             Verdict::Failed
         }
     })
+}
+
+/// The kernel, with both programs and what they call in its initramfs.
+fn kernel_with(checkout: &Checkout, built: &Built, dir: &Path) -> Result<GuestKernel> {
+    let mut files = parcel::of_the_system("ip")?;
+    files.extend(parcel::of_the_system("tc")?);
+    // At its place here, which the test program knows.
+    for program in [&built.tests, &built.daemon] {
+        files.extend(parcel::at_its_place(program, dir)?);
+    }
+    files.sort();
+    files.dedup_by(|a, b| a.0 == b.0);
+    let contents = Contents {
+        program: "program",
+        modules: &MODULES,
+        files: &files,
+    };
+    kernel::provide_with(checkout, &contents)
 }
 
 /// Builds both, and asks cargo where they are.
