@@ -31,7 +31,11 @@ fn run() -> Outcome<()> {
     }
     load_modules()?;
     let program = line.word("program=").ok_or("program= is missing")?;
-    let words = |key| line.word(key).into_iter().flat_map(|words| words.split(','));
+    let words = |key| {
+        line.word(key)
+            .into_iter()
+            .flat_map(|words| words.split(','))
+    };
     let mut command = Command::new(program);
     command.args(words("arguments=")).env("PATH", "/bin");
     for pair in words("env=") {
