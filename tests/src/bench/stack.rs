@@ -126,6 +126,9 @@ impl Stack {
             bench.options.burst_journal_mib
         };
         let (first, second) = self.images(bench, protected.huge)?;
+        for image in [&first, &second] {
+            forget_owner(image)?;
+        }
         let listen = format!("127.0.0.1:{}", free_port()?);
         let mut command = Command::new(binary("blockrep-backup")?);
         command
@@ -282,4 +285,19 @@ fn storage_daemon(image: &Path, copy_port: &str, nbd: &Path, monitor: &Path) -> 
         ))
         .args(["--export", "nbd,id=e,node-name=disk,name=,writable=on"]);
     command
+}
+/// Images are used again by one stack after the other; a daemon does not take the word for equal images where
+/// one is marked as another state directory's.
+fn forget_owner(image: &Path) -> Result<()> {
+    let path = std::ffi::CString::new(image.as_os_str().as_encoded_bytes())?;
+    // SAFETY: two C strings that live through the call.
+    let done = unsafe { libc::removexattr(path.as_ptr(), c"user.blockrep.state".as_ptr()) };
+    let error = std::io::Error::last_os_error();
+    let is_unmarked = [Some(libc::ENODATA), Some(libc::ENOTSUP)].contains(&error.raw_os_error());
+    ensure!(
+        done == 0 || is_unmarked,
+        "take the mark from {}: {error}",
+        image.display()
+    );
+    Ok(())
 }
