@@ -138,6 +138,8 @@ pub struct Welcome {
     pub credit_bytes: u64,
     /// Journal capacity in bytes of charge.
     pub journal_bytes: u64,
+    /// Name of the group as the backup was given it; the identity decides, not the name.
+    pub name: String,
 }
 
 /// A control frame.
@@ -277,7 +279,9 @@ struct RawWelcome {
     committed: U64,
     journal_bytes: U64,
     flags: U32,
-    reserved: U32,
+    name_bytes: U16,
+    reserved: U16,
+    name: [u8; NAME_BYTES_MAX],
 }
 
 const _: () = assert!(size_of::<RawFrame>() == FRAME_BYTES);
@@ -556,12 +560,7 @@ impl Hello {
     fn from_parts(session: SessionId, min: u64, max: u64, body: &[u8]) -> Result<Self, LinkError> {
         let (version_min, version_max) = (version(min)?, version(max)?);
         let raw = RawHello::ref_from_bytes(body).map_err(|_| LinkError::Field("hello body"))?;
-        let name = raw
-            .name
-            .get(..usize::from(raw.name_bytes.get()))
-            .and_then(|name| std::str::from_utf8(name).ok())
-            .filter(|name| !name.chars().any(char::is_control))
-            .ok_or(LinkError::Field("name"))?;
+        let name = group_name(&raw.name, raw.name_bytes)?;
         let lineage = raw
             .lineage
             .get(..usize::from(raw.lineage_count.get()))
@@ -580,7 +579,7 @@ impl Hello {
             version_max,
             session,
             group: GroupUuid(raw.group),
-            name: name.to_owned(),
+            name,
             volume: VolumeUuid(raw.volume),
             volume_index: raw.volume_index.get(),
             volume_count: raw.volume_count.get(),
@@ -594,14 +593,19 @@ impl Hello {
 
 impl Welcome {
     fn body(&self) -> Vec<u8> {
-        let raw = RawWelcome {
+        let mut raw = RawWelcome {
             volume: self.volume.0,
             size_bytes: self.size_bytes.into(),
             committed: self.committed.0.into(),
             journal_bytes: self.journal_bytes.into(),
             flags: u32::from(self.sync_needed).into(),
+            name_bytes: u16::try_from(self.name.len())
+                .expect("names are bounded")
+                .into(),
             reserved: 0.into(),
+            name: [0; NAME_BYTES_MAX],
         };
+        raw.name[..self.name.len()].copy_from_slice(self.name.as_bytes());
         raw.as_bytes().to_vec()
     }
 
@@ -619,8 +623,19 @@ impl Welcome {
             sync_needed: raw.flags.get() == 1,
             credit_bytes: b,
             journal_bytes: raw.journal_bytes.get(),
+            name: group_name(&raw.name, raw.name_bytes)?,
         })
     }
+}
+
+/// Name of a group as it stands in a body.
+fn group_name(field: &[u8; NAME_BYTES_MAX], name_bytes: U16) -> Result<String, LinkError> {
+    field
+        .get(..usize::from(name_bytes.get()))
+        .and_then(|name| std::str::from_utf8(name).ok())
+        .filter(|name| !name.chars().any(char::is_control))
+        .map(str::to_owned)
+        .ok_or(LinkError::Field("name"))
 }
 
 #[cfg(test)]

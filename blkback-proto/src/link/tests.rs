@@ -36,6 +36,7 @@ fn all() -> Vec<(&'static str, Frame)> {
                 sync_needed: true,
                 credit_bytes: 1 << 20,
                 journal_bytes: 1 << 28,
+                name: "vm1".to_owned(),
             }),
         ),
         (

@@ -70,8 +70,8 @@ pub(super) struct Net {
     unanswered_since: Option<Nanos>,
     /// Why there is no connection, in words.
     pub(super) trouble: String,
-    /// Of a backup: the group of the primary that called last.
-    peer_group: String,
+    /// Name of the group of the primary that called last, or of the backup that answered.
+    pub(super) peer_group: String,
     /// The backup refused this connection: its words stand in `trouble`.
     refused_here: bool,
     /// The backup refused this side and will do so again.
@@ -471,9 +471,8 @@ impl VolumeThread {
                 }
                 self.net.unanswered_since = None;
                 self.net.is_known = true;
-                if let Arrived::Frame(Frame::Welcome(_), _) = &arrived {
-                    self.net.refusal = None;
-                    self.net.last_session.begin(self.now);
+                if let Arrived::Frame(Frame::Welcome(welcome), _) = &arrived {
+                    self.taken_in(&welcome.name);
                 }
                 if let Arrived::Frame(Frame::Refuse { code, text }, _) = &arrived {
                     self.net.trouble = format!("refused by the backup: {text}");
@@ -535,6 +534,14 @@ impl VolumeThread {
         self.net.peer_group.clone_from(&hello.name);
         engine.link_hello(self.now, *hello, &mut self.fx);
         self.run_effects();
+    }
+
+    /// A backup, whose group goes by `name`, has answered the hello.
+    fn taken_in(&mut self, name: &str) {
+        self.net.refusal = None;
+        self.net.last_session.begin(self.now);
+        name.clone_into(&mut self.net.peer_group);
+        self.note_names();
     }
 
     /// An event for a backup that is not reached: each volume has an address of its own, of which its group

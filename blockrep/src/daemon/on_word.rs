@@ -1,5 +1,5 @@
 //! What stands on an operator's word, or on a name alone, when a session begins: images that nobody
-//! compared, and a primary of another group's name that a fresh backup takes in. Said in the log, by
+//! compared, and a primary and a backup whose groups go by different names. Said in the log, by
 //! an event, and in status as long as it is so.
 
 use super::role::Group;
@@ -44,18 +44,21 @@ impl VolumeThread {
         self.tell_of_word(reason, next);
     }
 
-    /// The name of the primary's group, where this backup was given another one.
-    pub(super) fn other_name<'a>(&self, group: &'a Group) -> Option<&'a str> {
-        let Group::Backup(backup) = group else {
-            return None;
+    /// The name that the other side's group goes by, where this daemon was given another one.
+    pub(super) fn other_name<'a>(&'a self, group: &'a Group) -> Option<&'a str> {
+        let (is_known, name) = match group {
+            Group::Backup(backup) => (!backup.meta().group.is_none(), &backup.meta().name),
+            // Known as long as the backup that said it is connected.
+            Group::Primary(_) => {
+                let name = &self.net.peer_group;
+                (self.net.link.is_some() && !name.is_empty(), name)
+            }
         };
-        let meta = backup.meta();
-        let differs = !meta.group.is_none() && meta.name != self.about.group_name;
-        differs.then_some(meta.name.as_str())
+        (is_known && *name != self.about.group_name).then_some(name)
     }
 
-    /// A session with a primary begins: the identity decides whom a backup takes in, and who mistyped
-    /// a port reads so in the names only.
+    /// A session begins: the identity decides whom a backup takes in, and who mistyped a port reads so
+    /// in the names only.
     pub(super) fn note_names(&self) {
         let Some(name) = self.group.as_ref().and_then(|group| self.other_name(group)) else {
             return;
@@ -63,12 +66,26 @@ impl VolumeThread {
         let link = self.net.link.as_ref();
         let peer = link.map_or("another host", |link| link.peer.as_str());
         let own = &self.about.group_name;
-        let reason = format!(
-            "primary of group {name} at {peer} is taken in by backup of group {own}: this backup is that \
-             primary's from now on"
-        );
-        let next = "if that is meant, give both the same --group; if not, stop the primary, which has a \
-                    wrong address, stop this backup, move its state directory away and start it again";
+        let (reason, next) = if self.about.is_primary_daemon {
+            (
+                format!(
+                    "backup of group {name} at {peer} has taken in primary of group {own}: it is this \
+                     primary's from now on"
+                ),
+                "if that is meant, give both the same --group; if not, stop this primary and correct the \
+                 address; on the backup's host stop blockrep-backup, move its state directory away and \
+                 start it again",
+            )
+        } else {
+            (
+                format!(
+                    "primary of group {name} at {peer} is taken in by backup of group {own}: this backup \
+                     is that primary's from now on"
+                ),
+                "if that is meant, give both the same --group; if not, stop the primary, which has a \
+                 wrong address, stop this backup, move its state directory away and start it again",
+            )
+        };
         self.tell_of_word(reason, next);
     }
 

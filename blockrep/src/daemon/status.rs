@@ -656,7 +656,12 @@ impl VolumeThread {
     fn group_reason(&self, group: &Group) -> String {
         let mut reason = group.standing().reason.clone();
         if let Some(name) = self.other_name(group) {
-            reason += &format!("; the primary is of group {name}");
+            let peer = if self.about.is_primary_daemon {
+                "backup"
+            } else {
+                "primary"
+            };
+            reason += &format!("; the {peer} is of group {name}");
         }
         reason
     }

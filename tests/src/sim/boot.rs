@@ -195,6 +195,7 @@ impl World {
         let facts: Vec<MemberFacts> = starts.iter().map(|s| s.facts).collect();
         for (volume, start) in starts.into_iter().enumerate() {
             let settings = BackupSettings {
+                name: meta.name.clone(),
                 geometry: self.plan.geometry,
                 extents_max: self.plan.extents_max,
                 apply_rate: self.plan.apply_rate,

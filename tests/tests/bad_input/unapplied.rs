@@ -170,7 +170,7 @@ fn images_are_equal_on_a_word_only_where_nothing_speaks_against_it() {
 
 /// Who mistyped a port protected his disk with somebody else's backup, and nobody was told.
 #[test]
-fn a_backup_of_another_name_says_whose_it_is() {
+fn sides_of_different_names_say_so() {
     let dir = tempfile::tempdir().unwrap();
     let pair = small(dir.path());
     let backup = pair.start_backup().unwrap();
@@ -183,11 +183,16 @@ fn a_backup_of_another_name_says_whose_it_is() {
     command.args(["-n", &spec, "--group", "vm1"]);
     command.arg("--state").arg(pair.path("a.state"));
     command.arg("--control").arg(pair.path("a.ctl"));
-    let _primary = pair.launch("a", &mut command).unwrap();
+    let primary = pair.launch("a", &mut command).unwrap();
     wait_reason(&pair, "b", &["a primary is connected", "is of group vm1"]);
+    wait_reason(&pair, "a", &["the backup is of group test"]);
     let log = fs::read_to_string(&backup.log).unwrap();
     let taken = "primary of group vm1 at 127.0.0.1";
     let warned = |line: &str| line.contains("WARN") && line.contains(taken);
     assert!(log.lines().any(warned), "{log}");
     assert!(log.contains("is taken in by backup of group test"), "{log}");
+    let log = fs::read_to_string(&primary.log).unwrap();
+    let taken = "has taken in primary of group vm1";
+    let warned = |line: &str| line.contains("WARN") && line.contains(taken);
+    assert!(log.lines().any(warned), "{log}");
 }

@@ -368,7 +368,10 @@ fn link_tables_are_what_is_sent() {
         sync_needed: true,
         credit_bytes: 0x97,
         journal_bytes: 0x98,
+        name: "b".to_owned(),
     };
+    let mut name = b"b".to_vec();
+    name.resize(64, 0);
     Frame::Welcome(welcome).encode(SessionId(0x91), &mut bytes);
     let fields = [
         ("volume", VOLUME.0.to_vec()),
@@ -376,6 +379,8 @@ fn link_tables_are_what_is_sent() {
         ("committed", le!(0x96u64)),
         ("journal_bytes", le!(0x98u64)),
         ("flags", le!(1u32)),
+        ("name_bytes", le!(1u16)),
+        ("name", name),
     ];
     assert_none(&offsets(
         "PROTOCOL.md",

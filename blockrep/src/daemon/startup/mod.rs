@@ -278,6 +278,7 @@ pub fn run_backup(config: &BackupConfig) -> Result<(), StartError> {
                 resume: recovered.resume,
                 recovered: Box::new(recovered.recovered),
                 settings: BackupSettings {
+                    name: config.common.group.clone(),
                     geometry: layout.geometry,
                     extents_max: EXTENTS_MAX,
                     apply_rate: config.throttle_apply,

@@ -41,6 +41,8 @@ const CUTS_KEPT: usize = 64;
 /// What an operator sets of a backup volume.
 #[derive(Clone, Debug)]
 pub struct BackupSettings {
+    /// Name of the group as the operator gave it, told to a primary that is taken in.
+    pub name: String,
     /// Segments of the journal.
     pub geometry: Geometry,
     /// Most extents that may wait in memory.

@@ -375,6 +375,7 @@ impl<M: Memory> BackupVolume<M> {
             sync_needed: sync,
             credit_bytes,
             journal_bytes: self.settings.geometry.capacity_bytes(),
+            name: self.settings.name.clone(),
         };
         fx.push(Effect::Send(Outgoing::Frame(Frame::Welcome(welcome))));
         fx.push(Effect::Group(ToGroup::SessionUp));
