@@ -13,8 +13,10 @@
 //! Ours is an IFB named [`PREFIX`] and the hexadecimal index of its interface; of its root, the one with
 //! [`request::OUR_ROOT`]; at the interface, an ingress qdisc with nothing in it but our redirect.
 
+mod again;
 mod revive;
 
+pub use again::redirect_again;
 pub use revive::revive;
 
 use crate::gate::Order;

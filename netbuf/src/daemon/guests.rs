@@ -232,6 +232,16 @@ impl Guests {
             Notice::Renamed { old, new } => {
                 self.interface_event(guest, new, "renamed", &format!("it was {old}"), "");
             }
+            Notice::Mended { interface, why } => {
+                let why = format!("{why}; it was put back");
+                self.interface_event(
+                    guest,
+                    interface,
+                    "mended",
+                    &why,
+                    "find out who took it away",
+                );
+            }
             Notice::Failed { interface, why } => {
                 let next = "detach it and attach it again";
                 self.interface_event(guest, interface, "failed", why, next);

@@ -1,7 +1,7 @@
 //! What a hold sees when it looks: devices that went or were renamed, limits that come near.
 
 use super::{Hold, HoldError, Notice};
-use crate::gate::{Event, Interface};
+use crate::gate::{Event, Interface, State};
 use std::time::{Duration, Instant};
 
 /// How long a paused guest's last frames may take on their way through an open plug.
@@ -51,7 +51,7 @@ impl Hold {
     }
 
     /// Looks whether the devices are there, under which names, and whether what holds their frames is
-    /// whole. To be called when links change.
+    /// whole. To be called when links change, or what stands at them.
     ///
     /// # Errors
     /// When the kernel does not answer.
@@ -77,8 +77,16 @@ impl Hold {
                 continue;
             }
             if let Some(why) = port.broken(&mut self.netlink)? {
-                port.failed = Some(why.clone());
                 let interface = port.name.clone();
+                let is_open = *self.gate.state() == State::Open;
+                // What cannot be put back is told as what it is: broken.
+                if port.mend(&mut self.netlink, is_open).unwrap_or(false) {
+                    notices.push(Notice::Mended { interface, why });
+                    continue;
+                }
+                let closed = port.close(&mut self.netlink)?;
+                let why = format!("{why}; {closed}");
+                port.failed = Some(why.clone());
                 notices.push(Notice::Failed {
                     interface,
                     why: why.clone(),

@@ -68,6 +68,11 @@ pub enum Notice {
         old: String,
         new: String,
     },
+    /// A part of its mechanism was taken away and was put back; nothing passed unheld.
+    Mended {
+        interface: String,
+        why: String,
+    },
     /// Its mechanism broke: its output is dropped.
     Failed {
         interface: String,

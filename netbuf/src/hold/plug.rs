@@ -8,7 +8,8 @@ use super::HoldError;
 use super::port::Held;
 use crate::gate::Order;
 use crate::install::{
-    self, Begin, InstallError, Root, Standing, carry_out, install_first, look, revive, uninstall,
+    self, Begin, InstallError, Root, Standing, carry_out, install_first, look, redirect_again,
+    revive, uninstall,
 };
 use crate::netlink::{Netlink, request};
 
@@ -99,6 +100,32 @@ impl PlugPort {
             return Ok(uninstall(netlink, self.vif)?);
         }
         Ok(netlink.ask("forget the guest", request::set_alias(self.ifb, ""))?)
+    }
+
+    /// Puts back a redirect that somebody took away, in front of a plug that is whole. True if that was all.
+    pub(super) fn mend(&self, netlink: &mut Netlink) -> Result<bool, HoldError> {
+        let found = look(netlink, self.vif)?;
+        let is_ours = found
+            .ifb
+            .as_ref()
+            .is_some_and(|ifb| ifb.index == self.ifb && ifb.up);
+        let is_loose = matches!(found.standing(), Standing::Absent | Standing::Unfinished);
+        if !is_ours || !is_loose || found.root.is_none() || found.foreign.is_some() {
+            return Ok(false);
+        }
+        redirect_again(netlink, self.vif)?;
+        Ok(true)
+    }
+
+    /// Nothing of it passes from now on. The device itself is taken down where nothing else helps.
+    pub(super) fn close(&self, netlink: &mut Netlink) -> Result<&'static str, HoldError> {
+        // Already gone, perhaps; then the redirect drops what comes.
+        let _ = carry_out(netlink, self.ifb, Order::Shut);
+        if redirect_again(netlink, self.vif).is_ok() {
+            return Ok("nothing passes any more");
+        }
+        netlink.ask("take the device down", request::set_up(self.vif, false))?;
+        Ok("the device was taken down, since what it says would pass unheld")
     }
 
     pub(super) fn broken(&self, netlink: &mut Netlink) -> Result<Option<String>, HoldError> {

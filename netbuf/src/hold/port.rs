@@ -93,6 +93,24 @@ impl Port {
         }
     }
 
+    /// Puts back what somebody took away, if nothing can have passed unheld because of it: a plug that
+    /// `is_open`, or the wall behind a relay. True if it is whole again.
+    pub(super) fn mend(&self, netlink: &mut Netlink, is_open: bool) -> Result<bool, HoldError> {
+        match &self.holder {
+            Holder::Plug(plug) => Ok(is_open && plug.mend(netlink)?),
+            Holder::Relay(relay) => relay.mend(netlink),
+        }
+    }
+
+    /// Nothing of it passes from now on; how, in words.
+    pub(super) fn close(&self, netlink: &mut Netlink) -> Result<&'static str, HoldError> {
+        match &self.holder {
+            Holder::Plug(plug) => plug.close(netlink),
+            // What a relay holds, and what comes, goes no way but through it.
+            Holder::Relay(_) => Ok("nothing passes any more"),
+        }
+    }
+
     /// The device that holds its frames.
     pub(super) fn by(&self) -> String {
         match &self.holder {

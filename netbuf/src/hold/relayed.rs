@@ -91,6 +91,12 @@ impl RelayPort {
         self.wiring.disown(netlink)
     }
 
+    /// Puts back the wall behind the relay that somebody took away. True if that was all.
+    pub(super) fn mend(&self, netlink: &mut Netlink) -> Result<bool, HoldError> {
+        self.wiring.mend(netlink)?;
+        Ok(self.broken(netlink)?.is_none())
+    }
+
     pub(super) fn broken(&self, netlink: &mut Netlink) -> Result<Option<String>, HoldError> {
         if let Some(why) = self.wiring.broken(netlink)? {
             return Ok(Some(why));

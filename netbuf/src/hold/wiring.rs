@@ -166,6 +166,18 @@ impl Wiring {
         wall(netlink, self.vif, &record)
     }
 
+    /// The walls stand again.
+    pub(super) fn mend(&self, netlink: &mut Netlink) -> Result<(), HoldError> {
+        let record = record_of(netlink, self.vif)?;
+        if netlink.link_of(self.vif)?.is_some() {
+            wall(netlink, self.vif, &record)?;
+        }
+        if let Some(free) = netlink.link(&self.free)? {
+            wall(netlink, free.index, &Record::default())?;
+        }
+        Ok(())
+    }
+
     /// The wall stands, and the pair is a port of its bridge; why not, otherwise.
     pub(super) fn broken(&self, netlink: &mut Netlink) -> Result<Option<String>, HoldError> {
         let found = look(netlink, self.vif)?;

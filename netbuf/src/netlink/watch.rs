@@ -1,7 +1,10 @@
-//! Tells when links change: a socket in the kernel's group for them. What changed is then asked for, so
-//! that a message that got lost (`ENOBUFS`) costs nothing but a look too many.
+//! Tells when links change, or when a qdisc or filter is taken away: a socket in the kernel's groups for
+//! them. What changed is then asked for, so that a message that got lost (`ENOBUFS`) costs nothing but a
+//! look too many. Every cut and release is a change of a qdisc, and is passed over.
 
 use super::NetlinkError;
+use super::request::{RTM_NEWQDISC, RTM_NEWTFILTER};
+use super::wire::Parts;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
@@ -25,7 +28,7 @@ impl LinkWatch {
         // SAFETY: zero is a valid sockaddr_nl.
         let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
         address.nl_family = u16::try_from(libc::AF_NETLINK).expect("a small number");
-        address.nl_groups = libc::RTMGRP_LINK.cast_unsigned();
+        address.nl_groups = (libc::RTMGRP_LINK | libc::RTMGRP_TC).cast_unsigned();
         let length = libc::socklen_t::try_from(size_of_val(&address)).expect("an address is small");
         // SAFETY: address and length belong together.
         let bound = unsafe { libc::bind(raw, std::ptr::from_ref(&address).cast(), length) };
@@ -46,7 +49,7 @@ impl LinkWatch {
                 libc::recv(self.0.as_raw_fd(), to, part.len(), 0)
             };
             match got {
-                0.. => some = true,
+                0.. => some |= is_news(&part[..got.cast_unsigned().min(part.len())]),
                 _ => match io::Error::last_os_error().raw_os_error() {
                     Some(libc::ENOBUFS) => some = true,
                     Some(libc::EINTR) => {}
@@ -55,6 +58,15 @@ impl LinkWatch {
             }
         }
     }
+}
+
+/// Whether a datagram tells of more than a qdisc or filter that is new or changed. One that was cut off does.
+fn is_news(datagram: &[u8]) -> bool {
+    Parts::new(datagram).any(|part| {
+        part.map_or(true, |part| {
+            !matches!(part.kind, RTM_NEWQDISC | RTM_NEWTFILTER)
+        })
+    })
 }
 
 impl AsFd for LinkWatch {

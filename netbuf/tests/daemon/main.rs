@@ -18,6 +18,7 @@
 mod announcing;
 mod changes;
 mod either;
+mod either_tampered;
 mod holding;
 #[path = "../relay/kinds.rs"]
 mod kinds;
