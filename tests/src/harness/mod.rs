@@ -286,7 +286,7 @@ impl Pair {
 
     fn wait_up(&self, host: &str, process: &mut Process) -> Result<()> {
         let end = Instant::now() + Duration::from_secs(30);
-        while self.status(host).is_err() {
+        while let Err(error) = self.status(host) {
             ensure!(
                 process.is_running(),
                 "the {} ended: {}",
@@ -295,7 +295,7 @@ impl Pair {
             );
             ensure!(
                 Instant::now() < end,
-                "the {} hangs: {}",
+                "the {} does not answer ({error:#}): {}",
                 process.name,
                 process.last_words()
             );
