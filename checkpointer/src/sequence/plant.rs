@@ -1,0 +1,38 @@
+//! Bugs that the tests plant, each of which they have to find.
+
+use super::Sequence;
+
+/// What is wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(not(test), allow(dead_code, reason = "planted by tests only"))]
+pub(super) enum Plant {
+    /// Output is released when the backup has the memory, whatever became of the disks.
+    NoDisk,
+    /// Answers of an attempt that was given up count for the next.
+    LateAnswers,
+    /// What was sent and not acknowledged is forgotten with the link.
+    NoTakeBack,
+    /// A checkpoint is sent though the link was lost while it was made.
+    Spoiled,
+    /// A plug is cut while a cut of it is unreleased.
+    CutTwice,
+    /// A cut of the output that was given up before it was answered is forgotten.
+    Unsure,
+    /// Pages of a checkpoint that was given up are forgotten.
+    NoAbandon,
+    /// A guest stays paused as long as an answer takes.
+    NoLimit,
+}
+
+impl Sequence {
+    #[cfg(test)]
+    pub(super) fn planted(&self, plant: Plant) -> bool {
+        self.plant == Some(plant)
+    }
+
+    #[cfg(not(test))]
+    #[allow(clippy::unused_self, reason = "the tests' twin looks")]
+    pub(super) const fn planted(&self, _: Plant) -> bool {
+        false
+    }
+}

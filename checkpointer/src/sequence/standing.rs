@@ -1,0 +1,76 @@
+//! How a guest stands, in words for an operator.
+
+use super::{Phase, Sequence, Standing};
+
+impl Sequence {
+    /// The state by its name, why, and what comes next or is to be done.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        let (state, mut reason, next) = self.words();
+        if !self.why.is_empty() && !reason.contains(&self.why) {
+            reason += &format!("; {}", self.why);
+        }
+        Standing {
+            state,
+            reason,
+            next,
+        }
+    }
+
+    fn words(&self) -> (&'static str, String, &'static str) {
+        let missing = self.missing_words();
+        match self.phase {
+            Phase::Over => (
+                "over",
+                self.why.clone(),
+                "see the backup: it has the guest, or may be promoted",
+            ),
+            Phase::Open => (
+                "open",
+                "the guest runs alone, unprotected, on the authority's word".to_owned(),
+                "protect it again when the backup is there",
+            ),
+            Phase::Ending { .. } => (
+                "ending",
+                "the guest is off; the backup is told".to_owned(),
+                "it ends by itself",
+            ),
+            Phase::Waiting { copying: true } => (
+                "copying",
+                "all of the guest's memory is copied, while it runs".to_owned(),
+                "the first checkpoint follows by itself",
+            ),
+            Phase::Waiting { copying: false } => (
+                "waiting",
+                format!("not protected: {missing}"),
+                "it begins by itself when all of it is there",
+            ),
+            _ if !self.missing.is_empty() => (
+                "held",
+                format!("the guest runs, and what it says is held: {missing}"),
+                "it goes on by itself when all of it is there; or stop the protection, which asks the authority",
+            ),
+            _ => self.protected(),
+        }
+    }
+
+    fn protected(&self) -> (&'static str, String, &'static str) {
+        let reason = match (self.in_flight.front(), self.committed) {
+            (Some(oldest), _) if self.in_flight.len() >= self.settings.in_flight_max => {
+                let part = self.waits_for(oldest);
+                format!("epoch {} waits for {}", oldest.epoch, part.word())
+            }
+            (_, Some(committed)) => format!("the backup has epoch {committed}"),
+            (_, None) => "the first checkpoint is made".to_owned(),
+        };
+        ("protected", reason, "")
+    }
+
+    fn missing_words(&self) -> String {
+        let all = self.missing.iter();
+        let words: Vec<String> = all
+            .map(|(part, why)| format!("{}: {why}", part.word()))
+            .collect();
+        words.join("; ")
+    }
+}

@@ -1,0 +1,465 @@
+//! The transitions: the table of the module.
+
+use super::plant::Plant;
+use super::{
+    Attempt, Event, InFlight, Nanos, OnLoss, Order, Part, Phase, Sequence, Settings, Word,
+};
+use blkback_proto::ids::Epoch;
+use std::collections::VecDeque;
+
+impl Sequence {
+    /// A guest that runs, unprotected; nothing is linked yet.
+    #[must_use]
+    pub fn new(settings: Settings, now: Nanos) -> Self {
+        let missing = [Part::Memory, Part::Disk, Part::Output];
+        Self {
+            settings,
+            phase: Phase::Waiting { copying: false },
+            since: now,
+            attempt: Attempt(0),
+            missing: missing
+                .map(|part| (part, "not there yet".to_owned()))
+                .into(),
+            in_flight: VecDeque::new(),
+            output_cuts: VecDeque::new(),
+            unsure: None,
+            memory_acked: None,
+            disk_committed: None,
+            committed: None,
+            is_copied: false,
+            is_cut_wanted: false,
+            asked: None,
+            is_stopping: false,
+            why: String::new(),
+            #[cfg(test)]
+            plant: None,
+        }
+    }
+
+    /// Takes an event; orders are appended in the order in which they shall be carried out.
+    pub fn step(&mut self, now: Nanos, event: Event, orders: &mut Vec<Order>) {
+        match event {
+            _ if self.phase == Phase::Over => return,
+            Event::Tick => {}
+            Event::Back { part, has_base } => self.back(part, has_base),
+            Event::Lost { part, why } => self.lost(now, part, why, orders),
+            Event::FirstCopied(attempt, result) => self.first_copied(now, attempt, result, orders),
+            Event::CutWanted => self.is_cut_wanted = true,
+            Event::GuestOff => self.guest_off(now, orders),
+            Event::HypervisorGone(why) => self.over(now, why, orders),
+            Event::Stop => {
+                self.is_stopping = true;
+            }
+            Event::Authority(word) => self.told(now, word, orders),
+            Event::MemoryAcked(epoch) => self.memory_acked = self.memory_acked.max(Some(epoch)),
+            Event::DiskCommitted(epoch) => {
+                self.disk_committed = self.disk_committed.max(Some(epoch));
+            }
+            Event::OutputCut(attempt, result)
+                if self.unsure.is_some_and(|(unsure, ..)| unsure == attempt) =>
+            {
+                self.sure(result);
+            }
+            Event::Paused(attempt, _)
+            | Event::DiskCut(attempt, _)
+            | Event::Collected(attempt, _)
+            | Event::OutputCut(attempt, _)
+            | Event::Resumed(attempt, _)
+                if attempt != self.attempt && !self.planted(Plant::LateAnswers) =>
+            {
+                // Of an attempt that was given up. The disks may have ended an epoch more; it has no memory.
+                return;
+            }
+            Event::Paused(_, result) => self.paused(now, result, orders),
+            Event::DiskCut(_, result) => self.disk_cut(now, result, orders),
+            Event::Collected(_, result) => self.collected(now, result, orders),
+            Event::OutputCut(_, result) => self.output_cut(now, result, orders),
+            Event::Resumed(_, result) => self.resumed(now, result, orders),
+        }
+        self.release(orders);
+        self.clock(now, orders);
+    }
+
+    fn enter(&mut self, now: Nanos, phase: Phase) {
+        self.phase = phase;
+        self.since = now;
+    }
+
+    fn is_paused(&self) -> bool {
+        matches!(
+            self.phase,
+            Phase::Pausing | Phase::Closing { .. } | Phase::Cutting { .. } | Phase::Resuming { .. }
+        )
+    }
+
+    fn back(&mut self, part: Part, has_base: bool) {
+        self.missing.remove(&part);
+        if part == Part::Memory && !has_base {
+            self.is_copied = false;
+        }
+    }
+
+    fn lost(&mut self, now: Nanos, part: Part, why: String, orders: &mut Vec<Order>) {
+        self.missing.entry(part).or_insert(why);
+        match part {
+            // Of what is under way there may be no commit any more; a later checkpoint's counts for it.
+            Part::Disk => self.in_flight.clear(),
+            // What was held is of unknown epochs, or gone.
+            Part::Output => {
+                self.output_cuts.clear();
+                self.unsure = None;
+            }
+            Part::Memory => {
+                // Whatever the backup has of them, it has not said so: a later checkpoint carries it all.
+                self.in_flight.clear();
+                if !self.planted(Plant::NoTakeBack) {
+                    orders.push(Order::TakeBack);
+                }
+                if !self.planted(Plant::Spoiled) {
+                    self.spoil(now, orders);
+                }
+            }
+        }
+    }
+
+    /// What is being collected lacks what was just taken back.
+    fn spoil(&mut self, now: Nanos, orders: &mut Vec<Order>) {
+        match &mut self.phase {
+            Phase::Waiting { copying } => *copying = false,
+            Phase::Pausing | Phase::Closing { .. } | Phase::Cutting { .. } => {
+                self.give_up(now, "the memory link was lost".to_owned(), orders);
+            }
+            Phase::Resuming { whole } if whole.is_some() => {
+                *whole = None;
+                self.abandon(orders);
+            }
+            _ => {}
+        }
+    }
+
+    fn first_copied(
+        &mut self,
+        now: Nanos,
+        attempt: Attempt,
+        result: Result<(), String>,
+        orders: &mut Vec<Order>,
+    ) {
+        if self.phase != (Phase::Waiting { copying: true }) || attempt != self.attempt {
+            return;
+        }
+        if let Err(why) = result {
+            self.lost(now, Part::Memory, why, orders);
+            return;
+        }
+        self.is_copied = true;
+        self.enter(now, Phase::Running);
+    }
+
+    fn paused(&mut self, now: Nanos, result: Result<(), String>, orders: &mut Vec<Order>) {
+        match (self.phase, result) {
+            (Phase::Pausing, Ok(())) => {
+                self.phase = Phase::Closing {
+                    disk: None,
+                    state: false,
+                };
+                orders.push(Order::CutDisk(self.attempt));
+                orders.push(Order::Collect(self.attempt));
+            }
+            (Phase::Pausing, Err(why)) => {
+                self.give_up(now, format!("the guest was not paused: {why}"), orders);
+            }
+            _ => {}
+        }
+    }
+
+    fn disk_cut(&mut self, now: Nanos, result: Result<Epoch, String>, orders: &mut Vec<Order>) {
+        match (&mut self.phase, result) {
+            (Phase::Closing { disk, .. }, Ok(epoch)) => {
+                *disk = Some(epoch);
+                self.closed(now, orders);
+            }
+            (
+                Phase::Ending {
+                    epoch: number @ None,
+                },
+                Ok(epoch),
+            ) => {
+                *number = Some(epoch);
+                self.in_flight.push_back(InFlight { epoch, since: now });
+                orders.push(Order::SendEnd(epoch));
+            }
+            (Phase::Closing { .. }, Err(why)) => {
+                self.give_up(now, format!("the disks were not cut: {why}"), orders);
+            }
+            (Phase::Ending { epoch: None }, Err(why)) => {
+                let why = format!("the guest is off, and the disks were not cut: {why}");
+                self.over(now, why, orders);
+            }
+            _ => {}
+        }
+    }
+
+    fn collected(&mut self, now: Nanos, result: Result<(), String>, orders: &mut Vec<Order>) {
+        match (&mut self.phase, result) {
+            (Phase::Closing { state, .. }, Ok(())) => {
+                *state = true;
+                self.closed(now, orders);
+            }
+            (Phase::Closing { .. }, Err(why)) => {
+                self.give_up(now, format!("memory was not copied: {why}"), orders);
+            }
+            _ => {}
+        }
+    }
+
+    /// Both are there: the output is next, or the guest.
+    fn closed(&mut self, now: Nanos, orders: &mut Vec<Order>) {
+        let Phase::Closing {
+            disk: Some(epoch),
+            state: true,
+        } = self.phase
+        else {
+            return;
+        };
+        let has_room = self.output_cuts.len() < self.settings.output_cuts_max;
+        if has_room || self.planted(Plant::CutTwice) {
+            self.phase = Phase::Cutting { epoch };
+            orders.push(Order::CutOutput(self.attempt, epoch));
+        } else {
+            self.go_on(now, Some(epoch), orders);
+        }
+    }
+
+    fn output_cut(&mut self, now: Nanos, result: Result<(), String>, orders: &mut Vec<Order>) {
+        match (self.phase, result) {
+            (Phase::Cutting { epoch }, Ok(())) => {
+                self.output_cuts.push_back(epoch);
+                self.go_on(now, Some(epoch), orders);
+            }
+            (Phase::Cutting { .. }, Err(why)) => {
+                self.give_up(now, format!("the output was not cut: {why}"), orders);
+                self.unsure = None;
+            }
+            _ => {}
+        }
+    }
+
+    /// What became of a cut that was given up.
+    fn sure(&mut self, result: Result<(), String>) {
+        if let Some((_, epoch, _)) = self.unsure.take()
+            && result.is_ok()
+        {
+            self.output_cuts.push_back(epoch);
+        }
+    }
+
+    fn go_on(&mut self, now: Nanos, whole: Option<Epoch>, orders: &mut Vec<Order>) {
+        orders.push(Order::Resume(self.attempt));
+        self.enter(now, Phase::Resuming { whole });
+    }
+
+    /// The checkpoint is none; the guest goes on.
+    fn give_up(&mut self, now: Nanos, why: String, orders: &mut Vec<Order>) {
+        self.why = why;
+        if let Phase::Cutting { epoch } = self.phase
+            && !self.planted(Plant::Unsure)
+        {
+            self.unsure = Some((self.attempt, epoch, now));
+        }
+        self.abandon(orders);
+        self.go_on(now, None, orders);
+    }
+
+    fn abandon(&self, orders: &mut Vec<Order>) {
+        if !self.planted(Plant::NoAbandon) {
+            orders.push(Order::Abandon(self.attempt));
+        }
+    }
+
+    fn resumed(&mut self, now: Nanos, result: Result<(), String>, orders: &mut Vec<Order>) {
+        let Phase::Resuming { whole } = self.phase else {
+            return;
+        };
+        if let Err(why) = result {
+            let why = format!("the guest does not go on: {why}");
+            self.over(now, why, orders);
+            return;
+        }
+        if let Some(epoch) = whole {
+            self.why.clear();
+            self.in_flight.push_back(InFlight { epoch, since: now });
+            orders.push(Order::Send(self.attempt, epoch));
+        }
+        self.enter(now, Phase::Running);
+    }
+
+    fn guest_off(&mut self, now: Nanos, orders: &mut Vec<Order>) {
+        match self.phase {
+            Phase::Open => {
+                orders.push(Order::Finish);
+                self.why = "the guest is off".to_owned();
+                self.enter(now, Phase::Over);
+            }
+            Phase::Ending { .. } => {}
+            _ => {
+                if self.is_paused() {
+                    self.abandon(orders);
+                }
+                // An attempt of its own, so that no late answer is taken for its.
+                self.attempt.0 += 1;
+                orders.push(Order::CutDisk(self.attempt));
+                self.enter(now, Phase::Ending { epoch: None });
+            }
+        }
+    }
+
+    /// What the backup has whole lets go what was said before.
+    fn release(&mut self, orders: &mut Vec<Order>) {
+        while let Some(one) = self.in_flight.front()
+            && self.memory_acked >= Some(one.epoch)
+            && (self.disk_committed >= Some(one.epoch) || self.planted(Plant::NoDisk))
+        {
+            self.committed = Some(one.epoch);
+            self.in_flight.pop_front();
+        }
+        let Some(committed) = self.committed else {
+            return;
+        };
+        let mut last = None;
+        while let Some(&cut) = self.output_cuts.front()
+            && cut <= committed
+        {
+            last = Some(cut);
+            self.output_cuts.pop_front();
+        }
+        orders.extend(last.map(Order::Release));
+    }
+
+    fn told(&mut self, now: Nanos, word: Word, orders: &mut Vec<Order>) {
+        if matches!(self.phase, Phase::Open | Phase::Ending { .. }) && word != Word::Lost {
+            return;
+        }
+        match word {
+            // Even if it came late: the authority's record says now that the backup is out.
+            Word::Won(lineage) => {
+                if self.is_paused() {
+                    self.abandon(orders);
+                    orders.push(Order::Resume(self.attempt));
+                }
+                self.attempt.0 += 1;
+                self.in_flight.clear();
+                self.output_cuts.clear();
+                self.unsure = None;
+                orders.push(Order::OpenOutput(lineage));
+                self.enter(now, Phase::Open);
+            }
+            Word::Lost => {
+                orders.push(Order::StopGuest);
+                self.over(now, "another host has the guest".to_owned(), orders);
+            }
+            Word::Unreachable(why) => self.why = format!("the authority does not answer: {why}"),
+        }
+    }
+
+    fn over(&mut self, now: Nanos, why: String, orders: &mut Vec<Order>) {
+        orders.push(Order::HoldOutput(why.clone()));
+        self.why = why;
+        self.enter(now, Phase::Over);
+    }
+
+    /// What is due.
+    fn clock(&mut self, now: Nanos, orders: &mut Vec<Order>) {
+        let for_ns = now.saturating_sub(self.since);
+        let settings = self.settings;
+        self.ask(now, orders);
+        match self.phase {
+            Phase::Waiting { copying: false } if self.missing.is_empty() => {
+                self.attempt.0 += 1;
+                orders.push(Order::FirstCopy(self.attempt));
+                self.enter(now, Phase::Waiting { copying: true });
+            }
+            Phase::Running => self.running(now, orders),
+            Phase::Pausing | Phase::Closing { .. } | Phase::Cutting { .. }
+                if for_ns >= settings.pause_max_ns && !self.planted(Plant::NoLimit) =>
+            {
+                let what = match self.phase {
+                    Phase::Pausing => "the guest was not paused in time",
+                    Phase::Closing { disk: None, .. } => "the disks were not cut in time",
+                    Phase::Closing { .. } => "memory was not copied in time",
+                    _ => "the output was not cut in time",
+                };
+                self.give_up(now, what.to_owned(), orders);
+            }
+            Phase::Resuming { .. } if for_ns >= settings.resume_max_ns => {
+                let why = "the hypervisor does not let the guest go on".to_owned();
+                self.over(now, why, orders);
+            }
+            Phase::Ending { epoch } => {
+                if epoch.is_some() && epoch <= self.committed {
+                    self.why = "the guest is off".to_owned();
+                    orders.push(Order::Finish);
+                    self.enter(now, Phase::Over);
+                } else if for_ns >= settings.answer_max_ns {
+                    let why = "the guest is off, and the backup does not have its end".to_owned();
+                    self.over(now, why, orders);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A guest that cannot be protected, or shall not be, is the authority's matter.
+    fn ask(&mut self, now: Nanos, orders: &mut Vec<Order>) {
+        // Before the first copy nothing is held.
+        let is_lost = self.is_copied && !self.missing.is_empty();
+        let degrades = is_lost && self.settings.on_loss == OnLoss::Degrade;
+        let is_on = !matches!(self.phase, Phase::Open | Phase::Ending { .. } | Phase::Over);
+        let is_due = self
+            .asked
+            .is_none_or(|asked| now.saturating_sub(asked) >= self.settings.answer_max_ns);
+        if is_on && is_due && (degrades || self.is_stopping) {
+            self.asked = Some(now);
+            orders.push(Order::AskAuthority);
+        }
+    }
+
+    /// Which part has not answered for a checkpoint.
+    pub(super) fn waits_for(&self, one: &InFlight) -> Part {
+        if self.memory_acked >= Some(one.epoch) {
+            Part::Disk
+        } else {
+            Part::Memory
+        }
+    }
+
+    fn running(&mut self, now: Nanos, orders: &mut Vec<Order>) {
+        let settings = self.settings;
+        if !self.is_copied {
+            self.enter(now, Phase::Waiting { copying: false });
+            return;
+        }
+        if let Some(oldest) = self.in_flight.front()
+            && now.saturating_sub(oldest.since) >= settings.answer_max_ns
+        {
+            let part = self.waits_for(oldest);
+            let why = format!("it has not answered for epoch {}", oldest.epoch);
+            if !self.missing.contains_key(&part) {
+                self.lost(now, part, why, orders);
+            }
+        }
+        if let Some((_, epoch, since)) = self.unsure
+            && now.saturating_sub(since) >= settings.answer_max_ns
+        {
+            let why = format!("it has not answered to the cut of epoch {epoch}");
+            self.lost(now, Part::Output, why, orders);
+        }
+        let is_due = now.saturating_sub(self.since) >= settings.interval_ns || self.is_cut_wanted;
+        let has_room = self.in_flight.len() < settings.in_flight_max && self.unsure.is_none();
+        if is_due && has_room && self.missing.is_empty() {
+            self.is_cut_wanted = false;
+            self.attempt.0 += 1;
+            orders.push(Order::Pause(self.attempt));
+            self.enter(now, Phase::Pausing);
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! What could go wrong: something is said that the backup does not know, memory and disk are of two moments, a
+//! page is forgotten, the guest stays paused, or protection never comes back. A world in which everything may
+//! be late, fail or be lost drives the sequence by seed.
+
+mod world;
+
+use super::plant::Plant;
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use world::World;
+
+const TURNS: usize = 3_000;
+const CALM_TURNS: usize = 3_000;
+
+/// Upset, then calm: in the calm a guest that is not over is protected again, and goes on.
+fn live(seed: u64, plant: Option<Plant>) -> World {
+    let mut world = World::new(seed, plant);
+    for _ in 0..TURNS {
+        world.turn();
+    }
+    world.is_calm = true;
+    for _ in 0..CALM_TURNS {
+        world.turn();
+    }
+    let before = (world.committed(), world.released);
+    for _ in 0..CALM_TURNS {
+        world.turn();
+    }
+    if ["over", "open"].contains(&world.state()) {
+        return world;
+    }
+    let after = (world.committed(), world.released);
+    let lives = before.0 < after.0 && before.1 < after.1;
+    assert!(lives, "{before:?}, then {after:?}: {:?}", world.sequence);
+    let goes_on = (0..200).any(|_| {
+        world.turn();
+        world.guest_runs()
+    });
+    assert!(goes_on, "the guest stays paused: {:?}", world.sequence);
+    world
+}
+
+#[test]
+fn whatever_happens_nothing_is_said_that_the_backup_does_not_know() {
+    let mut states = BTreeMap::<&str, u64>::new();
+    let (mut said, mut committed) = (0, 0);
+    for seed in 0..400 {
+        let world = catch_unwind(|| live(seed, None)).unwrap_or_else(|panic| {
+            eprintln!("seed {seed}");
+            resume_unwind(panic);
+        });
+        said += world.said;
+        committed += world.committed();
+        for (state, turns) in &world.states {
+            *states.entry(state).or_default() += turns;
+        }
+    }
+    println!("{committed} checkpoints, {said} frames released; {states:?}");
+    let all = [
+        "copying",
+        "ending",
+        "held",
+        "open",
+        "over",
+        "protected",
+        "waiting",
+    ];
+    assert_eq!(states.keys().copied().collect::<Vec<_>>(), all);
+    assert!(committed > 400 && said > 4_000);
+}
+
+/// A world that finds no planted bug proves nothing.
+#[test]
+fn every_planted_bug_is_found() {
+    let all = [
+        Plant::NoDisk,
+        Plant::LateAnswers,
+        Plant::NoTakeBack,
+        Plant::Spoiled,
+        Plant::CutTwice,
+        Plant::Unsure,
+        Plant::NoAbandon,
+        Plant::NoLimit,
+    ];
+    for plant in all {
+        let finds =
+            |seed: &u64| catch_unwind(AssertUnwindSafe(|| live(*seed, Some(plant)))).is_err();
+        let found = (0..400).find(finds);
+        println!("{plant:?}: seed {found:?}");
+        assert!(found.is_some(), "{plant:?} was not found in 400 seeds");
+    }
+}

@@ -1,0 +1,488 @@
+//! A guest, its disks, its output and a backup, all of which may be late, fail or be lost; and a judge that
+//! knows what the backup could bring back, and nothing of how the sequence decides.
+
+use crate::sequence::plant::Plant;
+use crate::sequence::{Attempt, Event, Nanos, OnLoss, Order, Part, Sequence, Settings, Word};
+use blkback_proto::ids::{Epoch, LineageId};
+use fastrand::Rng;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+const PAGES: u64 = 6;
+const MS: Nanos = 1_000_000;
+
+/// One moment of the guest: each of its steps writes one page, its disk, and says one frame.
+type Moment = u64;
+type Memory = BTreeMap<u64, Moment>;
+
+/// Who carries out orders, each in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Doer {
+    Hypervisor,
+    Disks,
+    Output,
+    Copier,
+    Link,
+    Authority,
+}
+
+#[derive(Debug, Default)]
+struct Collected {
+    pages: Memory,
+    moment: Moment,
+}
+
+#[derive(Debug)]
+pub(super) struct World {
+    pub(super) sequence: Sequence,
+    rng: Rng,
+    now: Nanos,
+    settings: Settings,
+    orders: BTreeMap<Doer, VecDeque<Order>>,
+    /// Answers on their way, and when they may come.
+    answers: Vec<(Nanos, Event)>,
+
+    is_running: bool,
+    is_off: bool,
+    moment: Moment,
+    memory: Memory,
+    dirty: BTreeSet<u64>,
+    /// When the guest was ordered to pause, and not to go on.
+    pause_ordered: Option<Nanos>,
+
+    /// The open epoch of the disks, and at which moment each ended.
+    disk_epoch: u64,
+    disk_ended: BTreeMap<u64, Moment>,
+    disk_committed: u64,
+
+    /// Frames held, and places of unreleased cuts.
+    held: VecDeque<Moment>,
+    cuts: VecDeque<(u64, usize)>,
+    is_holding: bool,
+    pub(super) said: u64,
+
+    staged: BTreeMap<Attempt, Collected>,
+    /// Sent and not acknowledged.
+    unacknowledged: BTreeMap<u64, Collected>,
+    /// What the backup has: its copy, and of which moment the checkpoints in it are.
+    copy: Option<Memory>,
+    checkpoints: BTreeMap<u64, Moment>,
+    ends: BTreeSet<u64>,
+    is_linked: bool,
+    pub(super) is_calm: bool,
+    pub(super) released: u64,
+    pub(super) states: BTreeMap<&'static str, u64>,
+}
+
+impl World {
+    pub(super) fn new(seed: u64, plant: Option<Plant>) -> Self {
+        let mut rng = Rng::with_seed(seed);
+        let settings = Settings {
+            interval_ns: 25 * MS,
+            pause_max_ns: 100 * MS,
+            resume_max_ns: 1000 * MS,
+            answer_max_ns: 400 * MS,
+            in_flight_max: rng.usize(1..4),
+            output_cuts_max: if rng.bool() { 1 } else { 3 },
+            on_loss: if rng.u8(..4) == 0 {
+                OnLoss::Degrade
+            } else {
+                OnLoss::Hold
+            },
+        };
+        let mut sequence = Sequence::new(settings, 0);
+        sequence.plant = plant;
+        Self {
+            sequence,
+            rng,
+            now: 0,
+            settings,
+            orders: BTreeMap::new(),
+            answers: Vec::new(),
+            is_running: true,
+            is_off: false,
+            moment: 1,
+            memory: (0..PAGES).map(|page| (page, 0)).collect(),
+            dirty: BTreeSet::new(),
+            pause_ordered: None,
+            disk_epoch: 1,
+            disk_ended: BTreeMap::new(),
+            disk_committed: 0,
+            held: VecDeque::new(),
+            cuts: VecDeque::new(),
+            is_holding: false,
+            said: 0,
+            staged: BTreeMap::new(),
+            unacknowledged: BTreeMap::new(),
+            copy: None,
+            checkpoints: BTreeMap::new(),
+            ends: BTreeSet::new(),
+            is_linked: false,
+            is_calm: false,
+            released: 0,
+            states: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn tell(&mut self, event: Event) {
+        let mut orders = Vec::new();
+        self.sequence.step(self.now, event, &mut orders);
+        let standing = self.sequence.standing();
+        assert!(!standing.reason.is_empty() && !standing.reason.contains('\n'));
+        *self.states.entry(standing.state).or_default() += 1;
+        for order in orders {
+            let doer = match order {
+                Order::Pause(_) | Order::Resume(_) | Order::StopGuest => Doer::Hypervisor,
+                Order::CutDisk(_) => Doer::Disks,
+                Order::CutOutput(..)
+                | Order::Release(_)
+                | Order::OpenOutput(_)
+                | Order::HoldOutput(_)
+                | Order::Finish => Doer::Output,
+                Order::FirstCopy(_) | Order::Collect(_) => Doer::Copier,
+                Order::SendEnd(_) => Doer::Link,
+                Order::AskAuthority => Doer::Authority,
+                Order::Abandon(attempt) => {
+                    self.abandon(attempt);
+                    continue;
+                }
+                Order::TakeBack => {
+                    let all = std::mem::take(&mut self.unacknowledged);
+                    self.dirty
+                        .extend(all.values().flat_map(|one| one.pages.keys()));
+                    continue;
+                }
+                Order::Send(attempt, epoch) => {
+                    let collected = self
+                        .staged
+                        .remove(&attempt)
+                        .expect("sent what was not collected");
+                    self.unacknowledged.insert(epoch.0, collected);
+                    continue;
+                }
+            };
+            match order {
+                Order::Pause(_) => self.pause_ordered = Some(self.now),
+                Order::Resume(_) => self.pause_ordered = None,
+                _ => {}
+            }
+            self.orders.entry(doer).or_default().push_back(order);
+        }
+    }
+
+    fn abandon(&mut self, attempt: Attempt) {
+        if let Some(queue) = self.orders.get_mut(&Doer::Copier) {
+            queue.retain(|order| *order != Order::Collect(attempt));
+        }
+        if let Some(collected) = self.staged.remove(&attempt) {
+            self.dirty.extend(collected.pages.keys());
+        }
+    }
+
+    /// Something happens.
+    pub(super) fn turn(&mut self) {
+        match self.rng.u8(..100) {
+            0..30 => self.guest(),
+            30..60 => self.carry_out(),
+            60..78 => self.answer(),
+            78..88 => self.transmit(),
+            88..97 => self.time(),
+            _ if self.is_calm => {
+                for part in [Part::Memory, Part::Disk, Part::Output] {
+                    self.comes_back(part);
+                }
+            }
+            _ => self.upset(),
+        }
+        if let Some(ordered) = self.pause_ordered
+            && !self.is_off
+        {
+            let since = self.now - ordered;
+            assert!(
+                since <= self.settings.pause_max_ns + 20 * MS,
+                "paused for too long"
+            );
+        }
+    }
+
+    fn time(&mut self) {
+        self.now += self.rng.u64(1..15) * MS;
+        self.tell(Event::Tick);
+    }
+
+    fn guest(&mut self) {
+        if !self.is_running || self.is_off {
+            return;
+        }
+        self.moment += 1;
+        let page = self.rng.u64(..PAGES);
+        self.memory.insert(page, self.moment);
+        self.dirty.insert(page);
+        if self.is_holding {
+            self.held.push_back(self.moment);
+        }
+    }
+
+    /// One order of one doer; its answer may be late, wrong or never come.
+    fn carry_out(&mut self) {
+        let busy: Vec<Doer> = self
+            .orders
+            .iter()
+            .filter(|(_, queue)| !queue.is_empty())
+            .map(|(doer, _)| *doer)
+            .collect();
+        let Some(&doer) = busy.get(self.rng.usize(..busy.len().max(1))) else {
+            return;
+        };
+        let order = self.orders.get_mut(&doer).unwrap().pop_front().unwrap();
+        let luck = if self.is_calm { 50 } else { self.rng.u8(..100) };
+        let is_refused = luck < 4;
+        let answer = self.do_it(&order, is_refused);
+        // Its own answers a checkpointer does not lose.
+        let is_rare = matches!(order, Order::Resume(_)) && self.rng.u8(..30) > 0;
+        let is_heard = luck < 94 || doer == Doer::Copier || is_rare;
+        if let Some(answer) = answer.filter(|_| is_heard) {
+            let is_late = !self.is_calm && self.rng.u8(..12) == 0;
+            let late = if is_late { self.rng.u64(..250) * MS } else { 0 };
+            self.answers.push((self.now + late, answer));
+        }
+    }
+
+    fn do_it(&mut self, order: &Order, is_refused: bool) -> Option<Event> {
+        let refused = || Err("no".to_owned());
+        Some(match *order {
+            Order::Pause(attempt) if is_refused => Event::Paused(attempt, refused()),
+            Order::Pause(attempt) => {
+                self.is_running = false;
+                Event::Paused(attempt, Ok(()))
+            }
+            Order::Resume(attempt) => {
+                self.is_running = true;
+                Event::Resumed(attempt, Ok(()))
+            }
+            Order::StopGuest => {
+                self.is_running = false;
+                return None;
+            }
+            Order::CutDisk(attempt) if is_refused => Event::DiskCut(attempt, Err("no".to_owned())),
+            Order::CutDisk(attempt) => {
+                let epoch = self.disk_epoch;
+                self.disk_ended.insert(epoch, self.moment);
+                self.disk_epoch += 1;
+                Event::DiskCut(attempt, Ok(Epoch(epoch)))
+            }
+            Order::Collect(attempt) if is_refused => Event::Collected(attempt, refused()),
+            Order::Collect(attempt) => {
+                assert!(!self.is_running, "collected from a guest that runs");
+                let dirty = std::mem::take(&mut self.dirty);
+                let pages = dirty
+                    .into_iter()
+                    .map(|page| (page, self.memory[&page]))
+                    .collect();
+                let moment = self.moment;
+                self.staged.insert(attempt, Collected { pages, moment });
+                Event::Collected(attempt, Ok(()))
+            }
+            Order::FirstCopy(attempt) => {
+                if !self.is_linked || is_refused {
+                    self.is_linked = false;
+                    return Some(Event::FirstCopied(attempt, Err("no".to_owned())));
+                }
+                self.copy = Some(self.memory.clone());
+                self.dirty.clear();
+                // What the guest writes meanwhile.
+                self.dirty.insert(self.rng.u64(..PAGES));
+                Event::FirstCopied(attempt, Ok(()))
+            }
+            Order::CutOutput(attempt, _) if is_refused => Event::OutputCut(attempt, refused()),
+            Order::CutOutput(attempt, epoch) => {
+                assert!(
+                    self.cuts.len() < self.settings.output_cuts_max,
+                    "a plug forgets its count"
+                );
+                assert!(self.cuts.back().is_none_or(|(last, _)| *last < epoch.0));
+                self.is_holding = true;
+                self.cuts.push_back((epoch.0, self.held.len()));
+                Event::OutputCut(attempt, Ok(()))
+            }
+            Order::SendEnd(epoch) => {
+                if self.is_linked && !self.unacknowledged.is_empty() {
+                    // It goes after what was sent before.
+                    self.orders
+                        .entry(Doer::Link)
+                        .or_default()
+                        .push_front(order.clone());
+                    return None;
+                }
+                if self.is_linked {
+                    self.ends.insert(epoch.0);
+                    return Some(Event::MemoryAcked(epoch));
+                }
+                return None;
+            }
+            Order::Release(epoch) => {
+                self.release(epoch.0);
+                return None;
+            }
+            Order::OpenOutput(_) => {
+                self.is_holding = false;
+                self.held.clear();
+                self.cuts.clear();
+                return None;
+            }
+            Order::HoldOutput(_) | Order::Finish => return None,
+            Order::AskAuthority => match self.rng.u8(..3) {
+                0 => Event::Authority(Word::Unreachable("no quorum".to_owned())),
+                1 => Event::Authority(Word::Won(LineageId([7; 16]))),
+                _ => return None,
+            },
+            Order::Abandon(_) | Order::TakeBack | Order::Send(..) => unreachable!("done at once"),
+        })
+    }
+
+    /// The judge: what leaves is known to a checkpoint that the backup could go on from.
+    fn release(&mut self, epoch: u64) {
+        let safe = self.recoverable();
+        let Some(at) = self.cuts.iter().position(|(cut, _)| *cut == epoch) else {
+            // Of an output that was lost and came back empty.
+            return;
+        };
+        let frames = self.cuts[at].1;
+        for _ in 0..frames {
+            let said = self.held.pop_front().unwrap();
+            assert!(
+                said <= safe,
+                "said at {said}, the backup goes on from {safe}"
+            );
+            self.said += 1;
+        }
+        self.cuts.drain(..=at);
+        for (_, place) in &mut self.cuts {
+            *place -= frames;
+        }
+        self.released += 1;
+    }
+
+    fn recoverable(&self) -> Moment {
+        if self.ends.iter().any(|end| *end <= self.disk_committed) {
+            return Moment::MAX;
+        }
+        let (epoch, moment) = self
+            .checkpoints
+            .range(..=self.disk_committed)
+            .next_back()
+            .expect("a checkpoint");
+        assert_eq!(
+            self.disk_ended[epoch], *moment,
+            "memory and disk of epoch {epoch} are of two moments"
+        );
+        *moment
+    }
+
+    fn answer(&mut self) {
+        let due: Vec<usize> = (0..self.answers.len())
+            .filter(|at| self.answers[*at].0 <= self.now)
+            .collect();
+        if let Some(&at) = self.rng.choice(&due) {
+            let (_, event) = self.answers.swap_remove(at);
+            self.tell(event);
+        }
+    }
+
+    /// Something reaches the backup.
+    fn transmit(&mut self) {
+        if self.rng.bool() && self.disk_committed + 1 < self.disk_epoch {
+            // Of an epoch without memory nothing is committed before one that has it.
+            self.disk_committed = self.rng.u64(self.disk_committed + 1..self.disk_epoch);
+            self.answers
+                .push((self.now, Event::DiskCommitted(Epoch(self.disk_committed))));
+        } else if self.is_linked
+            && let Some((epoch, collected)) = self.unacknowledged.pop_first()
+        {
+            let copy = self.copy.as_mut().expect("sent without a copy");
+            copy.extend(&collected.pages);
+            self.checkpoints.insert(epoch, collected.moment);
+            let newer = |page: &u64| self.memory[page] <= collected.moment;
+            for page in (0..PAGES).filter(newer) {
+                assert_eq!(
+                    copy[&page], self.memory[&page],
+                    "page {page} of epoch {epoch} is old"
+                );
+            }
+            if self.is_calm || self.rng.u8(..20) > 0 {
+                self.answers
+                    .push((self.now, Event::MemoryAcked(Epoch(epoch))));
+            } else {
+                // It has it, and its answer got lost.
+                self.unacknowledged.insert(epoch, collected);
+                self.loses(Part::Memory);
+            }
+        }
+    }
+
+    fn upset(&mut self) {
+        let part = *self
+            .rng
+            .choice(&[Part::Memory, Part::Disk, Part::Output])
+            .unwrap();
+        match self.rng.u8(..60) {
+            0..16 => self.loses(part),
+            16..58 => self.comes_back(part),
+            58 if self.rng.u8(..20) == 0 => {
+                self.is_off = true;
+                self.tell(Event::GuestOff);
+            }
+            58 if self.rng.u8(..20) == 0 => self.tell(Event::Stop),
+            _ => self.tell(Event::CutWanted),
+        }
+    }
+
+    fn loses(&mut self, part: Part) {
+        match part {
+            Part::Memory => self.is_linked = false,
+            Part::Output => self.begin_output_anew(),
+            Part::Disk => {}
+        }
+        let why = "lost".to_owned();
+        self.tell(Event::Lost { part, why });
+    }
+
+    /// A new connection: what was ordered over the old one is void, what was held is dropped.
+    fn begin_output_anew(&mut self) {
+        self.held.clear();
+        self.cuts.clear();
+        self.orders.remove(&Doer::Output);
+    }
+
+    fn comes_back(&mut self, part: Part) {
+        let mut has_base = true;
+        if part == Part::Output && self.sequence.missing.contains_key(&part) {
+            self.begin_output_anew();
+        }
+        if part == Part::Memory {
+            if self.is_linked && !self.sequence.missing.contains_key(&part) {
+                return;
+            }
+            self.is_linked = true;
+            if self.copy.is_none() || (!self.is_calm && self.rng.u8(..6) == 0) {
+                has_base = false;
+                self.copy = None;
+            }
+        }
+        self.tell(Event::Back { part, has_base });
+    }
+
+    pub(super) fn committed(&self) -> u64 {
+        self.checkpoints
+            .keys()
+            .filter(|epoch| **epoch <= self.disk_committed)
+            .count() as u64
+    }
+
+    pub(super) fn state(&self) -> &'static str {
+        self.sequence.standing().state
+    }
+
+    pub(super) fn guest_runs(&self) -> bool {
+        self.is_running
+    }
+}
