@@ -37,6 +37,7 @@
 //! - Memory that is lost while a checkpoint is made spoils it: what was taken back is not in it.
 //! - Pages of a checkpoint that is given up or not acknowledged are sent again ([`Order::Abandon`]).
 
+mod pause;
 mod plant;
 mod standing;
 mod steps;

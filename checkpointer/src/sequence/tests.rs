@@ -2,6 +2,8 @@
 //! page is forgotten, the guest stays paused, or protection never comes back. A world in which everything may
 //! be late, fail or be lost drives the sequence by seed.
 
+mod judge;
+mod parts;
 mod world;
 
 use super::plant::Plant;

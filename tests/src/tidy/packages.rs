@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub const LAYERS: [&[&str]; 5] = [
     &["blkback-proto"],
     &["blockrep-host"],
-    &["blockrep", "netbuf"],
+    &["blockrep", "checkpointer", "netbuf"],
     &["blockrep-tools", "xtask"],
     &["blockrep-tests", "blockrep-man"],
 ];

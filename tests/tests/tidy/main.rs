@@ -29,6 +29,7 @@ const PURE: &[&str] = &[
     "blockrep/src/io.rs",
     "blockrep/src/journal/",
     "blockrep/src/overlay/",
+    "checkpointer/src/sequence/",
     "netbuf/src/announce.rs",
     "netbuf/src/gate/",
     "netbuf/src/netlink/answer.rs",

@@ -7,16 +7,16 @@ use blkback_proto::ids::{Epoch, LineageId};
 use fastrand::Rng;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-const PAGES: u64 = 6;
+pub(super) const PAGES: u64 = 6;
 const MS: Nanos = 1_000_000;
 
 /// One moment of the guest: each of its steps writes one page, its disk, and says one frame.
-type Moment = u64;
-type Memory = BTreeMap<u64, Moment>;
+pub(super) type Moment = u64;
+pub(super) type Memory = BTreeMap<u64, Moment>;
 
 /// Who carries out orders, each in their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Doer {
+pub(super) enum Doer {
     Hypervisor,
     Disks,
     Output,
@@ -25,49 +25,49 @@ enum Doer {
     Authority,
 }
 
-#[derive(Debug, Default)]
-struct Collected {
-    pages: Memory,
-    moment: Moment,
+#[derive(Debug)]
+pub(super) struct Collected {
+    pub(super) pages: Memory,
+    pub(super) moment: Moment,
 }
 
 #[derive(Debug)]
 pub(super) struct World {
     pub(super) sequence: Sequence,
-    rng: Rng,
-    now: Nanos,
-    settings: Settings,
-    orders: BTreeMap<Doer, VecDeque<Order>>,
+    pub(super) rng: Rng,
+    pub(super) now: Nanos,
+    pub(super) settings: Settings,
+    pub(super) orders: BTreeMap<Doer, VecDeque<Order>>,
     /// Answers on their way, and when they may come.
-    answers: Vec<(Nanos, Event)>,
+    pub(super) answers: Vec<(Nanos, Event)>,
 
     is_running: bool,
-    is_off: bool,
+    pub(super) is_off: bool,
     moment: Moment,
-    memory: Memory,
+    pub(super) memory: Memory,
     dirty: BTreeSet<u64>,
     /// When the guest was ordered to pause, and not to go on.
     pause_ordered: Option<Nanos>,
 
     /// The open epoch of the disks, and at which moment each ended.
-    disk_epoch: u64,
-    disk_ended: BTreeMap<u64, Moment>,
-    disk_committed: u64,
+    pub(super) disk_epoch: u64,
+    pub(super) disk_ended: BTreeMap<u64, Moment>,
+    pub(super) disk_committed: u64,
 
     /// Frames held, and places of unreleased cuts.
-    held: VecDeque<Moment>,
-    cuts: VecDeque<(u64, usize)>,
+    pub(super) held: VecDeque<Moment>,
+    pub(super) cuts: VecDeque<(u64, usize)>,
     is_holding: bool,
     pub(super) said: u64,
 
     staged: BTreeMap<Attempt, Collected>,
     /// Sent and not acknowledged.
-    unacknowledged: BTreeMap<u64, Collected>,
+    pub(super) unacknowledged: BTreeMap<u64, Collected>,
     /// What the backup has: its copy, and of which moment the checkpoints in it are.
-    copy: Option<Memory>,
-    checkpoints: BTreeMap<u64, Moment>,
-    ends: BTreeSet<u64>,
-    is_linked: bool,
+    pub(super) copy: Option<Memory>,
+    pub(super) checkpoints: BTreeMap<u64, Moment>,
+    pub(super) ends: BTreeSet<u64>,
+    pub(super) is_linked: bool,
     pub(super) is_calm: bool,
     pub(super) released: u64,
     pub(super) states: BTreeMap<&'static str, u64>,
@@ -293,17 +293,6 @@ impl World {
                 self.dirty.insert(self.rng.u64(..PAGES));
                 Event::FirstCopied(attempt, Ok(()))
             }
-            Order::CutOutput(attempt, _) if is_refused => Event::OutputCut(attempt, refused()),
-            Order::CutOutput(attempt, epoch) => {
-                assert!(
-                    self.cuts.len() < self.settings.output_cuts_max,
-                    "a plug forgets its count"
-                );
-                assert!(self.cuts.back().is_none_or(|(last, _)| *last < epoch.0));
-                self.is_holding = true;
-                self.cuts.push_back((epoch.0, self.held.len()));
-                Event::OutputCut(attempt, Ok(()))
-            }
             Order::SendEnd(epoch) => {
                 if self.is_linked && !self.unacknowledged.is_empty() {
                     // It goes after what was sent before.
@@ -319,6 +308,30 @@ impl World {
                 }
                 return None;
             }
+            Order::AskAuthority => match self.rng.u8(..3) {
+                0 => Event::Authority(Word::Unreachable("no quorum".to_owned())),
+                1 => Event::Authority(Word::Won(LineageId([7; 16]))),
+                _ => return None,
+            },
+            _ => return self.do_output(order, is_refused),
+        })
+    }
+
+    fn do_output(&mut self, order: &Order, is_refused: bool) -> Option<Event> {
+        Some(match *order {
+            Order::CutOutput(attempt, _) if is_refused => {
+                Event::OutputCut(attempt, Err("no".to_owned()))
+            }
+            Order::CutOutput(attempt, epoch) => {
+                assert!(
+                    self.cuts.len() < self.settings.output_cuts_max,
+                    "a plug forgets its count"
+                );
+                assert!(self.cuts.back().is_none_or(|(last, _)| *last < epoch.0));
+                self.is_holding = true;
+                self.cuts.push_back((epoch.0, self.held.len()));
+                Event::OutputCut(attempt, Ok(()))
+            }
             Order::Release(epoch) => {
                 self.release(epoch.0);
                 return None;
@@ -330,52 +343,8 @@ impl World {
                 return None;
             }
             Order::HoldOutput(_) | Order::Finish => return None,
-            Order::AskAuthority => match self.rng.u8(..3) {
-                0 => Event::Authority(Word::Unreachable("no quorum".to_owned())),
-                1 => Event::Authority(Word::Won(LineageId([7; 16]))),
-                _ => return None,
-            },
-            Order::Abandon(_) | Order::TakeBack | Order::Send(..) => unreachable!("done at once"),
+            ref order => unreachable!("{order:?} is done at once"),
         })
-    }
-
-    /// The judge: what leaves is known to a checkpoint that the backup could go on from.
-    fn release(&mut self, epoch: u64) {
-        let safe = self.recoverable();
-        let Some(at) = self.cuts.iter().position(|(cut, _)| *cut == epoch) else {
-            // Of an output that was lost and came back empty.
-            return;
-        };
-        let frames = self.cuts[at].1;
-        for _ in 0..frames {
-            let said = self.held.pop_front().unwrap();
-            assert!(
-                said <= safe,
-                "said at {said}, the backup goes on from {safe}"
-            );
-            self.said += 1;
-        }
-        self.cuts.drain(..=at);
-        for (_, place) in &mut self.cuts {
-            *place -= frames;
-        }
-        self.released += 1;
-    }
-
-    fn recoverable(&self) -> Moment {
-        if self.ends.iter().any(|end| *end <= self.disk_committed) {
-            return Moment::MAX;
-        }
-        let (epoch, moment) = self
-            .checkpoints
-            .range(..=self.disk_committed)
-            .next_back()
-            .expect("a checkpoint");
-        assert_eq!(
-            self.disk_ended[epoch], *moment,
-            "memory and disk of epoch {epoch} are of two moments"
-        );
-        *moment
     }
 
     fn answer(&mut self) {
@@ -386,89 +355,6 @@ impl World {
             let (_, event) = self.answers.swap_remove(at);
             self.tell(event);
         }
-    }
-
-    /// Something reaches the backup.
-    fn transmit(&mut self) {
-        if self.rng.bool() && self.disk_committed + 1 < self.disk_epoch {
-            // Of an epoch without memory nothing is committed before one that has it.
-            self.disk_committed = self.rng.u64(self.disk_committed + 1..self.disk_epoch);
-            self.answers
-                .push((self.now, Event::DiskCommitted(Epoch(self.disk_committed))));
-        } else if self.is_linked
-            && let Some((epoch, collected)) = self.unacknowledged.pop_first()
-        {
-            let copy = self.copy.as_mut().expect("sent without a copy");
-            copy.extend(&collected.pages);
-            self.checkpoints.insert(epoch, collected.moment);
-            let newer = |page: &u64| self.memory[page] <= collected.moment;
-            for page in (0..PAGES).filter(newer) {
-                assert_eq!(
-                    copy[&page], self.memory[&page],
-                    "page {page} of epoch {epoch} is old"
-                );
-            }
-            if self.is_calm || self.rng.u8(..20) > 0 {
-                self.answers
-                    .push((self.now, Event::MemoryAcked(Epoch(epoch))));
-            } else {
-                // It has it, and its answer got lost.
-                self.unacknowledged.insert(epoch, collected);
-                self.loses(Part::Memory);
-            }
-        }
-    }
-
-    fn upset(&mut self) {
-        let part = *self
-            .rng
-            .choice(&[Part::Memory, Part::Disk, Part::Output])
-            .unwrap();
-        match self.rng.u8(..60) {
-            0..16 => self.loses(part),
-            16..58 => self.comes_back(part),
-            58 if self.rng.u8(..20) == 0 => {
-                self.is_off = true;
-                self.tell(Event::GuestOff);
-            }
-            58 if self.rng.u8(..20) == 0 => self.tell(Event::Stop),
-            _ => self.tell(Event::CutWanted),
-        }
-    }
-
-    fn loses(&mut self, part: Part) {
-        match part {
-            Part::Memory => self.is_linked = false,
-            Part::Output => self.begin_output_anew(),
-            Part::Disk => {}
-        }
-        let why = "lost".to_owned();
-        self.tell(Event::Lost { part, why });
-    }
-
-    /// A new connection: what was ordered over the old one is void, what was held is dropped.
-    fn begin_output_anew(&mut self) {
-        self.held.clear();
-        self.cuts.clear();
-        self.orders.remove(&Doer::Output);
-    }
-
-    fn comes_back(&mut self, part: Part) {
-        let mut has_base = true;
-        if part == Part::Output && self.sequence.missing.contains_key(&part) {
-            self.begin_output_anew();
-        }
-        if part == Part::Memory {
-            if self.is_linked && !self.sequence.missing.contains_key(&part) {
-                return;
-            }
-            self.is_linked = true;
-            if self.copy.is_none() || (!self.is_calm && self.rng.u8(..6) == 0) {
-                has_base = false;
-                self.copy = None;
-            }
-        }
-        self.tell(Event::Back { part, has_base });
     }
 
     pub(super) fn committed(&self) -> u64 {
