@@ -1,6 +1,6 @@
 //! The command line.
 
-use super::failure::Exit;
+use super::failure::{EXIT_CODES, Exit};
 use crate::daemon::{Choice, LIMIT_BYTES_MIN};
 use crate::gate::Lineage;
 use blkback_proto::units::{human_bytes, parse_bytes};
@@ -11,7 +11,7 @@ use std::path::PathBuf;
 ///
 /// `netbuf run` is the daemon; one serves all guests of a host. The other commands are typed to it.
 #[derive(Debug, Parser)]
-#[command(name = "netbuf", version, after_help = Exit::help())]
+#[command(name = "netbuf", version, after_help = Exit::help(&EXIT_CODES))]
 pub struct Cli {
     /// Control socket of the daemon [default: /run/blockrep/netbuf.sock]
     #[arg(long, global = true, value_name = "PATH")]

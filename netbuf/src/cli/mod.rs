@@ -6,7 +6,7 @@ mod failure;
 mod render;
 
 pub use args::Cli;
-pub use failure::Exit;
+pub use failure::{EXIT_CODES, Exit};
 
 use crate::daemon::{self, Config, LIMIT_BYTES_DEFAULT};
 use crate::hold;
