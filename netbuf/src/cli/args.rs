@@ -1,7 +1,7 @@
 //! The command line.
 
 use super::failure::{EXIT_CODES, Exit};
-use crate::daemon::{Choice, LIMIT_BYTES_MIN};
+use crate::daemon::{Choice, LIMIT_BYTES_MAX, LIMIT_BYTES_MIN};
 use crate::gate::Lineage;
 use blkback_proto::units::{human_bytes, parse_bytes};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -196,11 +196,10 @@ fn parse_limit(text: &str) -> Result<u32, String> {
     if bytes < LIMIT_BYTES_MIN {
         return Err(format!("type at least {}", human_bytes(LIMIT_BYTES_MIN)));
     }
-    // What the plug is told has 32 bits, and it counts a frame too many before it drops.
-    u32::try_from(bytes)
-        .ok()
-        .filter(|bytes| *bytes <= 1 << 31)
-        .ok_or_else(|| "type at most 2GiB".to_owned())
+    let within = Some(bytes).filter(|bytes| *bytes <= LIMIT_BYTES_MAX);
+    within
+        .and_then(|bytes| bytes.try_into().ok())
+        .ok_or_else(|| format!("type at most {}", human_bytes(LIMIT_BYTES_MAX)))
 }
 
 fn parse_attach(text: &str) -> Result<(String, Vec<String>), String> {

@@ -32,6 +32,13 @@ pub(crate) fn all() -> Vec<Program> {
                 .into(),
         },
         Program {
+            command: netbuf::script::Cli::command(),
+            section: "8",
+            exit_codes: netbuf::script::EXIT_CODES
+                .map(|(exit, text)| (exit as u8, text))
+                .into(),
+        },
+        Program {
             command: ctl::command(),
             section: "1",
             exit_codes: ctl::EXIT_CODES
