@@ -11,7 +11,9 @@ const NOTHING: [Vec<u8>; 0] = [];
 fn with_plug(body: impl FnOnce(Host) + Send + 'static) {
     in_namespace(|| {
         let mut host = Host::new();
-        if netbuf::hold::has_plug(&mut host.netlink).unwrap().is_err() {
+        if let Err(why) = netbuf::hold::has_plug(&mut host.netlink).unwrap() {
+            let asked_for = std::env::var("NETBUF_TEST_MECHANISM").as_deref() == Ok("plug");
+            assert!(!asked_for, "{why}");
             eprintln!("skipped: this kernel has no plug");
             return;
         }
@@ -19,9 +21,11 @@ fn with_plug(body: impl FnOnce(Host) + Send + 'static) {
     });
 }
 
-/// What libxl keeps of a device after its set-up.
+/// What libxl keeps of a device after its set-up. Its messages are made by libnl where its tools are (Debian
+/// package libnl-utils), by the same calls as libxl's, and by the tests' own hand elsewhere.
 struct Libxl {
     ifb: u32,
+    name: String,
 }
 
 impl Libxl {
@@ -33,10 +37,21 @@ impl Libxl {
         let roots = host.netlink.qdiscs(ifb).unwrap();
         let root = roots.iter().find(|root| root.parent == TC_H_ROOT).unwrap();
         assert_eq!((root.kind.as_str(), root.handle), ("plug", OUR_ROOT));
-        Self { ifb }
+        Self { ifb, name }
     }
 
     fn orders(&self, host: &mut Host, action: PlugAction) {
+        let word = match action {
+            PlugAction::Buffer => "--buffer",
+            _ => "--release-one",
+        };
+        let mut libnl = std::process::Command::new("nl-qdisc-add");
+        libnl.arg(format!("--dev={}", self.name));
+        libnl.args(["--parent", "root", "--update-only", "plug", word]);
+        if let Ok(done) = libnl.output() {
+            assert!(done.status.success(), "{done:?}");
+            return;
+        }
         host.netlink
             .ask("libxl's order", change_plug(self.ifb, action, 0))
             .unwrap();
@@ -213,8 +228,10 @@ fn an_interface_that_vanished_while_held_is_torn_down() {
         let mut program = host.program("setup", "vif3.1", 1);
         end(&mut program).good();
         let name = host.store.get("/libxl/3/remus/netbuf/1/ifb").unwrap();
+        let ifb = host.index(&name);
         let libxl = Libxl {
-            ifb: host.index(&name),
+            ifb,
+            name: name.clone(),
         };
         libxl.suspends(&mut host);
         other.send(&late());

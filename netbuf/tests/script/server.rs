@@ -37,7 +37,7 @@ pub(crate) enum Wrong {
     OtherType,
     /// A type that the protocol does not have.
     UnknownType,
-    /// More than there is, and nothing behind it.
+    /// More than the protocol allows, and nothing behind it.
     Endless,
     /// Text that is none.
     NotText,
@@ -227,7 +227,7 @@ fn rightly(
 fn wrongly(wrong: Wrong, kind: u32, number: u32) -> Option<(Vec<u8>, bool)> {
     let endless = || {
         let mut bytes = message(kind, number, b"a");
-        bytes[12..16].copy_from_slice(&0x4000_0000_u32.to_ne_bytes());
+        bytes[12..16].copy_from_slice(&0x0100_0000_u32.to_ne_bytes());
         bytes
     };
     Some(match wrong {
