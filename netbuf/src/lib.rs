@@ -10,7 +10,7 @@
 //!
 //! [`hold`] is what a daemon keeps of a guest. [`gate`] decides, [`install`] makes what it drives by the messages of [`netlink`], [`announce`] builds
 //! the frames that tell where a guest now is, [`relay`] holds frames where the
-//! kernel has no plug. `netbuf/NETBUF.md` has the whole of it.
+//! kernel has no plug. [`script`] is what `xl remus` starts in the place of a daemon. `netbuf/NETBUF.md` has the whole of it.
 
 pub mod announce;
 pub mod cli;
@@ -20,3 +20,4 @@ pub mod hold;
 pub mod install;
 pub mod netlink;
 pub mod relay;
+pub mod script;

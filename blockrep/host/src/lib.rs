@@ -5,6 +5,7 @@
 
 pub mod clock;
 pub mod ctl;
+pub mod exit;
 pub mod ids;
 pub mod lock;
 pub mod logging;

@@ -1,7 +1,7 @@
 //! The command line.
 
-use super::failure::Exit;
-use crate::daemon::{Choice, LIMIT_BYTES_MIN};
+use super::failure::{EXIT_CODES, Exit};
+use crate::daemon::{Choice, LIMIT_BYTES_MAX, LIMIT_BYTES_MIN};
 use crate::gate::Lineage;
 use blkback_proto::units::{human_bytes, parse_bytes};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -11,7 +11,7 @@ use std::path::PathBuf;
 ///
 /// `netbuf run` is the daemon; one serves all guests of a host. The other commands are typed to it.
 #[derive(Debug, Parser)]
-#[command(name = "netbuf", version, after_help = Exit::help())]
+#[command(name = "netbuf", version, after_help = Exit::help(&EXIT_CODES))]
 pub struct Cli {
     /// Control socket of the daemon [default: /run/blockrep/netbuf.sock]
     #[arg(long, global = true, value_name = "PATH")]
@@ -196,11 +196,10 @@ fn parse_limit(text: &str) -> Result<u32, String> {
     if bytes < LIMIT_BYTES_MIN {
         return Err(format!("type at least {}", human_bytes(LIMIT_BYTES_MIN)));
     }
-    // What the plug is told has 32 bits, and it counts a frame too many before it drops.
-    u32::try_from(bytes)
-        .ok()
-        .filter(|bytes| *bytes <= 1 << 31)
-        .ok_or_else(|| "type at most 2GiB".to_owned())
+    let within = Some(bytes).filter(|bytes| *bytes <= LIMIT_BYTES_MAX);
+    within
+        .and_then(|bytes| bytes.try_into().ok())
+        .ok_or_else(|| format!("type at most {}", human_bytes(LIMIT_BYTES_MAX)))
 }
 
 fn parse_attach(text: &str) -> Result<(String, Vec<String>), String> {

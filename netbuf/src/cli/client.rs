@@ -3,6 +3,8 @@
 use super::args::{AnnounceArgs, Command, EventsArgs, StatusArgs};
 use super::failure::Failure;
 use super::render;
+use crate::netlink::Netlink;
+use crate::script;
 use blkback_proto::ctl::{
     Answer, EventBody, EventsAnswer, Lost, NetAnnounceRequest, NetAttachRequest, NetDetachRequest,
     NetDone, NetEpochRequest, NetHoldRequest, NetLineageRequest, NetResyncRequest, NetStation,
@@ -135,6 +137,13 @@ fn status(
     }
     if let Answer::NetStatus(status) = client.request(&request, timeout)? {
         render::status(&status, out)?;
+    }
+    // No daemon knows of these; the kernel does.
+    let libxls = Netlink::open().and_then(|mut netlink| script::lines(&mut netlink));
+    if let (Ok(lines), None) = (libxls, &args.guest) {
+        for line in lines {
+            writeln!(out, "{line}")?;
+        }
     }
     Ok(())
 }

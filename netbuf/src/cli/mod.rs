@@ -6,11 +6,12 @@ mod failure;
 mod render;
 
 pub use args::Cli;
-pub use failure::Exit;
+pub use failure::{EXIT_CODES, Exit};
 
 use crate::daemon::{self, Config, LIMIT_BYTES_DEFAULT};
 use crate::hold;
 use crate::netlink::Netlink;
+use crate::script::{self, work::ScriptError};
 use args::{CleanupArgs, Command, RunArgs};
 use blockrep_host::lock::LockError;
 use blockrep_host::logging;
@@ -85,7 +86,22 @@ fn cleanup(args: CleanupArgs, out: &mut dyn Write) -> Result<(), Failure> {
         Err(_) => None,
     };
     let mut netlink = Netlink::open().map_err(|error| failed(error.to_string()))?;
-    let removed = hold::cleanup(&mut netlink).map_err(|error| failed(error.to_string()))?;
+    let dir = blockrep_host::ctl::runtime_dir();
+    let _scripts = match script::lock(&dir) {
+        Err(error @ ScriptError::Lock(LockError::Held { .. })) => return Err(Failure::from(error)),
+        lock => lock.ok(),
+    };
+    let mut removed = script::cleanup(&mut netlink, args.force).map_err(|error| {
+        let failure = Failure::from(error);
+        let exit = failure.exit;
+        match exit {
+            Exit::Refused => {
+                Failure::new(exit, format!("{failure}, or type netbuf cleanup --force"))
+            }
+            _ => failure,
+        }
+    })?;
+    removed.extend(hold::cleanup(&mut netlink).map_err(|error| failed(error.to_string()))?);
     match removed.as_slice() {
         [] => writeln!(out, "there was nothing to remove")?,
         names => writeln!(

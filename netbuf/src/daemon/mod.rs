@@ -43,6 +43,8 @@ pub const SOCKET: &str = "netbuf.sock";
 pub const LIMIT_BYTES_DEFAULT: u32 = 64 << 20;
 /// Below one largest segment the guest would be silent.
 pub const LIMIT_BYTES_MIN: u64 = 128 << 10;
+/// What the plug is told has 32 bits, and it counts a frame too many before it drops.
+pub const LIMIT_BYTES_MAX: u64 = 1 << 31;
 /// Requests that wait for the thread; clients have fewer in flight than this together.
 const MAILBOX: usize = 256;
 /// Between two looks at the limits while something is held; and while nothing is.
@@ -100,12 +102,17 @@ pub fn control_path() -> PathBuf {
 /// # Errors
 /// [`LockError::Held`] names who has it.
 pub fn namespace_lock(dir: &Path) -> Result<FileLock, LockError> {
+    FileLock::lock_file(&namespace_file(dir, "netbuf"))
+}
+
+/// The lock file of this network namespace for a purpose. The directory is made where it is the default.
+pub(crate) fn namespace_file(dir: &Path, purpose: &str) -> PathBuf {
     // Any other directory is the user's to make.
     if dir == Path::new(blockrep_host::ctl::RUNTIME_DIR) {
         let _ = std::fs::create_dir(dir);
     }
     let namespace = std::fs::metadata("/proc/thread-self/ns/net").map_or(0, |meta| meta.ino());
-    FileLock::lock_file(&dir.join(format!("netbuf.{namespace}.lock")))
+    dir.join(format!("{purpose}.{namespace}.lock"))
 }
 
 struct Mailbox {

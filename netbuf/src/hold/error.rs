@@ -40,6 +40,8 @@ pub enum HoldError {
     NotABridge(String),
     #[error("{interface} is of guest {guest}; detach it there first")]
     OtherGuest { interface: String, guest: String },
+    #[error("{interface} is libxl's, for {path}: end xl remus first")]
+    Libxls { interface: String, path: String },
     #[error("there are {1} {0}, the most there may be; detach one first")]
     TooMany(&'static str, usize),
     #[error("a relay's limit is set when it starts; end the daemon and start it with --limit")]
@@ -63,6 +65,7 @@ impl HoldError {
                 | Self::NoBridge(_)
                 | Self::NotABridge(_)
                 | Self::OtherGuest { .. }
+                | Self::Libxls { .. }
                 | Self::LimitFixed
                 | Self::TooMany(..)
                 | Self::BadName { .. }

@@ -31,7 +31,7 @@ pub use wiring::{FREE_PREFIX, PORT_PREFIX, cleanup};
 
 use crate::gate::{Event, Gate, Interface, State};
 use crate::install::Begin;
-use crate::netlink::{Netlink, request};
+use crate::netlink::{Link, Netlink, request};
 use blockrep_host::clock;
 use port::{Holder, Port};
 use std::collections::BTreeMap;
@@ -119,6 +119,12 @@ pub fn found(netlink: &mut Netlink) -> Result<BTreeMap<String, Vec<u32>>, HoldEr
         }
     }
     Ok(guests)
+}
+
+/// The guest of the daemon whose name stands at an IFB.
+#[must_use]
+pub fn guest_at(ifb: &Link) -> Option<String> {
+    record::Record::read(&ifb.alias).guest
 }
 
 /// The output of one guest.

@@ -8,6 +8,7 @@ use super::{Hold, HoldError, Mechanism, wiring};
 use crate::gate::{Directed, Epoch, Event, Interface, Lineage, Order, Quiet, Refusal, State};
 use crate::install::{Begin, ifb_name};
 use crate::netlink::Link;
+use crate::script::mark;
 use blkback_proto::ctl::NetDone;
 use blockrep_host::clock;
 use std::collections::VecDeque;
@@ -53,6 +54,12 @@ impl Hold {
     ) -> Result<Holder, HoldError> {
         let limit_bytes = self.gate.limit_bytes();
         let (netlink, guest) = (&mut self.netlink, &self.guest);
+        if let Some(found) = mark::of(netlink, link.index)? {
+            return Err(HoldError::Libxls {
+                interface: link.name.clone(),
+                path: found.mark.path.to_string(),
+            });
+        }
         Ok(match self.mechanism {
             Mechanism::Plug => {
                 let index = link.index;

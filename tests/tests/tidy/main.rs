@@ -35,6 +35,7 @@ const PURE: &[&str] = &[
     "netbuf/src/netlink/answer.rs",
     "netbuf/src/netlink/request.rs",
     "netbuf/src/netlink/wire.rs",
+    "netbuf/src/script/request.rs",
 ];
 
 /// Files that only tests include.

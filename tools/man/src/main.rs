@@ -75,6 +75,7 @@ mod tests {
         for file in [
             "man/man8/blockrep.8",
             "man/man8/blockrep-backup.8",
+            "man/man8/remus-netbuf-setup.8",
             "man/man1/blockrepctl.1",
             "man/man1/blockrepctl-promote.1",
             "man/man1/blockrepctl-journal-verify.1",

@@ -274,11 +274,11 @@ mod tests {
             plain(found.expect("this page"))
         };
         assert!(of("blockrepctl-cut.1").ends_with(
-            "blockrepctl(1), blockrep(8), blockrep-backup(8), netbuf(8), blockrep-load(1)\n"
+            "blockrepctl(1), blockrep(8), blockrep-backup(8), netbuf(8), remus-netbuf-setup(8), blockrep-load(1)\n"
         ));
         assert!(
             of("blockrep.8")
-                .ends_with("blockrep-backup(8), netbuf(8), blockrepctl(1), blockrep-load(1)\n")
+                .ends_with("blockrep-backup(8), netbuf(8), remus-netbuf-setup(8), blockrepctl(1), blockrep-load(1)\n")
         );
     }
 }

@@ -27,14 +27,23 @@ pub(crate) fn all() -> Vec<Program> {
         Program {
             command: netbuf::cli::Cli::command(),
             section: "8",
-            exit_codes: netbuf::cli::Exit::ALL
+            exit_codes: netbuf::cli::EXIT_CODES
+                .map(|(exit, text)| (exit as u8, text))
+                .into(),
+        },
+        Program {
+            command: netbuf::script::Cli::command(),
+            section: "8",
+            exit_codes: netbuf::script::EXIT_CODES
                 .map(|(exit, text)| (exit as u8, text))
                 .into(),
         },
         Program {
             command: ctl::command(),
             section: "1",
-            exit_codes: ctl::Exit::ALL.map(|(exit, text)| (exit as u8, text)).into(),
+            exit_codes: ctl::EXIT_CODES
+                .map(|(exit, text)| (exit as u8, text))
+                .into(),
         },
         Program {
             command: load::cli::Cli::command(),

@@ -7,13 +7,13 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 
-use super::failure::Exit;
+use super::failure::{EXIT_CODES, Exit};
 
 /// Look at a blockrep daemon and tell it what to do.
 ///
 /// Without --control and --group, the only daemon of this host is used.
 #[derive(Debug, Parser)]
-#[command(name = "blockrepctl", version, after_help = Exit::help())]
+#[command(name = "blockrepctl", version, after_help = Exit::help(&EXIT_CODES))]
 pub(super) struct Cli {
     #[command(flatten)]
     pub(super) target: TargetArgs,

@@ -21,7 +21,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 
 use self::args::{Cli, Command};
-pub use self::failure::{Exit, Failure};
+pub use self::failure::{EXIT_CODES, Exit, Failure};
 use crate::journal::JournalArgs;
 use blockrep_host::ctl::shell_word;
 
