@@ -8,7 +8,7 @@ use std::mem::{size_of, zeroed};
 
 /// Frames per system call.
 pub const BATCH_FRAMES: usize = 64;
-const TAG_BYTES: usize = 4;
+pub(super) const TAG_BYTES: usize = 4;
 /// Room for a tag that is put back in front of what the kernel wrote.
 const SLOT_BYTES: usize = (TAG_BYTES + RECORD_BYTES_MAX).next_multiple_of(64);
 /// Header and both addresses: what moves to make room for a tag.
@@ -69,12 +69,17 @@ impl Received {
 
     /// Reads once. `Busy` and `Refused` say nothing of the next read.
     pub fn receive(&mut self, port: &mut Port) -> End {
+        self.receive_some(port, BATCH_FRAMES)
+    }
+
+    /// As [`Self::receive`], up to `frames_max` frames.
+    pub(super) fn receive_some(&mut self, port: &mut Port, frames_max: usize) -> End {
         self.frames.clear();
-        self.prepare();
+        self.prepare(frames_max);
         // SAFETY: the kernel writes into buffers and control words that `prepare` has pointed it at, within
         // their lengths; all live through the call.
         let got = unsafe {
-            let count = BATCH_FRAMES as libc::c_uint;
+            let count = self.headers.len() as libc::c_uint;
             let list = self.headers.as_mut_ptr();
             libc::recvmmsg(
                 port.fd(),
@@ -99,10 +104,10 @@ impl Received {
         End::More
     }
 
-    fn prepare(&mut self) {
+    fn prepare(&mut self, frames_max: usize) {
         self.iovecs.clear();
         self.headers.clear();
-        let slots = self.buffers.chunks_exact_mut(SLOT_BYTES);
+        let slots = self.buffers.chunks_exact_mut(SLOT_BYTES).take(frames_max);
         self.iovecs.extend(slots.map(|slot| libc::iovec {
             iov_base: slot[TAG_BYTES..].as_mut_ptr().cast(),
             iov_len: RECORD_BYTES_MAX,
@@ -133,12 +138,17 @@ impl Received {
             return;
         };
         let slot = &mut self.buffers[at..at + TAG_BYTES + length];
-        slot.copy_within(TAG_BYTES..TAG_BYTES + BEFORE_TAG, 0);
-        slot[BEFORE_TAG..BEFORE_TAG + 2].copy_from_slice(&kind.to_be_bytes());
-        slot[BEFORE_TAG + 2..BEFORE_TAG + 4].copy_from_slice(&value.to_be_bytes());
-        shift(&mut slot[..VNET_BYTES]);
+        put_tag(slot, kind, value);
         self.frames.push((at, TAG_BYTES + length));
     }
+}
+
+/// Puts a tag into a record that begins [`TAG_BYTES`] behind the start of `slot`; then it begins there.
+pub(super) fn put_tag(slot: &mut [u8], kind: u16, value: u16) {
+    slot.copy_within(TAG_BYTES..TAG_BYTES + BEFORE_TAG, 0);
+    slot[BEFORE_TAG..BEFORE_TAG + 2].copy_from_slice(&kind.to_be_bytes());
+    slot[BEFORE_TAG + 2..BEFORE_TAG + 4].copy_from_slice(&value.to_be_bytes());
+    shift(&mut slot[..VNET_BYTES]);
 }
 
 /// Type and value of the VLAN tag that the kernel took out.

@@ -1,7 +1,7 @@
 //! The handle of a relay: commands go to its thread through a bounded channel and an eventfd, and each is
 //! answered when it has taken effect.
 
-use super::port::{Port, RECORD_BYTES_MAX};
+use super::port::{Intake, Port, RECORD_BYTES_MAX};
 use super::pump::{COMMANDS_MAX, Pump, owned};
 use super::queue::{Amount, EpochQueue, QueueError};
 use super::{RelayConfig, RelayError, RelayStatus};
@@ -57,14 +57,16 @@ impl Relay {
     /// # Errors
     /// [`RelayError::Port`] and [`RelayError::Start`]; then nothing is left.
     pub fn start(config: &RelayConfig) -> Result<Self, RelayError> {
-        let open = |interface: &str| {
-            Port::open(interface, config.socket_bytes).map_err(|source| RelayError::Port {
+        let open = |interface: &str, intake| {
+            let opened = Port::open_with(interface, config.socket_bytes, intake);
+            opened.map_err(|source| RelayError::Port {
                 interface: interface.to_owned(),
                 source,
             })
         };
-        let guest = open(&config.guest)?;
-        let bridge = open(&config.bridge)?;
+        let (guest, ring) = open(&config.guest, Intake::Ring(config.ring_bytes))?;
+        let ring = ring.expect("one was asked for");
+        let (bridge, _) = open(&config.bridge, Intake::Queue)?;
         // SAFETY: eventfd(2) touches no memory of ours.
         let bell = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
         let bell = Arc::new(owned(bell).map_err(RelayError::Start)?);
@@ -73,7 +75,7 @@ impl Relay {
         if config.held {
             queue.hold();
         }
-        let pump = Pump::new(queue, guest, bridge, inbox, Arc::clone(&bell));
+        let pump = Pump::new(queue, (guest, ring), bridge, inbox, Arc::clone(&bell));
         let pump = pump.map_err(RelayError::Start)?;
         let thread = std::thread::Builder::new()
             .name("relay".to_owned())

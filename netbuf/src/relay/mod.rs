@@ -24,6 +24,7 @@ pub mod isolate;
 pub mod port;
 pub mod pump;
 pub mod queue;
+pub mod ring;
 
 use port::PortState;
 use queue::{QueueError, QueueStats};
@@ -43,8 +44,10 @@ pub struct RelayConfig {
     pub held_bytes_max: usize,
     /// How many epochs may be cut and not released.
     pub epochs_max: usize,
-    /// What the kernel keeps for each socket until the relay has read it.
+    /// What the kernel keeps for each socket until the relay has read it: of the guest's, long frames only.
     pub socket_bytes: usize,
+    /// Memory that is shared with the kernel, for the guest's frames that are not long: [`ring::SLOT_BYTES`] each.
+    pub ring_bytes: usize,
     /// Begin as after HOLD. Only who knows that nobody protects this guest yet says no: a relay that is started
     /// again after a crash would let out what no epoch covers.
     pub held: bool,
@@ -53,7 +56,7 @@ pub struct RelayConfig {
 }
 
 impl RelayConfig {
-    /// Held from the start; 64 MiB, 1024 epochs, 16 MiB in each socket.
+    /// Held from the start; 64 MiB, 1024 epochs, 16 MiB in each socket, a ring of 8 MiB.
     pub fn new(guest: &str, bridge: &str) -> Self {
         Self {
             guest: guest.to_owned(),
@@ -61,6 +64,7 @@ impl RelayConfig {
             held_bytes_max: 64 << 20,
             epochs_max: 1024,
             socket_bytes: 16 << 20,
+            ring_bytes: 8 << 20,
             held: true,
             answer_timeout: Duration::from_secs(10),
         }

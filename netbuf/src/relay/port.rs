@@ -15,9 +15,10 @@
 //!
 //! The socket is made without a protocol and bound last, so that no frame of another interface gets in.
 
+use super::ring::Ring;
 use std::io;
 use std::mem::{size_of, size_of_val};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// `struct virtio_net_hdr` in front of every frame.
 pub const VNET_BYTES: usize = 10;
@@ -56,7 +57,14 @@ pub struct Port {
     fd: OwnedFd,
     name: String,
     state: PortState,
-    receive_bytes: usize,
+}
+
+/// How a port's frames are received.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Intake {
+    Queue,
+    /// Through a ring of about so many bytes.
+    Ring(usize),
 }
 
 pub(super) fn request(interface: &str) -> io::Result<libc::ifreq> {
@@ -87,6 +95,14 @@ impl Port {
     /// # Errors
     /// What the kernel says: no such interface, no permission (`CAP_NET_RAW`).
     pub fn open(interface: &str, buffer_bytes: usize) -> io::Result<Self> {
+        Self::open_with(interface, buffer_bytes, Intake::Queue).map(|(port, _)| port)
+    }
+
+    pub(super) fn open_with(
+        interface: &str,
+        buffer_bytes: usize,
+        intake: Intake,
+    ) -> io::Result<(Self, Option<Ring>)> {
         let index = interface_index(interface)?;
         // SAFETY: socket(2) touches no memory of ours.
         let fd = unsafe {
@@ -104,7 +120,7 @@ impl Port {
             libc::PACKET_AUXDATA,
             libc::PACKET_IGNORE_OUTGOING,
         ] {
-            set(&fd, libc::SOL_PACKET, option, &on)?;
+            set(fd.as_fd(), libc::SOL_PACKET, option, &on)?;
         }
         let bytes = libc::c_int::try_from(buffer_bytes).unwrap_or(libc::c_int::MAX);
         for (force, ask) in [
@@ -112,10 +128,14 @@ impl Port {
             (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF),
         ] {
             // Without CAP_NET_ADMIN the host's limit holds.
-            set(&fd, libc::SOL_SOCKET, force, &bytes)
-                .or_else(|_| set(&fd, libc::SOL_SOCKET, ask, &bytes))?;
+            set(fd.as_fd(), libc::SOL_SOCKET, force, &bytes)
+                .or_else(|_| set(fd.as_fd(), libc::SOL_SOCKET, ask, &bytes))?;
         }
-        let received: libc::c_int = get(&fd, libc::SOL_SOCKET, libc::SO_RCVBUF)?;
+        // Before it is bound: what came before would be in the queue, in front of what is in the ring.
+        let ring = match intake {
+            Intake::Queue => None,
+            Intake::Ring(bytes) => Some(Ring::map(fd.as_fd(), bytes)?),
+        };
         // SAFETY: the address is plain numbers, for which zero is a value.
         let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
         address.sll_family = libc::AF_PACKET as u16;
@@ -130,15 +150,19 @@ impl Port {
         let mut member: libc::packet_mreq = unsafe { std::mem::zeroed() };
         member.mr_ifindex = index;
         member.mr_type = libc::PACKET_MR_PROMISC as u16;
-        set(&fd, libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &member)?;
+        set(
+            fd.as_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_ADD_MEMBERSHIP,
+            &member,
+        )?;
         let mut port = Self {
             fd,
             name: interface.to_owned(),
             state: PortState::Up,
-            receive_bytes: usize::try_from(received).unwrap_or(0),
         };
         port.look();
-        Ok(port)
+        Ok((port, ring))
     }
 
     pub fn fd(&self) -> RawFd {
@@ -147,11 +171,6 @@ impl Port {
 
     pub fn state(&self) -> PortState {
         self.state
-    }
-
-    /// More frames than the socket's buffer can hold, since each costs it more than 256 bytes.
-    pub fn backlog_frames_max(&self) -> usize {
-        self.receive_bytes / 256
     }
 
     /// Takes the pending error off the socket and looks how the interface stands.
@@ -226,7 +245,7 @@ impl Port {
     }
 }
 
-fn set<T>(fd: &OwnedFd, level: i32, option: i32, value: &T) -> io::Result<()> {
+pub(super) fn set<T>(fd: BorrowedFd<'_>, level: i32, option: i32, value: &T) -> io::Result<()> {
     let length = size_of_val(value) as libc::socklen_t;
     // SAFETY: setsockopt reads `length` bytes of the value.
     let done = unsafe {

@@ -6,7 +6,7 @@
 //!
 //! # What a CUT promises
 //!
-//! Before CUT n is carried out, the guest's socket is read until it is empty.
+//! Before CUT n is carried out, the guest's ring ([`super::ring`]) is read until it is empty.
 //!
 //! - *Whatever the guest puts on the wire after the answer belongs to a later epoch than n.* This is what
 //!   makes holding safe, and it holds whether the guest is paused or not.
@@ -15,7 +15,7 @@
 //!   once: a tap does so within the `write` of its owner (without RPS or NAPI on the tap). A veth end, a
 //!   netback or a vhost thread may have frames on the way, in a backlog of a processor; they get into the next
 //!   epoch: held longer, never shorter.
-//! - A guest that is not paused may send faster than it is read. Reading ends after as many frames as the socket
+//! - A guest that is not paused may send faster than it is read. Reading ends after as many frames as the ring
 //!   can hold, so more than was there when the command came; [`super::CutDone::emptied`] then says no.
 //!
 //! # What a RELEASE promises
@@ -30,6 +30,7 @@ use super::batch::{BATCH_FRAMES, Received, Sender};
 use super::handle::{Answer, Command, CutDone, Letter};
 use super::port::{End, Port, PortState};
 use super::queue::{Amount, EpochQueue, Pushed, QueueError};
+use super::ring::Ring;
 use super::{RelayStatus, Traffic};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -112,6 +113,8 @@ impl Side {
 pub(super) struct Pump {
     queue: EpochQueue,
     guest: Side,
+    /// What the guest says, but for long frames.
+    ring: Ring,
     bridge: Side,
     /// Of the last batch from the bridge: handed to the guest.
     sent_back: usize,
@@ -128,7 +131,7 @@ pub(super) struct Pump {
 impl Pump {
     pub(super) fn new(
         queue: EpochQueue,
-        guest: Port,
+        (guest, ring): (Port, Ring),
         bridge: Port,
         inbox: Receiver<Letter>,
         bell: Arc<OwnedFd>,
@@ -145,6 +148,7 @@ impl Pump {
         Ok(Self {
             queue,
             guest: Side::new(guest, GUEST),
+            ring,
             bridge: Side::new(bridge, BRIDGE),
             sent_back: 0,
             outbound: Traffic::default(),
@@ -159,7 +163,7 @@ impl Pump {
     }
 
     pub(super) fn run(mut self) {
-        let mut out = Received::new();
+        let mut long = Received::new();
         let mut back = Received::new();
         let mut sender = Sender::new();
         loop {
@@ -169,14 +173,14 @@ impl Pump {
                     break;
                 };
                 let stop = matches!(letter.command, Command::Stop);
-                let answer = self.obey(letter.command, &mut out, &mut sender);
+                let answer = self.obey(letter.command, &mut long, &mut sender);
                 // Who asked may have stopped waiting.
                 let _gone = letter.reply.try_send(answer);
                 if stop {
                     return;
                 }
             }
-            self.take(&mut out);
+            self.take(&mut long);
             self.forward(&mut sender);
             self.bring_back(&mut back, &mut sender);
             self.tell_alarm();
@@ -187,12 +191,12 @@ impl Pump {
     fn obey(
         &mut self,
         command: Command,
-        out: &mut Received,
+        long: &mut Received,
         sender: &mut Sender,
     ) -> Result<Answer, QueueError> {
         match command {
             Command::Cut(epoch) => {
-                let emptied = self.drain(out);
+                let emptied = self.drain(long);
                 let epoch = self.queue.cut(epoch)?;
                 Ok(Answer::Cut(CutDone { epoch, emptied }))
             }
@@ -217,32 +221,30 @@ impl Pump {
         }
     }
 
-    /// Reads the guest's socket until it is empty, within the bound that the module states.
-    fn drain(&mut self, out: &mut Received) -> bool {
-        let mut left = self.guest.port.backlog_frames_max() + BATCH_FRAMES;
+    /// Reads what the guest has said until there is no more, within the bound that the module states.
+    fn drain(&mut self, long: &mut Received) -> bool {
+        let mut left = self.ring.slots() + BATCH_FRAMES;
         while left > 0 {
-            if self.take(out) == End::Again {
+            if self.take(long) == End::Again {
                 return true;
             }
-            left = left.saturating_sub(out.len().max(1));
+            left = left.saturating_sub(BATCH_FRAMES);
         }
         false
     }
 
     /// Guest to queue, one batch.
-    fn take(&mut self, out: &mut Received) -> End {
-        let end = out.receive(&mut self.guest.port);
-        if out.is_empty() && end == End::Again {
-            return end;
-        }
+    fn take(&mut self, long: &mut Received) -> End {
         let now_ns = self.now_ns();
-        for frame in out.frames(0) {
+        let (queue, port) = (&mut self.queue, &mut self.guest.port);
+        let (read, end) = self.ring.read(port, long, BATCH_FRAMES, |frame| {
             // Drops are counted by the queue.
-            let _kept: Pushed = self.queue.push(frame, now_ns);
-        }
-        self.outbound.received_frames += out.len() as u64;
-        self.outbound.unreadable_frames += out.take_unreadable();
-        if !out.is_empty() && self.guest.port.state() == PortState::Down {
+            let _kept: Pushed = queue.push(frame, now_ns);
+        });
+        self.outbound.received_frames += read.frames as u64;
+        self.outbound.unreadable_frames += read.unreadable;
+        self.outbound.socket_drops += read.dropped;
+        if read.frames > 0 && self.guest.port.state() == PortState::Down {
             self.guest.port.look();
         }
         end

@@ -280,6 +280,16 @@ impl EpochQueue {
             self.ready.bytes -= length as u64;
         }
         self.alarm &= self.charged_bytes >= self.limit_bytes / 2;
+        if self.head == self.tail {
+            self.begin_anew();
+        }
+    }
+
+    /// An empty queue begins at the start of its ring: memory that is warm, and no more of it than was ever needed.
+    fn begin_anew(&mut self) {
+        (self.head, self.ready_to, self.tail) = (0, 0, 0);
+        // Whatever is in flight is empty, and ends where the next frame begins.
+        self.epochs.iter_mut().for_each(|cut| cut.end = 0);
     }
 
     pub fn stats(&self, now_ns: u64) -> QueueStats {

@@ -78,7 +78,7 @@ enum Command {
     Migrate(churn::MigrateOptions),
     /// Test netbuf with the kernel's plug, in a guest whose kernel has it
     Plug(plug::Options),
-    /// Measure the disk beside other stacks, on this machine or from inside a guest
+    /// Measure the disk beside other stacks, on this machine or from inside a guest, and held frames
     #[command(subcommand)]
     Bench(Bench),
     /// Write man pages, and completions for bash, zsh and fish, from the programs' command lines
@@ -107,6 +107,8 @@ enum Bench {
     Disk(Passed),
     /// Run fio in a guest: on the protected disk by vhost-user and by NBD, and on an unprotected image
     Guest(bench::Options),
+    /// Measure what holding a guest's frames costs: delay, rate and memory of relay and plug
+    Net(bench::NetOptions),
 }
 
 /// Arguments for a program that this one does not read.
@@ -148,6 +150,7 @@ fn run(command: Command) -> Result<Verdict> {
         Command::Sim(passed) => become_tests_program(&checkout, "sim", &passed),
         Command::Crash(passed) => become_tests_program(&checkout, "crash", &passed),
         Command::Bench(Bench::Guest(options)) => bench::run(&checkout, &options),
+        Command::Bench(Bench::Net(options)) => bench::net(&checkout, &options),
         Command::Bench(Bench::Disk(passed)) => bench_disk(&checkout, passed),
         Command::Man { out } => write_manual(&checkout, out),
         Command::Install {

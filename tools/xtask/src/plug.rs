@@ -89,7 +89,7 @@ pub(crate) fn run(checkout: &Checkout, options: &Options) -> Result<Verdict> {
     let step = ui::step("building netbuf and its tests");
     let built = build(checkout, &dir.join("build.log"))?;
     step.done("");
-    let kernel = kernel_with(checkout, &built, &dir)?;
+    let kernel = kernel_with(checkout, [&built.tests, &built.daemon], &dir)?;
     let accelerator = guest::accelerator(checkout, &kernel)?;
     let step = ui::step("netbuf's tests with the plug");
     let environment = match options.plant {
@@ -143,12 +143,16 @@ pub(crate) fn run(checkout: &Checkout, options: &Options) -> Result<Verdict> {
     })
 }
 
-/// The kernel, with both programs and what they call in its initramfs.
-fn kernel_with(checkout: &Checkout, built: &Built, dir: &Path) -> Result<GuestKernel> {
+/// The kernel, with two programs and what they call in its initramfs.
+pub(crate) fn kernel_with(
+    checkout: &Checkout,
+    programs: [&PathBuf; 2],
+    dir: &Path,
+) -> Result<GuestKernel> {
     let mut files = parcel::of_the_system("ip")?;
     files.extend(parcel::of_the_system("tc")?);
     // At its place here, which the test program knows.
-    for program in [&built.tests, &built.daemon] {
+    for program in programs {
         files.extend(parcel::at_its_place(program, dir)?);
     }
     files.sort();

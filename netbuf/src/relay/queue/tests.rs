@@ -162,6 +162,24 @@ proptest! {
     }
 }
 
+/// Epochs that are in flight and empty when the ring begins anew: a release of one of them let go what was said later.
+#[test]
+fn an_empty_queue_begins_anew_and_keeps_its_epochs() {
+    let mut queue = EpochQueue::new(LIMIT, FRAME_MAX, 4);
+    queue.hold();
+    queue.push(&[1; 60], 0);
+    queue.cut(1).unwrap();
+    queue.cut(2).unwrap();
+    queue.release(1).unwrap();
+    queue.consume(1);
+    queue.push(&[3; 60], 0);
+    queue.cut(3).unwrap();
+    queue.release(2).unwrap();
+    assert!(!queue.has_ready(), "epoch 2 was empty");
+    queue.release(3).unwrap();
+    assert!(queue.ready().eq([[3; 60].as_slice()]));
+}
+
 /// A checkpointer that releases what it never cut has lost count; a frame must not pay for it.
 #[test]
 fn numbers_only_grow_and_a_refusal_changes_nothing() {

@@ -10,9 +10,13 @@
 //! has the same place in all. Ratios are made within a round.
 
 mod image;
+mod middle;
+mod net;
 mod point;
 mod report;
 mod session;
+
+pub(crate) use net::{Options as NetOptions, run as net};
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};

@@ -1,12 +1,10 @@
 //! Medians, ratios within rounds, and how they are told.
 
-use std::fmt::Write;
-
 use serde_json::json;
 
+use super::middle::{Middle, cell, table};
 use super::point::{Figures, Measured, Point};
 use super::session::{Stack, sizes};
-use crate::demo::widths;
 
 /// What holds for all figures.
 #[derive(Debug, Clone)]
@@ -25,37 +23,11 @@ const RATIOS: [(Stack, Stack); 3] = [
     (Stack::Nbd, Stack::Image),
 ];
 
-/// A median, and the lowest and highest of what it is of.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Middle {
-    median: f64,
-    lowest: f64,
-    highest: f64,
-}
-
 /// All that is told.
 #[derive(Debug)]
 pub(super) struct Report {
     conditions: Conditions,
     measured: Vec<Measured>,
-}
-
-impl Middle {
-    /// Of no values there is none.
-    fn of(mut values: Vec<f64>) -> Option<Self> {
-        values.sort_by(f64::total_cmp);
-        let (lowest, highest) = (*values.first()?, *values.last()?);
-        let half = values.len() / 2;
-        let median = match values.len() % 2 {
-            1 => values[half],
-            _ => f64::midpoint(values[half - 1], values[half]),
-        };
-        Some(Self {
-            median,
-            lowest,
-            highest,
-        })
-    }
 }
 
 impl Conditions {
@@ -180,39 +152,6 @@ impl Report {
     }
 }
 
-/// "120 (100–150)"; the brackets only if the rounds differ.
-fn cell(middle: Option<Middle>, decimals: usize) -> String {
-    let Some(middle) = middle else {
-        return "not measured".to_owned();
-    };
-    let text = |value: f64| format!("{value:.decimals$}");
-    let (lowest, highest) = (text(middle.lowest), text(middle.highest));
-    let median = text(middle.median);
-    match lowest == highest {
-        true => median,
-        false => format!("{median} ({lowest}–{highest})"),
-    }
-}
-
-/// A table of markdown that can be read as it stands; the first row is its head.
-fn table(rows: Vec<Vec<String>>) -> String {
-    let widths = widths(&rows);
-    let mut text = String::new();
-    for (index, row) in rows.iter().enumerate() {
-        let cells = row.iter().zip(&widths);
-        let cells: Vec<String> = cells
-            .map(|(cell, width)| format!("{cell:<width$}"))
-            .collect();
-        // Writing to a String cannot fail.
-        let _ = writeln!(text, "| {} |", cells.join(" | "));
-        if index == 0 {
-            let lines: Vec<String> = widths.iter().map(|width| "-".repeat(*width)).collect();
-            let _ = writeln!(text, "| {} |", lines.join(" | "));
-        }
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -241,16 +180,6 @@ mod tests {
             seconds: 3,
         };
         Report::new(conditions, measured)
-    }
-
-    // A mean would let one disturbed round speak for all of them.
-    #[test]
-    fn medians() {
-        assert_eq!(Middle::of(Vec::new()), None);
-        let middle = |values: &[f64]| Middle::of(values.to_vec()).expect("there are values");
-        let odd = middle(&[30.0, 10.0, 20.0]);
-        assert_eq!((odd.median, odd.lowest, odd.highest), (20.0, 10.0, 30.0));
-        assert_eq!(middle(&[1.0, 2.0]).median, 1.5);
     }
 
     // A machine that is slow in one round is slow for both; a ratio of medians would not know it.
