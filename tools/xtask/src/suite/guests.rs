@@ -60,7 +60,9 @@ pub(super) fn parts(checkout: &Checkout, extent: Extent, daemons: &Option<String
 fn net_parts(checkout: &Checkout, extent: Extent) -> Vec<Part> {
     // SAFETY: no arguments, cannot fail.
     let root = unsafe { libc::geteuid() } == 0;
-    let rootless = (!root).then(|| "network namespaces need root".to_owned());
+    let of_relay = (!root).then(|| "network namespaces need root".to_owned());
+    let of_plug = missing_tool("qemu-system-x86_64");
+    let [of_relay, of_plug] = [of_relay, of_plug].map(|why| why.or_else(|| missing_tool("tc")));
     let kills = extent.net_kills.to_string();
     let seconds = extent.tcp_seconds.to_string();
     let mut parts = vec![xtask(
@@ -68,20 +70,16 @@ fn net_parts(checkout: &Checkout, extent: Extent) -> Vec<Part> {
         "netbuf with the plug",
         15,
         0,
-        &missing_tool("qemu-system-x86_64"),
+        &of_plug,
         |command| {
             command.args(["net", "--mechanism", "plug", "--no-install"]);
             command.args(["--kills", &kills, "--tcp-seconds", &seconds]);
         },
     )];
-    for mechanism in ["plug", "relay"] {
-        let skip = match mechanism {
-            "plug" => missing_tool("qemu-system-x86_64"),
-            _ => rootless.clone(),
-        };
+    for (mechanism, skip) in [("plug", &of_plug), ("relay", &of_relay)] {
         for plant in ["early-release", "ipv4-only", "lost-frame"] {
             let name = format!("netbuf with the {mechanism} finds {plant}");
-            parts.push(xtask(checkout, &name, 10, 1, &skip, |command| {
+            parts.push(xtask(checkout, &name, 10, 1, skip, |command| {
                 command.args(["net", "--mechanism", mechanism, "--plant", plant]);
                 command.arg("--no-install");
             }));
