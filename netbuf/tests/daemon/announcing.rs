@@ -1,6 +1,7 @@
 //! What could go wrong: after a failover the network sends to the dead host, until the guest speaks.
 
-use crate::site::{Site, hold, in_namespace, ip, until};
+use crate::namespace::{ip, ip_shows, until};
+use crate::site::{Site, hold, in_namespace};
 use blkback_proto::ctl::{NetAnnounceRequest, NetStation, Request};
 
 const MAC: &str = "02:00:00:aa:bb:cc";
@@ -29,7 +30,7 @@ fn a_far_host_and_the_bridge_learn_where_the_guest_is() {
         ip("neigh replace 192.0.2.7 lladdr 02:00:00:00:00:99 dev w1 nud stale");
         site.done(&announce(&["192.0.2.7"]));
         until("the neighbour", || {
-            ip("neigh show dev w1").contains(MAC).then_some(())
+            ip_shows("neigh show dev w1").contains(MAC).then_some(())
         });
         let bridge = std::process::Command::new("bridge")
             .args(["fdb", "show", "br", "br0"])

@@ -1,7 +1,8 @@
 //! What could go wrong: a device is renamed or goes, and the daemon holds on to a name; a part of the
 //! mechanism is taken away, and nobody is told.
 
-use crate::site::{Site, attach, frame, in_namespace, ip, until};
+use crate::namespace::{ip, ip_shows, until};
+use crate::site::{Site, attach, frame, in_namespace};
 use blkback_proto::ctl::{NetAttachRequest, Request};
 
 #[test]
@@ -32,7 +33,7 @@ fn a_renamed_device_is_the_same_and_one_that_went_is_gone() {
         for word in ["attached", "renamed", "gone"] {
             assert!(states.iter().any(|state| state == word), "{states:?}");
         }
-        let left = ip("-br link show");
+        let left = ip_shows("-br link show");
         assert!(!left.contains("nbr-") && !left.contains("nbp-"), "{left}");
         assert_eq!(
             site.state(),

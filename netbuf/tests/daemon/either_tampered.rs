@@ -1,6 +1,7 @@
 //! Somebody takes away by hand what holds the frames. With either mechanism, as in `either`.
 
-use crate::site::{Site, frame, in_namespace, ip, mechanism, until};
+use crate::namespace::until;
+use crate::site::{Site, frame, in_namespace, mechanism};
 use std::process::Command;
 
 /// The ingress qdisc of the guest's device, with the redirect in it.
@@ -75,6 +76,10 @@ fn with_the_place_taken_the_device_goes_down() {
         let words = "filter del dev g1 ingress prio 1 protocol all u32";
         assert!(tc.args(words.split(' ')).status().unwrap().success());
         until("the state", || (site.state() == "failed").then_some(()));
-        assert!(ip("-o link show g1").contains("state DOWN"));
+        let shown = Command::new("ip")
+            .args(["-o", "link", "show", "g1"])
+            .output();
+        let shown = String::from_utf8(shown.unwrap().stdout).unwrap();
+        assert!(shown.contains("state DOWN"), "{shown}");
     });
 }

@@ -1,6 +1,7 @@
 //! What could go wrong: a frame leaves before its epoch is safe, or twice, or never; a stranger's word opens.
 
-use crate::site::{Site, frame, hold, in_namespace, ip, lineage, of_epoch, until};
+use crate::namespace::{ip, until};
+use crate::site::{Site, frame, hold, in_namespace, lineage, of_epoch};
 use blkback_proto::ctl::{NetLineageRequest, NetResyncRequest, Request, StatusRequest};
 
 #[test]

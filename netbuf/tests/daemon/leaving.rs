@@ -1,7 +1,8 @@
 //! What could go wrong: a daemon that dies or ends lets go what it held; the next one is open by accident;
 //! cleanup takes what is not ours, or leaves what is.
 
-use crate::site::{Site, detach, devices, frame, hold, in_namespace, ip};
+use crate::namespace::ip;
+use crate::site::{Site, detach, devices, frame, hold, in_namespace};
 
 #[test]
 fn killed_in_the_middle_of_holding_nothing_leaves_and_the_next_begins_held() {

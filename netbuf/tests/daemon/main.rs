@@ -23,7 +23,11 @@ mod holding;
 #[path = "../relay/kinds.rs"]
 mod kinds;
 mod leaving;
+#[path = "../relay/namespace.rs"]
+mod namespace;
+mod plant;
 mod site;
+mod streams;
 mod unit;
 #[allow(
     dead_code,

@@ -1,5 +1,6 @@
 //! A host with a bridge, a guest, a witness, and the daemon.
 
+use crate::namespace::{PATIENCE, ip, ip_shows, possible, settled, unshare, until};
 use crate::wire::Wire;
 use blkback_proto::ctl::{
     Answer, Event, NetAttachRequest, NetDetachRequest, NetDone, NetEpochRequest, NetHoldRequest,
@@ -8,16 +9,17 @@ use blkback_proto::ctl::{
 use blockrep_host::ctl::{Client, ClientError};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::sync::Mutex;
+use std::time::Duration;
 
 pub(crate) const LINEAGE: &str = "0102030405060708090a0b0c0d0e0f10";
 const SENTINEL: [u8; 2] = [0x88, 0xb6];
-/// Of what happens by itself; nobody waits that long on a host that works.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) struct Site {
     dir: tempfile::TempDir,
     daemon: Option<Child>,
+    /// To this daemon; made with the first question.
+    client: Mutex<Option<Client>>,
     pub(crate) guest: Wire,
     pub(crate) witness: Wire,
     sentinel: Wire,
@@ -31,13 +33,11 @@ pub(crate) fn mechanism() -> String {
 
 /// Runs a body in a namespace of its own; says so and skips where that is not allowed.
 pub(crate) fn in_namespace(body: impl FnOnce() + Send + 'static) {
+    if !possible() {
+        return;
+    }
     let thread = std::thread::spawn(|| {
-        // SAFETY: geteuid(2) touches no memory, unshare(2) neither; it affects this thread only.
-        let made = unsafe { libc::geteuid() == 0 && libc::unshare(libc::CLONE_NEWNET) == 0 };
-        if !made || Command::new("ip").arg("-V").output().is_err() {
-            eprintln!("skipped: needs root and ip (Debian package iproute2)");
-            return;
-        }
+        unshare();
         body();
     });
     if let Err(panic) = thread.join() {
@@ -45,19 +45,19 @@ pub(crate) fn in_namespace(body: impl FnOnce() + Send + 'static) {
     }
 }
 
-/// One ip(8) command in the thread's namespace.
-#[track_caller]
-pub(crate) fn ip(arguments: &str) -> String {
-    let mut ip = Command::new("ip");
-    let output = ip.args(arguments.split(' ')).output().unwrap();
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "ip {arguments}: {error}");
-    String::from_utf8(output.stdout).unwrap()
+/// A number that the environment may set, else the default.
+pub(crate) fn number_of_environment(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| text.parse().expect(name))
+}
+
+/// A line about a long test, at the line's beginning: `cargo xtask net` shows it.
+pub(crate) fn note(text: &str) {
+    println!("\nnoted: {text}");
 }
 
 /// Every device, with what it is a port of; sorted, without counters.
 pub(crate) fn devices() -> Vec<String> {
-    let text = ip("-o link show");
+    let text = ip_shows("-o link show");
     let word = |line: &str, key: &str| {
         let mut words = line
             .split_ascii_whitespace()
@@ -87,31 +87,6 @@ pub(crate) fn devices() -> Vec<String> {
     all
 }
 
-#[track_caller]
-pub(crate) fn until<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
-    let begun = Instant::now();
-    loop {
-        if let Some(done) = attempt() {
-            return done;
-        }
-        assert!(begun.elapsed() < PATIENCE, "{what} did not come true");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
-
-/// Every interface has its carrier and every port forwards: until then frames are swallowed.
-fn settled() {
-    until("the network", || {
-        let text = ip("-d -o link show type veth");
-        let ready = |line: &str| {
-            let port = line.contains("bridge_slave");
-            let up = line.contains(" state UP ");
-            up && (!port || line.contains("bridge_slave state forwarding"))
-        };
-        text.lines().all(ready).then_some(())
-    });
-}
-
 /// A frame of the guest's to everybody.
 pub(crate) fn frame(mark: u8) -> Vec<u8> {
     let mut frame = vec![0xff; 6];
@@ -123,27 +98,21 @@ pub(crate) fn frame(mark: u8) -> Vec<u8> {
 impl Site {
     /// The network, without a daemon.
     pub(crate) fn new() -> Self {
-        for scope in ["all", "default"] {
-            let path = format!("/proc/sys/net/ipv6/conf/{scope}/disable_ipv6");
-            let _ = std::fs::write(path, "1");
-        }
-        for family in ["ip", "ip6", "arp"] {
-            let path = format!("/proc/sys/net/bridge/bridge-nf-call-{family}tables");
-            let _ = std::fs::write(path, "0");
-        }
-        ip("link set lo up");
-        ip("link add br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0");
+        let mut lines = String::from("link set lo up\n");
+        lines += "link add br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0\n";
         for (near, far) in [("g0", "g1"), ("w1", "w0"), ("s0", "s1")] {
-            ip(&format!("link add {near} type veth peer name {far}"));
-            ip(&format!("link set {far} master br0"));
+            lines += &format!("link add {near} type veth peer name {far}\n");
+            lines += &format!("link set {far} master br0\n");
         }
         for up in ["br0", "g0", "g1", "w0", "w1", "s0", "s1"] {
-            ip(&format!("link set {up} up"));
+            lines += &format!("link set {up} up\n");
         }
+        ip(&lines);
         settled();
         Self {
             dir: tempfile::tempdir().unwrap(),
             daemon: None,
+            client: Mutex::new(None),
             guest: Wire::open("g0"),
             witness: Wire::open("w1"),
             sentinel: Wire::open("s0"),
@@ -193,6 +162,7 @@ impl Site {
     }
 
     pub(crate) fn start(&mut self, words: &[&str]) {
+        *self.client.get_mut().unwrap() = None;
         let daemon = self
             .program(words)
             .stderr(Stdio::inherit())
@@ -234,7 +204,9 @@ impl Site {
     }
 
     pub(crate) fn ask(&self, request: &Request) -> Result<Answer, ClientError> {
-        self.connect().unwrap().request(request, PATIENCE)
+        let mut client = self.client.lock().unwrap();
+        let client = client.get_or_insert_with(|| self.connect().unwrap());
+        client.request(request, PATIENCE)
     }
 
     /// A request that gets a [`NetDone`].
@@ -295,8 +267,12 @@ impl Site {
     /// The daemon holds as many frames: they were said, and have come as far as it.
     #[track_caller]
     pub(crate) fn holds(&self, frames: u64) {
-        until("the frames", || {
-            (self.status().guests[0].interfaces[0].held_frames == Some(frames)).then_some(())
+        until(&format!("that {frames} frames are held"), || {
+            let port = &self.status().guests[0].interfaces[0];
+            let (held, dropped) = (port.held_frames?, port.dropped_frames?);
+            let lost = held < frames && dropped > 0;
+            assert!(!lost, "of {frames} frames {dropped} were lost");
+            (held == frames).then_some(())
         });
     }
 

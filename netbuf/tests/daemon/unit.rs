@@ -1,6 +1,7 @@
 //! What could go wrong: more rights than are needed; a unit that systemd reads otherwise than meant.
 
-use crate::site::{Site, in_namespace, ip};
+use crate::namespace::{ip, ip_shows};
+use crate::site::{Site, in_namespace};
 use std::path::Path;
 use std::process::Command;
 
@@ -40,7 +41,7 @@ fn the_mechanism_is_found_out_and_leaves_nothing() {
         let status = site.status();
         println!("{}: {}", status.mechanism, status.why);
         assert!(status.why.contains("plug"), "{}", status.why);
-        assert!(!ip("-br link show").contains("netbuf-probe"));
+        assert!(!ip_shows("-br link show").contains("netbuf-probe"));
         assert_eq!(site.end(), 0);
         // Said in one line where it is asked for and not there.
         if status.mechanism.as_str() == "relay" {

@@ -2,7 +2,8 @@
 //! interface goes, held frames that get out of a relay that ended.
 
 use crate::kinds::frame;
-use crate::lab::{Lab, ip, possible, settled};
+use crate::lab::Lab;
+use crate::namespace::{ip, possible, settled};
 use crate::wire::Wire;
 use netbuf::relay::RelayError;
 use netbuf::relay::isolate::{isolate, leaks};
@@ -51,12 +52,10 @@ fn a_deleted_interface_is_a_state() {
     let held = frame([0xff; 6], [0x88, 0xb5], 99);
     lab.guest.send(&held);
     lab.read(1);
-    assert!(ip("link del g0\n"));
+    ip("link del g0");
     lab.until(|status| status.guest == PortState::Gone);
     // A namesake is somebody else's.
-    assert!(ip(
-        "link add g1 type veth peer name g0\nlink set g1 up\nlink set g0 up\n"
-    ));
+    ip("link add g1 type veth peer name g0\nlink set g1 up\nlink set g0 up");
     quiet(&lab);
     assert_eq!(lab.relay.cut(1).unwrap().epoch.frames, 1);
     assert!(lab.seen().is_empty());
@@ -64,7 +63,7 @@ fn a_deleted_interface_is_a_state() {
     assert_eq!(lab.witness.receive(), held);
     lab.send_sentinel();
     lab.until(|status| status.inbound.unwanted_frames > 0);
-    assert!(ip("link del b0\n"));
+    ip("link del b0");
     lab.until(|status| status.bridge == PortState::Gone);
     quiet(&lab);
     lab.relay.cut(2).unwrap();
@@ -81,7 +80,7 @@ fn released_frames_wait_for_a_bridge_that_is_deleted_without_a_spin() {
     lab.guest.send(&frame([0xff; 6], [0x88, 0xb5], 99));
     lab.read(1);
     lab.relay.cut(1).unwrap();
-    assert!(ip("link del b0\n"));
+    ip("link del b0");
     lab.relay.release(1).unwrap();
     let status = lab.until(|status| status.bridge == PortState::Gone);
     assert_eq!(status.queue.ready.frames, 1);
@@ -101,20 +100,20 @@ fn an_interface_that_was_down_goes_on() {
     frames[..5].iter().for_each(|frame| lab.guest.send(frame));
     lab.read(5);
     lab.relay.cut(1).unwrap();
-    assert!(ip("link set b0 down\n"));
+    ip("link set b0 down");
     lab.until(|status| status.bridge == PortState::Down);
     lab.relay.release(1).unwrap();
     assert_eq!(lab.relay.status().unwrap().queue.ready.frames, 5);
-    assert!(ip("link set g1 down\n"));
+    ip("link set g1 down");
     lab.until(|status| status.guest == PortState::Down);
     // In front of the bridge, whose port opens in its own time.
     let port = Wire::open("b1");
-    assert!(ip("link set b0 up\n"));
+    ip("link set b0 up");
     lab.until(|status| status.bridge == PortState::Up);
     for frame in &frames[..5] {
         assert_eq!(port.receive(), *frame);
     }
-    assert!(ip("link set g1 up\n"));
+    ip("link set g1 up");
     lab.until(|status| status.guest == PortState::Up);
     settled();
     lab.seen();
@@ -159,7 +158,7 @@ fn an_interface_is_isolated_or_it_is_said_why_not() {
         return;
     }
     crate::lab::interfaces(1500);
-    assert!(ip("addr add 192.0.2.1/24 dev g1\n"));
+    ip("addr add 192.0.2.1/24 dev g1");
     let all = leaks("g1").unwrap().join("\n");
     assert!(
         all.contains("answers ARP") && all.contains("IPv4 address"),

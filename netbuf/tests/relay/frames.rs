@@ -1,7 +1,8 @@
 //! What could go wrong: a kind of frame that slips by, a frame that goes early, twice, never or out of order.
 
 use crate::kinds::{frame, kinds};
-use crate::lab::{Lab, interfaces, possible, relay};
+use crate::lab::{Lab, interfaces, relay};
+use crate::namespace::possible;
 use netbuf::relay::batch::{Received, Sender};
 use netbuf::relay::port::{End, Port, VNET_BYTES};
 

@@ -20,6 +20,7 @@ mod failures;
 mod frames;
 mod kinds;
 mod lab;
+mod namespace;
 mod speed;
 mod tap;
 mod tcp;

@@ -4,7 +4,8 @@
 //! With a tap the promise is exact: when the `write` of its owner has returned, the frame is at the relay's socket.
 
 use crate::kinds::frame;
-use crate::lab::{interfaces, ip, possible};
+use crate::lab::interfaces;
+use crate::namespace::{ip, possible};
 use netbuf::relay::isolate::isolate;
 use netbuf::relay::{Relay, RelayConfig};
 use std::fs::{File, OpenOptions};
@@ -40,7 +41,7 @@ fn a_cut_takes_everything_a_paused_guest_has_written() {
         eprintln!("skipped: no /dev/net/tun");
         return;
     };
-    assert!(ip("link set t0 up\n"));
+    ip("link set t0 up");
     assert_eq!(isolate("t0").unwrap(), Vec::<String>::new());
     let relay = Relay::start(&RelayConfig::new("t0", "b0")).unwrap();
     relay.hold().unwrap();

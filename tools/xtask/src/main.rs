@@ -1,5 +1,5 @@
 //! Project commands: `cargo xtask demo`, `test`, `sim`, `crash`, `power`, `guest-fio`, `restarts`, `migrate`,
-//! `bench`, `man`, `install`.
+//! `net`, `bench`, `man`, `install`.
 //!
 //! Exit codes: 0 all holds; 1 it was tried and does not hold; 2 it could not be tried, or the command
 //! line is wrong; 130 interrupted.
@@ -17,10 +17,10 @@ mod guest;
 mod initramfs;
 mod kernel;
 mod lab;
+mod net;
 mod netns;
 mod packages;
 mod parcel;
-mod plug;
 mod power;
 mod process;
 mod stop;
@@ -76,8 +76,8 @@ enum Command {
     Restarts(churn::RestartsOptions),
     /// Move a living guest into a file and out of it with QEMU's own migration
     Migrate(churn::MigrateOptions),
-    /// Test netbuf with the kernel's plug, in a guest whose kernel has it
-    Plug(plug::Options),
+    /// Test netbuf with the relay here, or with the kernel's plug in a guest whose kernel has it
+    Net(net::Options),
     /// Measure the disk beside other stacks, on this machine or from inside a guest, and held frames
     #[command(subcommand)]
     Bench(Bench),
@@ -146,7 +146,7 @@ fn run(command: Command) -> Result<Verdict> {
         Command::GuestFio(options) => churn::guest_fio(&checkout, &options),
         Command::Restarts(options) => churn::restarts(&checkout, &options),
         Command::Migrate(options) => churn::migrate(&checkout, &options),
-        Command::Plug(options) => plug::run(&checkout, &options),
+        Command::Net(options) => net::run(&checkout, &options),
         Command::Sim(passed) => become_tests_program(&checkout, "sim", &passed),
         Command::Crash(passed) => become_tests_program(&checkout, "crash", &passed),
         Command::Bench(Bench::Guest(options)) => bench::run(&checkout, &options),

@@ -52,6 +52,9 @@ struct Extent {
     power_rounds: u32,
     fio_seconds: u32,
     migrations: u32,
+    /// Of netbuf with the plug.
+    net_kills: u32,
+    tcp_seconds: u32,
     mutants: bool,
     /// Lints check everything a second time, which on a fresh machine takes minutes.
     lints: bool,
@@ -67,6 +70,8 @@ const QUICK: Extent = Extent {
     power_rounds: 0,
     fio_seconds: 0,
     migrations: 0,
+    net_kills: 0,
+    tcp_seconds: 0,
     mutants: false,
     lints: false,
     patience: 1,
@@ -79,6 +84,8 @@ const WHOLE: Extent = Extent {
     power_rounds: 2,
     fio_seconds: 40,
     migrations: 2,
+    net_kills: 25,
+    tcp_seconds: 15,
     mutants: true,
     lints: true,
     patience: 1,
@@ -91,6 +98,8 @@ const ALL: Extent = Extent {
     power_rounds: 20,
     fio_seconds: 300,
     migrations: 20,
+    net_kills: 200,
+    tcp_seconds: 600,
     mutants: true,
     lints: true,
     patience: 8,
@@ -198,7 +207,8 @@ fn static_parts(checkout: &Checkout, extent: Extent) -> Vec<Part> {
         Part::new(name, command, minutes)
     };
     let mut rustfmt = Command::new("rustfmt");
-    let programs = ["ledger", "power", "churn"].map(|name| format!("tests/guest/{name}.rs"));
+    let programs =
+        ["ledger", "power", "churn", "program"].map(|name| format!("tests/guest/{name}.rs"));
     rustfmt
         .args(["--check", "--edition", "2024"])
         .args(programs);

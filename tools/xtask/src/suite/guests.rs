@@ -52,6 +52,39 @@ pub(super) fn parts(checkout: &Checkout, extent: Extent, daemons: &Option<String
         ),
     ];
     parts.extend(churn_parts(checkout, extent, &both));
+    parts.extend(net_parts(checkout, extent));
+    parts
+}
+
+/// What holds frames by either mechanism; the tests run the relay without plants themselves.
+fn net_parts(checkout: &Checkout, extent: Extent) -> Vec<Part> {
+    // SAFETY: no arguments, cannot fail.
+    let root = unsafe { libc::geteuid() } == 0;
+    let of_relay = (!root).then(|| "network namespaces need root".to_owned());
+    let of_plug = missing_tool("qemu-system-x86_64");
+    let [of_relay, of_plug] = [of_relay, of_plug].map(|why| why.or_else(|| missing_tool("tc")));
+    let kills = extent.net_kills.to_string();
+    let seconds = extent.tcp_seconds.to_string();
+    let mut parts = vec![xtask(
+        checkout,
+        "netbuf with the plug",
+        15,
+        0,
+        &of_plug,
+        |command| {
+            command.args(["net", "--mechanism", "plug", "--no-install"]);
+            command.args(["--kills", &kills, "--tcp-seconds", &seconds]);
+        },
+    )];
+    for (mechanism, skip) in [("plug", &of_plug), ("relay", &of_relay)] {
+        for plant in ["early-release", "ipv4-only", "lost-frame"] {
+            let name = format!("netbuf with the {mechanism} finds {plant}");
+            parts.push(xtask(checkout, &name, 10, 1, skip, |command| {
+                command.args(["net", "--mechanism", mechanism, "--plant", plant]);
+                command.arg("--no-install");
+            }));
+        }
+    }
     parts
 }
 

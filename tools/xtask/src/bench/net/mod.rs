@@ -26,7 +26,7 @@ use crate::demo::Verdict;
 use crate::guest::{self, Boot, Guest, Word};
 use crate::packages::{self, Purpose};
 use crate::stop::minutes;
-use crate::{plug, process, ui};
+use crate::{net, process, ui};
 use figures::{Figures, Ground};
 use report::{Conditions, Report};
 
@@ -167,7 +167,7 @@ fn in_guest(
     options: &Options,
     dir: &Path,
 ) -> Result<(String, Figures)> {
-    let kernel = plug::kernel_with(checkout, [&built.bench, &built.daemon], dir)?;
+    let kernel = net::kernel_with(checkout, &[&built.bench, &built.daemon], dir)?;
     let accelerator = guest::accelerator(checkout, &kernel)?;
     let step = ui::step("nothing and the plug, in a guest's kernel");
     let arguments = words(options, Ground::Guest, built).join(",");
