@@ -9,8 +9,9 @@ use crate::netlink::{Link, Netlink};
 use crate::relay::port::PortState;
 use crate::relay::{Relay, RelayConfig, RelayError};
 
-/// Between two commands a relay takes one turn; this is for a host that stands still.
-const ANSWER_MAX: std::time::Duration = std::time::Duration::from_secs(2);
+/// Between two commands a relay takes one turn; this is for a host that stands still. Who waits no longer does not
+/// know what became of the order, and the guest is cut off.
+const ANSWER_MAX: std::time::Duration = std::time::Duration::from_secs(5);
 
 #[derive(Debug)]
 pub(super) struct RelayPort {

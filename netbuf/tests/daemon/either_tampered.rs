@@ -69,7 +69,7 @@ fn with_the_place_taken_the_device_goes_down() {
         site.guest.send(&frame(1));
         site.holds(1);
         let filter =
-            "filter add dev g1 parent ffff: protocol all prio 9 u32 match u32 0 0 action drop";
+            "filter add dev g1 parent ffff: protocol all prio 9 u32 match u32 0 0 flowid 1:1";
         let mut tc = Command::new("tc");
         assert!(tc.args(filter.split(' ')).status().unwrap().success());
         let mut tc = Command::new("tc");
