@@ -3,7 +3,9 @@
 use std::io::{IsTerminal, stderr};
 
 use thiserror::Error;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// Environment variable read when no level is given by flag.
 pub const LEVEL_VARIABLE: &str = "BLOCKREP_LOG";
@@ -34,10 +36,12 @@ pub fn init(flag: Option<&str>) -> Result<(), LoggingError> {
     let (text, place) = chosen_level(flag, variable.as_deref());
     let filter = parse_filter(text, place)?;
     tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_max_level(LevelFilter::TRACE)
         .with_writer(stderr)
         .with_ansi(stderr().is_terminal())
         .with_target(false)
+        .finish()
+        .with(filter)
         .try_init()
         .map_err(|_| LoggingError::Twice)
 }
@@ -52,7 +56,7 @@ fn chosen_level<'a>(flag: Option<&'a str>, variable: Option<&'a str>) -> (&'a st
 
 /// The filter language takes any word for a module name; a misspelt level must not pass for one
 /// and silence the log.
-fn parse_filter(text: &str, place: &'static str) -> Result<EnvFilter, LoggingError> {
+fn parse_filter(text: &str, place: &'static str) -> Result<Targets, LoggingError> {
     let bad = |word: &str| LoggingError::Level {
         word: word.to_owned(),
         place,
@@ -65,7 +69,7 @@ fn parse_filter(text: &str, place: &'static str) -> Result<EnvFilter, LoggingErr
             return Err(bad(directive));
         }
     }
-    EnvFilter::builder().parse(text).map_err(|_| bad(text))
+    text.parse().map_err(|_| bad(text))
 }
 
 #[cfg(test)]

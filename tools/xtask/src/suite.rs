@@ -58,6 +58,8 @@ struct Extent {
     mutants: bool,
     /// Lints check everything a second time, which on a fresh machine takes minutes.
     lints: bool,
+    /// Without what only builds and tests the project itself, and netbuf's long tests short.
+    short: bool,
     /// Limits are multiplied by this.
     patience: u32,
 }
@@ -74,6 +76,7 @@ const QUICK: Extent = Extent {
     tcp_seconds: 0,
     mutants: false,
     lints: false,
+    short: true,
     patience: 1,
 };
 const WHOLE: Extent = Extent {
@@ -88,6 +91,7 @@ const WHOLE: Extent = Extent {
     tcp_seconds: 15,
     mutants: true,
     lints: true,
+    short: false,
     patience: 1,
 };
 const ALL: Extent = Extent {
@@ -102,6 +106,7 @@ const ALL: Extent = Extent {
     tcp_seconds: 600,
     mutants: true,
     lints: true,
+    short: false,
     patience: 8,
 };
 
@@ -229,8 +234,18 @@ fn static_parts(checkout: &Checkout, extent: Extent) -> Vec<Part> {
         parts.push(cargo("clippy", 15, &clippy));
     }
     // The tests run the daemons and tools themselves.
-    parts.push(cargo("build", 15, &["build", "--workspace"]));
+    let mut build = checkout.cargo();
+    build.args(["build", "--workspace"]).args(left_out(extent));
+    parts.push(Part::new("build", build, 15));
     parts
+}
+
+/// Packages that the short half does without, as words for cargo.
+fn left_out(extent: Extent) -> &'static [&'static str] {
+    match extent.short {
+        true => &["--exclude", "xtask", "--exclude", "blockrep-man"],
+        false => &[],
+    }
 }
 
 fn test_parts(checkout: &Checkout, metadata: &Metadata, extent: Extent) -> Vec<Part> {
@@ -250,7 +265,17 @@ fn test_parts(checkout: &Checkout, metadata: &Metadata, extent: Extent) -> Vec<P
             "--no-fail-fast",
         ]);
     }
+    if find_program("cargo-nextest").is_some() && extent.short {
+        // Many of them wait most of the time.
+        tests.args(["--test-threads", "4"]);
+    }
+    if extent.short {
+        tests.env("NETBUF_TEST_KILLS", "25");
+        tests.env("NETBUF_TEST_STREAM_SECONDS", "3");
+    }
+    tests.args(left_out(extent));
     doc_tests.args(["test", "--workspace", "--doc"]);
+    doc_tests.args(left_out(extent));
     let mut parts = vec![
         Part::new("tests", tests, 20),
         Part::new("doc tests", doc_tests, 10),
