@@ -84,8 +84,12 @@ impl Hold {
                     notices.push(Notice::Mended { interface, why });
                     continue;
                 }
-                let closed = port.close(&mut self.netlink)?;
-                let why = format!("{why}; {closed}");
+                let why = match port.close(&mut self.netlink) {
+                    Ok(closed) => format!("{why}; {closed}"),
+                    Err(error) => {
+                        format!("{why}; what it says may pass, it cannot be closed: {error}")
+                    }
+                };
                 port.failed = Some(why.clone());
                 notices.push(Notice::Failed {
                     interface,

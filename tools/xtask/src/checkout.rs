@@ -191,6 +191,16 @@ fn sweep(dir: &Path, prefix: &str) {
     }
 }
 
+/// The program that cargo says it has built, in what it prints with `--message-format=json…`.
+pub(crate) fn built_program(said: &str, name: &str, kind: &str) -> Result<PathBuf> {
+    said.lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|one| one["target"]["name"] == name && one["target"]["kind"][0] == kind)
+        .filter_map(|one| one["executable"].as_str().map(PathBuf::from))
+        .next_back()
+        .with_context(|| format!("cargo names no {kind} {name}"))
+}
+
 /// Finds a program on PATH, where Debian keeps those of the administrator, or among those unpacked
 /// for this checkout.
 pub(crate) fn find_program(name: &str) -> Option<PathBuf> {

@@ -13,9 +13,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
-use serde_json::Value;
 
-use crate::checkout::Checkout;
+use crate::checkout::{Checkout, built_program};
 use crate::demo::Verdict;
 use crate::guest::{self, Accelerator, BOOT_LIMIT, Boot, Guest, GuestFailed, Word};
 use crate::kernel::{self, Contents, GuestKernel};
@@ -338,12 +337,8 @@ fn build(checkout: &Checkout, log: &Path) -> Result<Built> {
     built.success("cargo test -p netbuf --no-run")?;
     let text = std::fs::read_to_string(log).with_context(|| format!("read {}", log.display()))?;
     let program = |name: &str, kind: &str| {
-        text.lines()
-            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-            .filter(|one| one["target"]["name"] == name && one["target"]["kind"][0] == kind)
-            .filter_map(|one| one["executable"].as_str().map(PathBuf::from))
-            .next_back()
-            .with_context(|| format!("cargo names no {kind} {name}; see {}", log.display()))
+        let found = built_program(&text, name, kind);
+        found.with_context(|| format!("see {}", log.display()))
     };
     Ok(Built {
         tests: program("daemon", "test")?,

@@ -19,9 +19,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use serde_json::Value;
 
-use crate::checkout::{Checkout, find_program};
+use crate::checkout::{Checkout, built_program, find_program};
 use crate::demo::Verdict;
 use crate::guest::{self, Boot, Guest, Word};
 use crate::packages::{self, Purpose};
@@ -218,12 +217,8 @@ fn build(checkout: &Checkout, log: &Path) -> Result<Built> {
     let said = process::run(&mut cargo, log, minutes(30))?;
     let text = said.success("cargo build -p netbuf")?;
     let program = |name: &str, kind: &str| {
-        text.lines()
-            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-            .filter(|one| one["target"]["name"] == name && one["target"]["kind"][0] == kind)
-            .filter_map(|one| one["executable"].as_str().map(PathBuf::from))
-            .next_back()
-            .with_context(|| format!("cargo names no {kind} {name}; see {}", log.display()))
+        let found = built_program(&text, name, kind);
+        found.with_context(|| format!("see {}", log.display()))
     };
     Ok(Built {
         bench: program("net_bench", "example")?,
