@@ -1,0 +1,1 @@
+//! Who may run a guest.

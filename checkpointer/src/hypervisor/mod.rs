@@ -1,0 +1,1 @@
+//! The hypervisor of a guest.

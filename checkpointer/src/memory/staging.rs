@@ -1,0 +1,1 @@
+//! The copy that is made in the pause.

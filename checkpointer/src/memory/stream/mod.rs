@@ -1,0 +1,1 @@
+//! The way of memory to the backup.
