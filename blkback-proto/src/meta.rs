@@ -156,6 +156,8 @@ pub struct GroupMeta {
     pub clean: bool,
     /// On a primary: the peer may lack any write of this side, and nobody knows which.
     pub all_dirty: bool,
+    /// On a backup: memory of the guest is a member, without which no epoch is committed.
+    pub memory: bool,
     /// Histories, oldest first; the last is the current one.
     pub lineage: Vec<LineageEntry>,
 }
@@ -247,6 +249,7 @@ const FLAG_INCONSISTENT: u16 = 1;
 const FLAG_ALL_DIRTY: u16 = 2;
 const FLAG_JOURNAL_EMPTY: u16 = 4;
 const FLAG_CLEAN: u16 = 8;
+const FLAG_MEMORY: u16 = 16;
 
 fn seal_slot(out: &mut [u8]) {
     out[12..16].fill(0);
@@ -370,7 +373,10 @@ impl GroupMeta {
         raw.volume_count = self.volume_count.into();
         raw.role = (self.role as u16).into();
         let flag = |on: bool, bit: u16| if on { bit } else { 0 };
-        raw.flags = (flag(self.clean, FLAG_CLEAN) | flag(self.all_dirty, FLAG_ALL_DIRTY)).into();
+        raw.flags = (flag(self.clean, FLAG_CLEAN)
+            | flag(self.all_dirty, FLAG_ALL_DIRTY)
+            | flag(self.memory, FLAG_MEMORY))
+        .into();
         raw.name_bytes = u16::try_from(self.name.len()).expect("at most 64").into();
         raw.name[..self.name.len()].copy_from_slice(self.name.as_bytes());
         raw.promoted = self.promoted.0.into();
@@ -396,7 +402,7 @@ impl GroupMeta {
         check_head(bytes, &GROUP_MAGIC)?;
         let raw = RawGroup::ref_from_bytes(bytes).map_err(|_| RecordError::Short)?;
         let flags = raw.flags.get();
-        if flags & !(FLAG_CLEAN | FLAG_ALL_DIRTY) != 0
+        if flags & !(FLAG_CLEAN | FLAG_ALL_DIRTY | FLAG_MEMORY) != 0
             || raw.reserved != [0; 6]
             || raw.reserved2.iter().any(|b| *b != 0)
         {
@@ -434,6 +440,7 @@ impl GroupMeta {
             promoted: Epoch(raw.promoted.get()),
             clean: flags & FLAG_CLEAN != 0,
             all_dirty: flags & FLAG_ALL_DIRTY != 0,
+            memory: flags & FLAG_MEMORY != 0,
             lineage,
         })
     }
@@ -505,6 +512,7 @@ mod tests {
             promoted: Epoch(9),
             clean: false,
             all_dirty: true,
+            memory: false,
             lineage: vec![
                 entry(1, LineageWhy::Created),
                 entry(9, LineageWhy::Promoted),

@@ -44,6 +44,7 @@ impl Handler for Daemon {
             Request::Cut(_) => reply.ok(Answer::Cut(CutAnswer {
                 epoch: 7,
                 committed: false,
+                ..CutAnswer::default()
             })),
             Request::Promote(promote) if promote.force => {
                 reply.ok(Answer::Promote(PromoteAnswer {

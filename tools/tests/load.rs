@@ -286,6 +286,7 @@ impl Handler for Daemon {
         reply.ok(Answer::Cut(CutAnswer {
             epoch: self.0,
             committed: false,
+            ..CutAnswer::default()
         }));
     }
 }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::event::Event;
 use super::frame::{ANSWER_BYTES_MAX, BODY_BYTES_MAX, Frame, FrameError, FrameKind, encode};
+use super::memory::{DriveAnswer, MemoryAnswer};
 use super::netbuf::{NetDone, NetStatus};
 use super::pages::{PagesArmAnswer, PagesDisarmAnswer, PagesTakeAnswer};
 use super::request::BodyError;
@@ -37,6 +38,16 @@ pub enum Answer {
     Cut(CutAnswer),
     /// To promote.
     Promote(PromoteAnswer),
+    /// To drive.
+    Drive(DriveAnswer),
+    /// To memory-join.
+    MemoryJoin(MemoryAnswer),
+    /// To memory-whole.
+    MemoryWhole(MemoryAnswer),
+    /// To memory-wait.
+    MemoryWait(MemoryAnswer),
+    /// To memory-leave.
+    MemoryLeave(MemoryAnswer),
     /// To pages-arm.
     PagesArm(PagesArmAnswer),
     /// To pages-take.
@@ -99,12 +110,15 @@ pub struct PrepareAnswer {
 }
 
 /// The epoch has ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CutAnswer {
     /// The epoch that ended.
     pub epoch: u64,
     /// Whether it is already committed.
     pub committed: bool,
+    /// The history that it is of, hex.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub lineage: String,
 }
 
 /// The group serves here as primary.

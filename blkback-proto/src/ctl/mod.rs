@@ -25,6 +25,7 @@
 mod answer;
 mod event;
 mod frame;
+mod memory;
 mod netbuf;
 mod pages;
 mod request;
@@ -44,6 +45,10 @@ pub use frame::{
     HEADER_BYTES, MAGIC, PACKET_BYTES_MAX, VERSION_MAX, VERSION_MIN, choose_version, decode,
     encode,
 };
+pub use memory::{
+    DriveAnswer, DriveRequest, MEMORY_WHOLE_MAX, MemoryAnswer, MemoryEpoch, MemoryJoinRequest,
+    MemoryLeaveRequest, MemoryWaitRequest,
+};
 pub use netbuf::{
     NET_ADDRESSES_MAX, NET_DEVICE_BYTES_MAX, NET_GUEST_BYTES_MAX, NetAnnounceRequest,
     NetAttachRequest, NetDetachRequest, NetDone, NetEpochRequest, NetGuest, NetHoldRequest,
@@ -58,9 +63,9 @@ pub use request::{
     StatusRequest,
 };
 pub use status::{
-    Bounds, CommitLatency, CutHold, DaemonStatus, DiskTime, Epochs, GroupStatus, GuestStatus,
-    JournalStatus, LineageEntry, LinkStatus, MemoryPart, OutputStatus, QueueBound, Rates,
-    RefusedPeer, Stated, Status, SyncProgress, VolumeCounters, VolumeStatus,
+    Bounds, CommitLatency, CutHold, DaemonStatus, DiskTime, Epochs, GroupStatus, GuestMemoryStatus,
+    GuestStatus, JournalStatus, LineageEntry, LinkStatus, MemoryPart, OutputStatus, QueueBound,
+    Rates, RefusedPeer, Stated, Status, SyncProgress, VolumeCounters, VolumeStatus,
 };
 pub use text::{TEXT_BYTES_MAX, one_line};
 pub use words::{

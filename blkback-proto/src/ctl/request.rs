@@ -4,6 +4,9 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::frame::{FrameError, FrameKind, HANDSHAKE_VERSION, encode};
+use super::memory::{
+    DriveRequest, MemoryEpoch, MemoryJoinRequest, MemoryLeaveRequest, MemoryWaitRequest,
+};
 use super::netbuf::{
     NetAnnounceRequest, NetAttachRequest, NetDetachRequest, NetEpochRequest, NetHoldRequest,
     NetLineageRequest, NetResyncRequest, NetStatusRequest,
@@ -27,6 +30,16 @@ pub enum Request {
     Cut(CutRequest),
     /// Makes a backup the primary.
     Promote(PromoteRequest),
+    /// Makes the client the one who cuts epochs.
+    Drive(DriveRequest),
+    /// Makes the guest's memory a member of a backup's group.
+    MemoryJoin(MemoryJoinRequest),
+    /// The memory of an epoch is whole.
+    MemoryWhole(MemoryEpoch),
+    /// Waits for a commit.
+    MemoryWait(MemoryWaitRequest),
+    /// Memory is no member any more.
+    MemoryLeave(MemoryLeaveRequest),
     /// Begins a record of the guest pages that the daemon writes.
     PagesArm(PagesArmRequest),
     /// Reads a turn of that record.
@@ -103,6 +116,9 @@ pub struct CutRequest {
     /// Answer when the epoch is committed instead of when it is cut.
     #[serde(default)]
     pub wait_durable: bool,
+    /// Leave a seal in every journal, also where nothing was written: memory goes with this epoch.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub seal: bool,
     /// How long the daemon waits for that; 0 is the daemon's own limit.
     #[serde(default)]
     pub timeout_ms: u64,
@@ -118,6 +134,12 @@ pub struct PromoteRequest {
     /// Also where the last acknowledged epoch may be damaged.
     #[serde(default)]
     pub accept_suspect: bool,
+    /// By the holder of the guest's memory, which goes on from it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub with_memory: bool,
+    /// Without the guest's memory, where there is one: the guest boots as after a power cut.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub disk_only: bool,
     /// Written into the lineage and the events.
     #[serde(default)]
     pub reason: String,
@@ -143,6 +165,11 @@ impl Request {
             Self::Prepare(_) => "prepare",
             Self::Cut(_) => "cut",
             Self::Promote(_) => "promote",
+            Self::Drive(_) => "drive",
+            Self::MemoryJoin(_) => "memory-join",
+            Self::MemoryWhole(_) => "memory-whole",
+            Self::MemoryWait(_) => "memory-wait",
+            Self::MemoryLeave(_) => "memory-leave",
             Self::PagesArm(_) => "pages-arm",
             Self::PagesTake(_) => "pages-take",
             Self::PagesDisarm(_) => "pages-disarm",

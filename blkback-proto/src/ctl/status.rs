@@ -36,6 +36,9 @@ pub struct Status {
     /// The moment whose disk this side holds; only on a backup that holds one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk: Option<DiskTime>,
+    /// On a backup whose group has the guest's memory as a member.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest_memory: Option<GuestMemoryStatus>,
     /// The way to the other side. Every volume has one of its own: that of the first volume whose link
     /// is not up, else of the first.
     pub link: LinkStatus,
@@ -57,6 +60,18 @@ pub struct Status {
 /// What a daemon that does not say it yet means.
 fn yes() -> bool {
     true
+}
+
+/// The guest's memory beside a backup's disks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestMemoryStatus {
+    /// Its holder has said what it has, since the start of this daemon.
+    pub joined: bool,
+    /// The last epoch that was committed with memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
+    /// Whole epochs of memory that wait for the disks.
+    pub waiting: u64,
 }
 
 /// A state with its reason; its fields stand directly in the object that has the state.

@@ -126,6 +126,7 @@ fn golden_packets() -> Vec<(&'static str, Vec<u8>, &'static str, &'static str)> 
                 epoch: None,
                 wait_durable: true,
                 timeout_ms: 1000,
+                ..CutRequest::default()
             })
             .to_packet(1, 4)
             .unwrap(),
@@ -137,6 +138,7 @@ fn golden_packets() -> Vec<(&'static str, Vec<u8>, &'static str, &'static str)> 
             answer(Answer::Cut(CutAnswer {
                 epoch: 42,
                 committed: true,
+                ..CutAnswer::default()
             })),
             "42 52 43 54 01 00 02 00 04 00 00 00 2c 00 00 00",
             r#"{"ok":{"cut":{"epoch":42,"committed":true}}}"#,
@@ -147,6 +149,7 @@ fn golden_packets() -> Vec<(&'static str, Vec<u8>, &'static str, &'static str)> 
                 force: false,
                 accept_suspect: false,
                 reason: "host a is down".into(),
+                ..PromoteRequest::default()
             })
             .to_packet(1, 4)
             .unwrap(),
@@ -255,11 +258,101 @@ fn golden_pages() -> Vec<(&'static str, Vec<u8>, &'static str, &'static str)> {
     ]
 }
 
+/// What checkpointer and standby ask of the disks.
+fn golden_memory() -> Vec<(&'static str, Vec<u8>, &'static str, &'static str)> {
+    const LINEAGE: &str = "9f0c1d2e3b4a59689f0c1d2e3b4a5968";
+    let answer = |answer| {
+        response_packets(1, 4, &Response::Ok(answer))
+            .unwrap()
+            .remove(0)
+    };
+    vec![
+        (
+            "drive",
+            Request::Drive(DriveRequest {
+                state: "protected".into(),
+                timeout_ms: 1000,
+            })
+            .to_packet(1, 4)
+            .unwrap(),
+            "42 52 43 54 01 00 01 00 04 00 00 00 31 00 00 00",
+            r#"{"drive":{"state":"protected","timeout_ms":1000}}"#,
+        ),
+        (
+            "drive answer",
+            answer(Answer::Drive(DriveAnswer {
+                state: "protected".into(),
+                reason: "the backup follows".into(),
+                cut_wanted: true,
+                ack_mode: "local".into(),
+                lineage: LINEAGE.into(),
+                volumes: vec!["vm1".into()],
+            })),
+            "42 52 43 54 01 00 02 00 04 00 00 00 a8 00 00 00",
+            r#"{"ok":{"drive":{"state":"protected","reason":"the backup follows","cut_wanted":true,"ack_mode":"local","lineage":"9f0c1d2e3b4a59689f0c1d2e3b4a5968","volumes":["vm1"]}}}"#,
+        ),
+        (
+            "memory-join",
+            Request::MemoryJoin(MemoryJoinRequest {
+                committed: Some(41),
+                whole: vec![MemoryEpoch {
+                    epoch: 42,
+                    lineage: LINEAGE.into(),
+                }],
+            })
+            .to_packet(1, 4)
+            .unwrap(),
+            "42 52 43 54 01 00 01 00 04 00 00 00 64 00 00 00",
+            r#"{"memory-join":{"committed":41,"whole":[{"epoch":42,"lineage":"9f0c1d2e3b4a59689f0c1d2e3b4a5968"}]}}"#,
+        ),
+        (
+            "memory-whole",
+            Request::MemoryWhole(MemoryEpoch {
+                epoch: 42,
+                lineage: LINEAGE.into(),
+            })
+            .to_packet(1, 4)
+            .unwrap(),
+            "42 52 43 54 01 00 01 00 04 00 00 00 4a 00 00 00",
+            r#"{"memory-whole":{"epoch":42,"lineage":"9f0c1d2e3b4a59689f0c1d2e3b4a5968"}}"#,
+        ),
+        (
+            "memory-wait",
+            Request::MemoryWait(MemoryWaitRequest {
+                above: 41,
+                timeout_ms: 1000,
+            })
+            .to_packet(1, 4)
+            .unwrap(),
+            "42 52 43 54 01 00 01 00 04 00 00 00 2e 00 00 00",
+            r#"{"memory-wait":{"above":41,"timeout_ms":1000}}"#,
+        ),
+        (
+            "memory-wait answer",
+            answer(Answer::MemoryWait(MemoryAnswer { committed: 42 })),
+            "42 52 43 54 01 00 02 00 04 00 00 00 27 00 00 00",
+            r#"{"ok":{"memory-wait":{"committed":42}}}"#,
+        ),
+        (
+            "memory-leave",
+            Request::MemoryLeave(MemoryLeaveRequest {})
+                .to_packet(1, 4)
+                .unwrap(),
+            "42 52 43 54 01 00 01 00 04 00 00 00 13 00 00 00",
+            r#"{"memory-leave":{}}"#,
+        ),
+    ]
+}
+
 /// A changed byte on the wire makes tools and daemons of different builds misread each other
 /// during an upgrade, exactly when somebody needs to promote.
 #[test]
 fn golden_bytes_and_document_agree() {
-    for (name, packet, header, body) in golden_packets().into_iter().chain(golden_pages()) {
+    for (name, packet, header, body) in golden_packets()
+        .into_iter()
+        .chain(golden_pages())
+        .chain(golden_memory())
+    {
         assert_eq!(hex(&packet[..HEADER_BYTES]), header, "{name}: header");
         assert_eq!(
             std::str::from_utf8(&packet[HEADER_BYTES..]).unwrap(),
@@ -304,6 +397,7 @@ fn document_names_every_word_and_limit() {
         ANSWER_BYTES_MAX,
         PAGE_RUNS_MAX,
         PAGE_REGIONS_MAX,
+        MEMORY_WHOLE_MAX,
     ] {
         assert!(
             DOCUMENT.contains(&limit.to_string()),
@@ -345,7 +439,8 @@ fn answers_and_events_with_unknown_fields_and_words_are_read() {
         Response::from_body(body).unwrap(),
         Response::Ok(Answer::Cut(CutAnswer {
             epoch: 1,
-            committed: true
+            committed: true,
+            ..CutAnswer::default()
         }))
     );
     let body = br#"{"error":{"code":"some-new-code","message":"m"}}"#;
@@ -539,13 +634,16 @@ fn any_request() -> impl Strategy<Value = Request> {
             |(epoch, wait_durable, timeout_ms)| Request::Cut(CutRequest {
                 epoch,
                 wait_durable,
-                timeout_ms
+                timeout_ms,
+                seal: wait_durable,
             })
         ),
         (any::<bool>(), any::<bool>(), any::<String>()).prop_map(
             |(force, accept_suspect, reason)| Request::Promote(PromoteRequest {
                 force,
                 accept_suspect,
+                with_memory: force,
+                disk_only: accept_suspect,
                 reason
             })
         ),

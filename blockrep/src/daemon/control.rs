@@ -5,7 +5,7 @@ use super::role::Group;
 use super::status::{Collector, refused_lately};
 use super::thread::{Mail, VolumeThread, fresh_lineage, now};
 use crate::engine::{Nanos, ToVolume};
-use crate::group::{Alive, PromoteError, Promoted, State};
+use crate::group::{Alive, PromoteError, PromoteWish, Promoted, State};
 use crate::reactor::MailSender;
 use blkback_proto::ctl::{
     Answer, CutAnswer, ErrorCode, EventKind, PrepareAnswer, PromoteAnswer, PromoteRequest,
@@ -82,9 +82,14 @@ impl VolumeThread {
                     .push((token, cut.wait_durable, until, reply));
                 let mut fresh = fresh_lineage;
                 let mut at = now(self.now, &mut fresh);
-                group.cut(&mut at, token, &mut self.gfx);
+                group.cut(&mut at, token, cut.seal, &mut self.gfx);
             }
             Request::Promote(promote) => self.ask_promotion(promote, reply),
+            Request::Drive(_)
+            | Request::MemoryJoin(_)
+            | Request::MemoryWhole(_)
+            | Request::MemoryWait(_)
+            | Request::MemoryLeave(_) => self.guest_memory(request, reply),
             Request::PagesArm(_) | Request::PagesTake(_) | Request::PagesDisarm(_) => {
                 self.pages(request, reply);
             }
@@ -141,11 +146,12 @@ impl VolumeThread {
             reply.ok(Answer::Cut(CutAnswer {
                 epoch: epoch.0,
                 committed,
+                lineage: self.lineage_text(),
             }));
         }
     }
 
-    fn committed(&self) -> Epoch {
+    pub(super) fn committed(&self) -> Epoch {
         match &self.group {
             Some(Group::Primary(group)) => group.epochs().1,
             Some(Group::Backup(group)) => group.committed(),
@@ -156,7 +162,8 @@ impl VolumeThread {
     /// Answers waits that are over.
     pub(super) fn tick_control(&mut self) {
         self.tick_promotions();
-        let (committed, now) = (self.committed(), self.now);
+        self.tick_guest_memory();
+        let (committed, now, lineage) = (self.committed(), self.now, self.lineage_text());
         let failed = match &self.group {
             Some(Group::Primary(group)) if group.standing().state == State::Failed => {
                 Some(group.standing().reason.clone())
@@ -170,6 +177,7 @@ impl VolumeThread {
                 let answer = CutAnswer {
                     epoch: wait.epoch.0,
                     committed: true,
+                    lineage: lineage.clone(),
                 };
                 wait.reply.ok(Answer::Cut(answer));
             } else if let Some(reason) = &failed {
@@ -204,8 +212,7 @@ impl VolumeThread {
         let Some(Group::Backup(group)) = &self.group else {
             return false;
         };
-        let alive = Some(Alive::default());
-        let held = group.may_promote(request.force, request.accept_suspect, alive);
+        let held = group.may_promote(&wish_of(request, Alive::default()));
         matches!(held, Err(PromoteError::Alive(_)))
     }
 
@@ -249,8 +256,7 @@ impl VolumeThread {
             peer: peer.unwrap_or_else(|| "another volume's link".to_owned()),
             heard_ms: heard.unwrap_or(0) / 1_000_000,
         };
-        let (force, suspect) = (request.force, request.accept_suspect);
-        group.promote(&mut at, token, force, suspect, Some(alive), &mut self.gfx);
+        group.promote(&mut at, token, wish_of(request, alive), &mut self.gfx);
     }
 
     pub(super) fn promote_done(&mut self, token: u64, result: Result<Promoted, PromoteError>) {
@@ -364,12 +370,24 @@ impl VolumeThread {
     }
 }
 
+fn wish_of(request: &PromoteRequest, alive: Alive) -> PromoteWish {
+    PromoteWish {
+        force: request.force,
+        accept_suspect: request.accept_suspect,
+        with_memory: request.with_memory,
+        disk_only: request.disk_only,
+        alive: Some(alive),
+    }
+}
+
 fn code_of(error: &PromoteError) -> ErrorCode {
     match error {
         PromoteError::Alive(_) => ErrorCode::NeedsForce,
         PromoteError::Inconsistent { .. } => ErrorCode::Inconsistent,
         PromoteError::Suspect { .. } => ErrorCode::NeedsAcceptSuspect,
-        PromoteError::Blank | PromoteError::UnderWay => ErrorCode::Refused,
+        PromoteError::Blank | PromoteError::UnderWay | PromoteError::Memory(_) => {
+            ErrorCode::Refused
+        }
         PromoteError::Failed(_) => ErrorCode::IoError,
     }
 }

@@ -15,6 +15,7 @@ mod control;
 mod exchanged;
 mod faults;
 mod files;
+mod guest_memory;
 mod image_mark;
 mod image_owner;
 mod last_session;

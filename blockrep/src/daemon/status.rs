@@ -84,6 +84,7 @@ struct GroupReport {
     ack_in_force: bool,
     output: OutputStatus,
     uncommitted_ms: Option<u64>,
+    guest_memory: Option<GuestMemoryStatus>,
     epochs_per_s: f64,
     commit_latency: CommitLatency,
     lineage: Vec<LineageEntry>,
@@ -163,6 +164,7 @@ fn compose(mut reports: Vec<Report>) -> Status {
         uncommitted_ms: group.uncommitted_ms,
         unapplied_bytes: backlog.unapplied_bytes,
         disk,
+        guest_memory: group.guest_memory,
         link,
         bounds: Bounds {
             memory_bytes_max: memory.iter().map(|p| p.bytes_max).sum(),
@@ -738,6 +740,14 @@ impl VolumeThread {
                     Some(group.oldest_uncommitted_ns(self.now) / 1_000_000)
                 }
                 Group::Primary(_) | Group::Backup(_) => None,
+            },
+            guest_memory: match group {
+                Group::Primary(_) => None,
+                Group::Backup(group) => group.memory().map(|memory| GuestMemoryStatus {
+                    joined: memory.joined,
+                    epoch: memory.at.map(|epoch| epoch.0),
+                    waiting: memory.waiting as u64,
+                }),
             },
             epochs_per_s,
             commit_latency: CommitLatency {

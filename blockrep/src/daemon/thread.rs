@@ -170,6 +170,7 @@ pub(super) struct VolumeThread {
     pub(super) pending_cuts: Vec<(u64, bool, Nanos, ReplyHandle)>,
     pub(super) promotes: Vec<PromoteAsked>,
     pub(super) promote_waits: Vec<PromoteWait>,
+    pub(super) guest_memory: super::guest_memory::GuestMemory,
     pub(super) next_token: u64,
     pub(super) latencies: Latencies,
     pub(super) holds: Holds,
@@ -303,6 +304,7 @@ impl VolumeThread {
             self.engine.next_tick(),
             group,
             self.promote_waits.iter().map(|wait| wait.until).min(),
+            self.next_guest_memory(),
             retry,
             slow,
             self.net_next_tick(),
@@ -454,6 +456,7 @@ impl VolumeThread {
             }
             GroupEffect::Latency(ns) => self.latencies.note(ns),
             GroupEffect::PromoteReply { token, result } => self.promote_done(token, result),
+            GroupEffect::MemoryReply { token, result } => self.memory_changed(token, result),
         }
     }
 

@@ -9,10 +9,12 @@
 //!               Promoting ── metadata durable, every volume serves ──► Promoted
 //! ```
 //!
-//! An epoch is committed when every volume sealed it. Nothing else decides that.
+//! An epoch is committed when every volume sealed it, and the guest's memory of it is whole where that is a
+//! member ([`super::memory`]). Nothing else decides that.
 
+use super::memory::Memory;
 use super::refusal::{not_identical_text, other_group_text, size_text, superseded_text};
-use super::{Alive, GroupEffect, Now, PromoteError, Promoted, Standing, State};
+use super::{GroupEffect, Now, PromoteError, PromoteWish, Promoted, Standing, State};
 use crate::engine::{Nanos, ToGroup, ToVolume};
 use blkback_proto::ctl::epochs_text;
 use blkback_proto::ids::Epoch;
@@ -41,8 +43,8 @@ pub struct MemberFacts {
 }
 
 #[derive(Clone, Debug)]
-struct Member {
-    facts: MemberFacts,
+pub(super) struct Member {
+    pub(super) facts: MemberFacts,
     hello: Option<Box<Hello>>,
     /// The hello was accepted: what was sealed and not committed is dropped.
     accepted: bool,
@@ -51,21 +53,30 @@ struct Member {
     serving: bool,
 }
 
+/// A promotion under way.
+#[derive(Debug)]
+pub(super) struct Promoting {
+    token: u64,
+    since: Nanos,
+    wish: PromoteWish,
+}
+
 /// The backup's side of a group.
 #[derive(Debug)]
 pub struct BackupGroup {
-    meta: GroupMeta,
-    members: Vec<Member>,
+    pub(super) meta: GroupMeta,
+    pub(super) members: Vec<Member>,
     standing: Standing,
-    committed: Epoch,
+    pub(super) committed: Epoch,
+    pub(super) memory: Memory,
     /// Highest epoch any volume ever sealed, dropped ones included. Sessions begin above it: else
     /// one volume's old epoch and another's new one could bear the same number.
     seen: Epoch,
     /// Highest epoch that had begun to arrive anywhere when the volumes were fenced.
     begun: Epoch,
     /// A primary waits until its history is durable here.
-    adopting: bool,
-    promoting: Option<(u64, Nanos)>,
+    pub(super) adopting: bool,
+    pub(super) promoting: Option<Promoting>,
     failed: Option<String>,
     /// Said until a primary is taken in for the first time: whose disk that would overwrite.
     warning: Option<String>,
@@ -97,6 +108,7 @@ impl BackupGroup {
             members,
             standing,
             committed: Epoch::NONE,
+            memory: Memory::default(),
             seen: facts
                 .iter()
                 .map(|f| f.sealed.max(f.committed))
@@ -174,6 +186,16 @@ impl BackupGroup {
         if state == State::Waiting && self.members.iter().any(|m| m.facts.blank) {
             return "follows a primary when one connects; not promotable: it never held an epoch";
         }
+        if state == State::Waiting && self.waits_for_memory() {
+            return "start `checkpointer receive`; until then no primary is taken in, and \
+                    `blockrepctl promote --disk-only` promotes without the memory";
+        }
+        if state == State::Following && self.has_memory() {
+            return "nothing to do; `blockrepctl guest promote` when the primary is dead";
+        }
+        if state == State::Waiting && self.has_memory() {
+            return "follows a primary when one connects, or `blockrepctl guest promote`";
+        }
         if state == State::Inconsistent && self.members.iter().all(|m| m.up) {
             return "an epoch again when the comparison has ended; until then not promotable";
         }
@@ -210,6 +232,10 @@ impl BackupGroup {
         }
         if connected {
             return (State::Following, "a primary is connected".to_owned());
+        }
+        if self.waits_for_memory() {
+            let reason = "the guest's memory is kept beside these disks, and its holder has not said yet what it has";
+            return (State::Waiting, reason.to_owned());
         }
         if let Some(reason) = self.damage() {
             return (State::Suspect, reason);
@@ -256,7 +282,7 @@ impl BackupGroup {
         (damaged > self.meta.promoted).then_some(damaged)
     }
 
-    fn rest(&mut self, at: &Now, why: Option<String>, fx: &mut Vec<GroupEffect>) {
+    pub(super) fn rest(&mut self, at: &Now, why: Option<String>, fx: &mut Vec<GroupEffect>) {
         if self.promoting.is_some() {
             return;
         }
@@ -274,7 +300,7 @@ impl BackupGroup {
         self.members.iter().position(|m| !m.up).filter(|_| some)
     }
 
-    fn sealed_by_all(&self) -> Epoch {
+    pub(super) fn sealed_by_all(&self) -> Epoch {
         let sealed = self.members.iter().map(|m| m.facts.sealed);
         let whole = if crate::mutant!("commit-by-any") {
             sealed.max()
@@ -296,11 +322,18 @@ impl BackupGroup {
         })
     }
 
-    fn advance_commit(&mut self, fx: &mut Vec<GroupEffect>) {
-        let whole = self.sealed_by_all();
-        if whole > self.committed {
-            self.committed = whole;
-            self.tell(&ToVolume::Commit(whole), fx);
+    pub(super) fn advance_commit(&mut self, fx: &mut Vec<GroupEffect>) {
+        if self.waits_for_memory() {
+            return;
+        }
+        self.commit(self.whole(), fx);
+    }
+
+    pub(super) fn commit(&mut self, epoch: Epoch, fx: &mut Vec<GroupEffect>) {
+        if epoch > self.committed {
+            self.committed = epoch;
+            self.note_commit(epoch);
+            self.tell(&ToVolume::Commit(epoch), fx);
         }
     }
 
@@ -338,7 +371,7 @@ impl BackupGroup {
             }
             ToGroup::Failed(text) => {
                 self.failed = Some(format!("volume {index}: {text}"));
-                if let Some((token, _)) = self.promoting.take() {
+                if let Some(Promoting { token, .. }) = self.promoting.take() {
                     let result = Err(PromoteError::Failed(text));
                     fx.push(GroupEffect::PromoteReply { token, result });
                 }
@@ -390,7 +423,7 @@ impl BackupGroup {
 
     /// Accepts who waits, once the history they bring is durable here.
     fn take_in(&mut self, at: &Now, fx: &mut Vec<GroupEffect>) {
-        if self.adopting || self.promoting.is_some() {
+        if self.adopting || self.promoting.is_some() || self.memory.is_changing() {
             return;
         }
         self.accept_waiting(fx);
@@ -449,6 +482,7 @@ impl BackupGroup {
                 sync,
             };
             fx.push(GroupEffect::ToVolume(index, accept));
+            self.memory.session(epoch);
             let member = &mut self.members[index];
             member.accepted = true;
             member.facts.sealed = member.facts.sealed.min(self.committed);
@@ -478,6 +512,11 @@ impl BackupGroup {
         if let Some(epoch) = promoted {
             let own = self.meta.tip().map(|t| t.id).unwrap_or_default();
             return Err((RefuseCode::Superseded, superseded_text(epoch, own, *tip)));
+        }
+        if self.waits_for_memory() {
+            let text = "the guest's memory is kept there, and its holder has not said yet what it has: start \
+                        `checkpointer receive` there, or give the memory up: `blockrepctl memory-leave`";
+            return Err((RefuseCode::Busy, text.to_owned()));
         }
         if usize::from(hello.volume_count) != self.members.len()
             || usize::from(hello.volume_index) != index
@@ -532,9 +571,7 @@ impl BackupGroup {
         &mut self,
         at: &mut Now,
         token: u64,
-        force: bool,
-        accept_suspect: bool,
-        alive: Option<Alive>,
+        wish: PromoteWish,
         fx: &mut Vec<GroupEffect>,
     ) {
         if self.meta.role == Role::Primary && self.promoting.is_none() {
@@ -552,14 +589,18 @@ impl BackupGroup {
             });
             return;
         }
-        if let Err(error) = self.may_promote(force, accept_suspect, alive) {
+        if let Err(error) = self.may_promote(&wish) {
             fx.push(GroupEffect::PromoteReply {
                 token,
                 result: Err(error),
             });
             return;
         }
-        self.promoting = Some((token, at.ns));
+        self.promoting = Some(Promoting {
+            token,
+            since: at.ns,
+            wish,
+        });
         for member in &mut self.members {
             member.fenced = false;
         }
@@ -576,12 +617,7 @@ impl BackupGroup {
     ///
     /// # Errors
     /// The reason.
-    pub fn may_promote(
-        &self,
-        force: bool,
-        accept_suspect: bool,
-        alive: Option<Alive>,
-    ) -> Result<(), PromoteError> {
+    pub fn may_promote(&self, wish: &PromoteWish) -> Result<(), PromoteError> {
         if let Some(text) = &self.failed {
             return Err(PromoteError::Failed(text.clone()));
         }
@@ -594,28 +630,39 @@ impl BackupGroup {
         if self.members.iter().any(|m| m.facts.blank) {
             return Err(PromoteError::Blank);
         }
-        if self.members.iter().any(|m| m.facts.suspect) && !accept_suspect {
+        self.promotable(wish.with_memory, wish.disk_only)?;
+        if self.members.iter().any(|m| m.facts.suspect) && !wish.accept_suspect {
             return Err(PromoteError::Suspect {
                 epoch: self.sealed_by_all(),
             });
         }
-        match alive {
-            Some(alive) if !force && self.members.iter().any(|m| m.up) => {
-                Err(PromoteError::Alive(alive))
+        match &wish.alive {
+            Some(alive) if !wish.force && self.members.iter().any(|m| m.up) => {
+                Err(PromoteError::Alive(alive.clone()))
             }
             _ => Ok(()),
         }
     }
 
     fn advance_promotion(&mut self, at: &mut Now, fx: &mut Vec<GroupEffect>) {
-        if self.promoting.is_none() || !self.members.iter().all(|m| m.fenced) {
+        let Some(promoting) = &self.promoting else {
+            return;
+        };
+        if self.memory.is_changing() || !self.members.iter().all(|m| m.fenced) {
             return;
         }
         if let Some(volume) = self.mixed() {
             self.give_up_promotion(at, PromoteError::Inconsistent { volume }, fx);
             return;
         }
-        let epoch = self.sealed_by_all();
+        let wish = &promoting.wish;
+        let epoch = match self.promotable(wish.with_memory, wish.disk_only) {
+            Ok(epoch) => epoch,
+            Err(error) => {
+                self.give_up_promotion(at, error, fx);
+                return;
+            }
+        };
         assert!(
             epoch >= self.committed,
             "what was committed is sealed everywhere"
@@ -623,6 +670,7 @@ impl BackupGroup {
         self.meta.role = Role::Primary;
         self.meta.promoted = epoch;
         self.meta.all_dirty = true;
+        self.meta.memory = false;
         self.meta.clean = false;
         self.meta.begin(LineageEntry {
             id: (at.fresh)(),
@@ -636,7 +684,7 @@ impl BackupGroup {
 
     /// A sync had begun when the operator asked: primaries may connect again.
     fn give_up_promotion(&mut self, at: &Now, error: PromoteError, fx: &mut Vec<GroupEffect>) {
-        let Some((token, _)) = self.promoting.take() else {
+        let Some(Promoting { token, .. }) = self.promoting.take() else {
             return;
         };
         self.tell(&ToVolume::Unfence, fx);
@@ -657,11 +705,18 @@ impl BackupGroup {
     ) {
         if let Err(error) = result {
             self.failed = Some(format!("group metadata: {error}"));
-            if let Some((token, _)) = self.promoting.take() {
+            self.memory_changed(at, Err(error.clone()), fx);
+            if let Some(Promoting { token, .. }) = self.promoting.take() {
                 let result = Err(PromoteError::Failed(error));
                 fx.push(GroupEffect::PromoteReply { token, result });
             }
             self.rest(at, None, fx);
+            return;
+        }
+        if self.memory.is_changing() {
+            self.memory_changed(at, Ok(()), fx);
+            self.take_in(at, fx);
+            self.advance_promotion(at, fx);
             return;
         }
         if std::mem::take(&mut self.adopting) {
@@ -680,11 +735,11 @@ impl BackupGroup {
         if !self.members.iter().all(|m| m.serving) {
             return;
         }
-        let Some((token, began)) = self.promoting.take() else {
+        let Some(Promoting { token, since, .. }) = self.promoting.take() else {
             return;
         };
         let lineage = self.meta.tip().expect("a promotion begins a history").id;
-        let took_ns = at.ns.saturating_sub(began);
+        let took_ns = at.ns.saturating_sub(since);
         let damaged = self.damaged_and_dropped();
         let begun = self.begun.max(damaged.unwrap_or_default());
         let promoted = Promoted {

@@ -5,6 +5,7 @@
 //! of the group's first volume.
 
 pub mod backup;
+pub mod memory;
 pub mod primary;
 pub mod refusal;
 
@@ -167,6 +168,28 @@ pub enum GroupEffect {
         /// What came of it.
         result: Result<Promoted, PromoteError>,
     },
+    /// The answer to a member's coming or going.
+    MemoryReply {
+        /// Who asked.
+        token: u64,
+        /// What is committed now, or why it is not taken.
+        result: Result<Epoch, memory::MemoryError>,
+    },
+}
+
+/// What is asked of a promotion.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PromoteWish {
+    /// Also beside a living link.
+    pub force: bool,
+    /// Also where the last acknowledged epoch may be damaged.
+    pub accept_suspect: bool,
+    /// By whom the guest's memory is held, and goes on from it.
+    pub with_memory: bool,
+    /// Without the guest's memory: it boots from the disks as after a power cut.
+    pub disk_only: bool,
+    /// The primary, if it is connected.
+    pub alive: Option<Alive>,
 }
 
 /// A promotion that succeeded.
@@ -222,6 +245,9 @@ pub enum PromoteError {
         /// Last whole epoch.
         epoch: Epoch,
     },
+    /// Memory is a member.
+    #[error("{0}")]
+    Memory(String),
     /// Nothing there.
     #[error("this backup never held an epoch: there is nothing to promote")]
     Blank,

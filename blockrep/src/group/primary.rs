@@ -95,10 +95,18 @@ pub struct PrimaryGroup {
     base: Epoch,
     cutting: Option<Cutting>,
     wanted: bool,
+    /// Until then somebody else makes the epochs: a checkpointer, with the guest paused.
+    driven_until: Nanos,
+    /// A cut was wanted that is theirs to make.
+    is_wished: bool,
     /// A link came up or a sync was sent since the last cut: what the backup begins to follow with
     /// must be found in every journal after a crash, and an empty epoch would not be.
     must_seal: bool,
+    /// Who waits for the cut that is under way, and who for the one after it.
     tokens: Vec<u64>,
+    next_tokens: Vec<u64>,
+    /// The one after it leaves a seal in every journal.
+    next_seals: bool,
     inflight: VecDeque<(Epoch, Nanos)>,
     committed: Epoch,
     next_cut: Nanos,
@@ -142,8 +150,12 @@ impl PrimaryGroup {
             base: Epoch::NONE,
             cutting: None,
             wanted: false,
+            driven_until: 0,
+            is_wished: false,
             must_seal: false,
             tokens: Vec::new(),
+            next_tokens: Vec::new(),
+            next_seals: false,
             inflight: VecDeque::new(),
             committed: Epoch::NONE,
             next_cut: 0,
@@ -214,7 +226,27 @@ impl PrimaryGroup {
     /// When [`PrimaryGroup::tick`] wants to be called at the latest.
     #[must_use]
     pub fn next_tick(&self) -> Option<Nanos> {
-        (self.settings.epoch_ns.is_some() && self.is_linked()).then_some(self.next_cut)
+        let timed = self.settings.epoch_ns.is_some() && self.is_linked();
+        let timed = timed.then_some(self.next_cut.max(self.driven_until));
+        let wished = self.is_wished.then_some(self.driven_until);
+        timed.into_iter().chain(wished).min()
+    }
+
+    /// Whoever asks makes the epochs until then: this side cuts none of its own accord, and says by
+    /// [`PrimaryGroup::is_cut_wished`] when it would have.
+    pub fn drive(&mut self, until: Nanos) {
+        self.driven_until = self.driven_until.max(until);
+    }
+
+    /// A cut is wanted before the next one is due: journals fill up, or what was compared waits for its
+    /// first commit.
+    #[must_use]
+    pub fn is_cut_wished(&self) -> bool {
+        self.is_wished
+    }
+
+    fn is_driven(&self, at: &Now) -> bool {
+        at.ns < self.driven_until
     }
 
     /// Every volume is: with fewer no epoch is ever committed.
@@ -255,6 +287,13 @@ impl PrimaryGroup {
 
     /// Time has passed.
     pub fn tick(&mut self, at: &mut Now, fx: &mut Vec<GroupEffect>) {
+        if self.is_driven(at) {
+            return;
+        }
+        if std::mem::take(&mut self.is_wished) {
+            // Who made the epochs is gone.
+            self.want_cut(at, fx);
+        }
         let Some(epoch_ns) = self.settings.epoch_ns else {
             return;
         };
@@ -267,13 +306,17 @@ impl PrimaryGroup {
         }
     }
 
-    /// Somebody wants a cut now; the answer is a [`GroupEffect::CutReply`] with the token.
-    pub fn cut(&mut self, at: &mut Now, token: u64, fx: &mut Vec<GroupEffect>) {
-        self.tokens.push(token);
+    /// Somebody wants a cut now; the answer is a [`GroupEffect::CutReply`] with the token. One that is
+    /// under way does not do: it may leave out what was written before this was asked. With
+    /// `leaves_seal` every journal gets a seal of it, written or not.
+    pub fn cut(&mut self, at: &mut Now, token: u64, leaves_seal: bool, fx: &mut Vec<GroupEffect>) {
         if self.cutting.is_none() {
+            self.must_seal |= leaves_seal;
+            self.tokens.push(token);
             self.start_cut(at, fx);
         } else {
-            self.wanted = true;
+            self.next_tokens.push(token);
+            self.next_seals |= leaves_seal;
         }
     }
 
@@ -284,7 +327,7 @@ impl PrimaryGroup {
     }
 
     fn start_cut(&mut self, at: &mut Now, fx: &mut Vec<GroupEffect>) {
-        self.wanted = false;
+        (self.wanted, self.is_wished) = (false, false);
         let next = self.open.next().max(self.floor.next());
         self.cutting = Some(Cutting {
             epoch: self.open,
@@ -357,8 +400,10 @@ impl PrimaryGroup {
                 cut_unix_ns: unix_ns,
             });
         }
-        if self.open <= self.floor {
-            // A backup that has seen more was heard of while this cut was under way.
+        self.tokens.append(&mut self.next_tokens);
+        self.must_seal |= std::mem::take(&mut self.next_seals);
+        if self.open <= self.floor || !self.tokens.is_empty() {
+            // A backup that has seen more was heard of while this cut was under way, or a cut asked for.
             self.start_cut(at, fx);
         } else if self.wanted {
             self.want_cut(at, fx);
@@ -366,6 +411,10 @@ impl PrimaryGroup {
     }
 
     fn want_cut(&mut self, at: &mut Now, fx: &mut Vec<GroupEffect>) {
+        if self.is_driven(at) {
+            (self.wanted, self.is_wished) = (false, true);
+            return;
+        }
         if self.cutting.is_none() && self.is_linked() && self.has_room(INFLIGHT_WANTED_MAX) {
             self.start_cut(at, fx);
         } else {

@@ -3,7 +3,7 @@
 use super::backup::{BackupGroup, MemberFacts};
 use super::primary::{GroupSettings, PrimaryGroup};
 use super::refusal::superseded_text;
-use super::{Alive, GroupEffect, Now, PromoteError, State};
+use super::{Alive, GroupEffect, Now, PromoteError, PromoteWish, State};
 use crate::config::LossPolicy;
 use crate::engine::{ToGroup, ToVolume};
 use blkback_proto::ids::{Epoch, GroupUuid, LineageId, SessionId, VolumeUuid};
@@ -23,6 +23,7 @@ fn meta(role: Role, promoted: u64) -> GroupMeta {
         promoted: Epoch(promoted),
         clean: false,
         all_dirty: false,
+        memory: false,
         lineage: vec![LineageEntry {
             id: TIP,
             first_epoch: Epoch(1),
@@ -265,14 +266,11 @@ fn a_promotion_under_way_supersedes_nobody() {
         unix_ns: 1,
         fresh: &mut fresh,
     };
-    group.promote(
-        &mut at,
-        1,
-        false,
-        false,
-        Some(Alive::default()),
-        &mut Vec::new(),
-    );
+    let wish = PromoteWish {
+        alive: Some(Alive::default()),
+        ..PromoteWish::default()
+    };
+    group.promote(&mut at, 1, wish, &mut Vec::new());
     assert_eq!(group.standing().state, State::Promoting);
     assert_eq!(refusal(&mut group, OURS).0, RefuseCode::Busy);
 }
@@ -282,7 +280,7 @@ fn a_promotion_under_way_supersedes_nobody() {
 fn a_blank_backup_offers_no_promotion() {
     let blank = backup(meta(Role::Backup, 0), true);
     assert_eq!(
-        blank.may_promote(false, false, None),
+        blank.may_promote(&PromoteWish::default()),
         Err(PromoteError::Blank)
     );
     assert!(blank.standing().next.contains("not promotable"));

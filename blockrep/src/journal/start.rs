@@ -170,6 +170,7 @@ pub fn blank_group(volume_count: u16, role: Role) -> GroupMeta {
         promoted: Epoch::NONE,
         clean: false,
         all_dirty: false,
+        memory: false,
         lineage: Vec::new(),
     }
 }

@@ -255,6 +255,7 @@ fn group_slot_tables_are_what_is_written() {
         promoted: Epoch(0x82),
         clean: true,
         all_dirty: true,
+        memory: false,
         lineage: vec![LineageEntry {
             id: LINEAGE,
             first_epoch: Epoch(0x83),

@@ -50,6 +50,7 @@ pub(super) fn cut(target: &TargetArgs, args: &CutArgs, out: &mut dyn Write) -> R
     let request = CutRequest {
         epoch: None,
         wait_durable: args.wait,
+        seal: false,
         timeout_ms: u64::try_from(daemon_waits.as_millis()).unwrap_or(u64::MAX),
     };
     let mut client = connect(target, answer_wait)?;
@@ -76,6 +77,8 @@ pub(super) fn promote(
     let request = PromoteRequest {
         force: args.force,
         accept_suspect: args.accept_suspect,
+        with_memory: false,
+        disk_only: args.disk_only,
         reason: one_line(&args.reason),
     };
     let mut client = connect(target, timeout)?;

@@ -126,6 +126,9 @@ pub(super) struct PromoteArgs {
     /// Also if a record of the last acknowledged epoch is damaged
     #[arg(long)]
     pub(super) accept_suspect: bool,
+    /// Without the guest's memory, where that is kept too: the guest boots as after a power cut
+    #[arg(long)]
+    pub(super) disk_only: bool,
     /// Why, for the lineage and the events
     #[arg(
         long,

@@ -6,8 +6,8 @@
 use std::fmt::Write as _;
 
 use blkback_proto::ctl::{
-    AckMode, Event, GroupState, GuestState, GuestStatus, LinkState, LinkStatus, OutputClass,
-    QueueBound, Role, Stated, Status, VolumeStatus, one_line,
+    AckMode, Event, GroupState, GuestMemoryStatus, GuestState, GuestStatus, LinkState, LinkStatus,
+    OutputClass, QueueBound, Role, Stated, Status, VolumeStatus, one_line,
 };
 use blockrep_host::clock::{utc_text, utc_text_ms};
 
@@ -87,6 +87,9 @@ fn group(page: &mut Page, status: &Status, now_unix_ms: u64) {
     );
     if let Some(text) = disk(status, now_unix_ms) {
         page.row("disk", &text);
+    }
+    if let Some(memory) = &status.guest_memory {
+        page.row("memory", &guest_memory(memory));
     }
     if let Some(text) = unsent(status) {
         page.row("unsent", &text);
@@ -503,6 +506,22 @@ fn unsent(status: &Status) -> Option<String> {
 }
 
 /// What is at the backup and not in its image: safe, and part of the disk all the same.
+/// Of the guest, which is committed and promoted with the disks.
+fn guest_memory(memory: &GuestMemoryStatus) -> String {
+    if !memory.joined {
+        return "of the guest: its holder has not said what it has since this daemon started"
+            .to_owned();
+    }
+    let waiting = match memory.waiting {
+        0 => String::new(),
+        count => format!(", {count} more wait for the disks"),
+    };
+    match memory.epoch {
+        Some(epoch) => format!("of the guest: epoch {epoch}{waiting}"),
+        None => format!("of the guest: none that goes with these disks{waiting}"),
+    }
+}
+
 fn unapplied(count: u64, is_epoch: bool) -> String {
     match count {
         0 if is_epoch => "nothing: the image alone is the disk".to_owned(),

@@ -66,6 +66,7 @@ fn group_json(meta: &GroupMeta) -> Value {
         "promoted": meta.promoted.0,
         "clean": meta.clean,
         "all_dirty": meta.all_dirty,
+        "memory": meta.memory,
         "lineage": lineage,
     })
 }

@@ -175,13 +175,14 @@ impl Report {
         };
         writeln!(
             out,
-            "  {} \"{}\", {} volumes, {role}, promoted {}, stopped in order: {}, all dirty {}",
+            "  {} \"{}\", {} volumes, {role}, promoted {}, stopped in order: {}, all dirty {}, memory of the guest: {}",
             meta.group,
             meta.name.escape_debug(),
             meta.volume_count,
             meta.promoted,
             yes_no(meta.clean),
-            meta.all_dirty
+            meta.all_dirty,
+            yes_no(meta.memory)
         )?;
         for entry in &meta.lineage {
             writeln!(

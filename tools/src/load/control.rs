@@ -69,6 +69,7 @@ mod tests {
                     let answer = CutAnswer {
                         epoch: self.0,
                         committed: false,
+                        ..CutAnswer::default()
                     };
                     reply.ok(Answer::Cut(answer));
                 }

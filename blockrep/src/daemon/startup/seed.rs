@@ -222,6 +222,7 @@ pub(super) fn sprout(
         pending_cuts: Vec::new(),
         promotes: Vec::new(),
         promote_waits: Vec::new(),
+        guest_memory: crate::daemon::guest_memory::GuestMemory::default(),
         next_token: 1,
         latencies: Default::default(),
         holds: Default::default(),
@@ -298,6 +299,7 @@ pub(in crate::daemon) fn lone_group(volume: &VolumeMeta) -> GroupMeta {
         promoted: volume.committed,
         clean: false,
         all_dirty: true,
+        memory: false,
         lineage: vec![LineageEntry {
             id: volume.tail_lineage,
             first_epoch: volume.committed.next(),

@@ -165,6 +165,7 @@ impl World {
             }
             GroupEffect::CutReply { token, epoch, .. } => self.cut_replies.push((token, epoch)),
             GroupEffect::Latency(_) => self.stats.epochs += 1,
+            GroupEffect::MemoryReply { .. } => unreachable!("no memory joins here"),
             GroupEffect::PromoteReply { result, .. } => {
                 say!(self, "host {host} promotion: {result:?}");
                 self.promoted(host, result);

@@ -5,7 +5,7 @@ use super::storage::{apply_op, part_of};
 use super::{World, say};
 use crate::sim::host::{Breakage, Engine, Group, InFlight, Owner, Slot};
 use crate::sim::plan::Fault;
-use blockrep::group::Alive;
+use blockrep::group::{Alive, PromoteWish};
 use blockrep::io::IoId;
 
 impl World {
@@ -67,7 +67,7 @@ impl World {
         if self.hosts[0].up {
             self.drive_group(0, |group, at, fx| {
                 if let Group::Primary(group) = group {
-                    group.cut(at, token, fx);
+                    group.cut(at, token, false, fx);
                 }
             });
         }
@@ -91,7 +91,13 @@ impl World {
         );
         self.drive_group(1, |group, at, fx| {
             if let Group::Backup(group) = group {
-                group.promote(at, 1, force, accept_suspect, alive, fx);
+                let wish = PromoteWish {
+                    force,
+                    accept_suspect,
+                    alive,
+                    ..PromoteWish::default()
+                };
+                group.promote(at, 1, wish, fx);
             }
         });
     }

@@ -284,6 +284,7 @@ fn save_state(dir: &Path, journal: &Journal, meta: &VolumeMeta) {
         promoted: Epoch::NONE,
         clean: false,
         all_dirty: false,
+        memory: false,
         lineage: vec![LineageEntry {
             id: LINEAGE,
             first_epoch: Epoch(1),

@@ -190,6 +190,7 @@ fn requests_in_flight_are_bounded_and_none_is_lost() {
                 reply.ok(Answer::Cut(CutAnswer {
                     epoch: 1,
                     committed: false,
+                    ..CutAnswer::default()
                 }));
             }
         }

@@ -105,6 +105,7 @@ fn clients_see_the_end_of_the_server() {
     late.ok(Answer::Cut(CutAnswer {
         epoch: 1,
         committed: false,
+        ..CutAnswer::default()
     }));
     raw.assert_closed();
     let error = stream.next_within(LONG).unwrap_err();

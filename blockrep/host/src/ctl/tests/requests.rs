@@ -34,12 +34,14 @@ fn requests_are_answered_now_and_later() {
     reply.ok(Answer::Cut(CutAnswer {
         epoch: 7,
         committed: true,
+        ..CutAnswer::default()
     }));
     assert_eq!(
         waiting.join().unwrap().unwrap(),
         CutAnswer {
             epoch: 7,
-            committed: true
+            committed: true,
+            ..CutAnswer::default()
         }
     );
 }
@@ -85,6 +87,7 @@ fn answer_for_a_client_that_has_gone_is_dropped() {
     reply.ok(Answer::Cut(CutAnswer {
         epoch: 1,
         committed: false,
+        ..CutAnswer::default()
     }));
     assert_eq!(
         rig.client()
@@ -121,6 +124,7 @@ fn late_answers_are_passed_over() {
     reply.ok(Answer::Cut(CutAnswer {
         epoch: 1,
         committed: false,
+        ..CutAnswer::default()
     }));
     assert_eq!(
         client
