@@ -62,7 +62,7 @@ pub struct MemoryJoinRequest {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MemoryWaitRequest {
-    /// The answer waits until more than this is committed.
+    /// The answer waits until more than this is committed with memory.
     pub above: u64,
     /// At most this long; 0 answers at once.
     #[serde(default)]
@@ -79,4 +79,7 @@ pub struct MemoryLeaveRequest {}
 pub struct MemoryAnswer {
     /// The last epoch that is committed; 0 if none is.
     pub committed: u64,
+    /// The last that was committed with memory, if that is the same: what would be promoted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub with_memory: Option<u64>,
 }

@@ -329,9 +329,12 @@ fn golden_memory() -> Vec<(&'static str, Vec<u8>, &'static str, &'static str)> {
         ),
         (
             "memory-wait answer",
-            answer(Answer::MemoryWait(MemoryAnswer { committed: 42 })),
-            "42 52 43 54 01 00 02 00 04 00 00 00 27 00 00 00",
-            r#"{"ok":{"memory-wait":{"committed":42}}}"#,
+            answer(Answer::MemoryWait(MemoryAnswer {
+                committed: 42,
+                with_memory: Some(42),
+            })),
+            "42 52 43 54 01 00 02 00 04 00 00 00 38 00 00 00",
+            r#"{"ok":{"memory-wait":{"committed":42,"with_memory":42}}}"#,
         ),
         (
             "memory-leave",

@@ -8,8 +8,8 @@ use crate::engine::{Nanos, ToVolume};
 use crate::group::{Alive, PromoteError, PromoteWish, Promoted, State};
 use crate::reactor::MailSender;
 use blkback_proto::ctl::{
-    Answer, CutAnswer, ErrorCode, EventKind, PrepareAnswer, PromoteAnswer, PromoteRequest,
-    RefusedPeer, Request, UNSERVED,
+    Answer, CutAnswer, CutRequest, ErrorCode, EventKind, PrepareAnswer, PromoteAnswer,
+    PromoteRequest, RefusedPeer, Request, UNSERVED,
 };
 use blkback_proto::ids::Epoch;
 use blockrep_host::clock;
@@ -68,22 +68,7 @@ impl VolumeThread {
     pub(super) fn control(&mut self, request: Request, reply: ReplyHandle) {
         match request {
             Request::Prepare(_) => self.prepare(reply),
-            Request::Cut(cut) => {
-                let timeout_ms = cut.timeout_ms.min(WAIT_MS_MAX);
-                let until = self.now + timeout_ms * 1_000_000;
-                let token = self.next_token;
-                self.next_token += 1;
-                let Some(Group::Primary(group)) = &mut self.group else {
-                    let text = "this side is a backup: cut epochs at the primary";
-                    reply.error(ErrorCode::WrongRole, text);
-                    return;
-                };
-                self.pending_cuts
-                    .push((token, cut.wait_durable, until, reply));
-                let mut fresh = fresh_lineage;
-                let mut at = now(self.now, &mut fresh);
-                group.cut(&mut at, token, cut.seal, &mut self.gfx);
-            }
+            Request::Cut(cut) => self.cut(&cut, reply),
             Request::Promote(promote) => self.ask_promotion(promote, reply),
             Request::Drive(_)
             | Request::MemoryJoin(_)
@@ -109,6 +94,36 @@ impl VolumeThread {
         }
     }
 
+    fn cut(&mut self, cut: &CutRequest, reply: ReplyHandle) {
+        let until = self.now + cut.timeout_ms.min(WAIT_MS_MAX) * 1_000_000;
+        let Some(Group::Primary(group)) = &mut self.group else {
+            let text = "this side is a backup: cut epochs at the primary";
+            reply.error(ErrorCode::WrongRole, text);
+            return;
+        };
+        let token = self.next_token;
+        self.next_token += 1;
+        let open = group.epochs().0;
+        match cut.epoch.map(Epoch) {
+            Some(epoch) if epoch > open || epoch == Epoch::NONE => {
+                let text = format!("epoch {epoch} is not next: {open} is open");
+                reply.error(ErrorCode::WrongEpoch, text);
+            }
+            Some(epoch) if epoch < open => {
+                self.pending_cuts
+                    .push((token, cut.wait_durable, until, reply));
+                self.cut_done(token, epoch);
+            }
+            _ => {
+                self.pending_cuts
+                    .push((token, cut.wait_durable, until, reply));
+                let mut fresh = fresh_lineage;
+                let mut at = now(self.now, &mut fresh);
+                group.cut(&mut at, token, cut.seal, &mut self.gfx);
+            }
+        }
+    }
+
     /// The hypervisor is about to drain its guest: waiting writes may use the reserve.
     fn prepare(&mut self, reply: ReplyHandle) {
         let Some(Group::Primary(group)) = &self.group else {
@@ -129,7 +144,7 @@ impl VolumeThread {
         reply.ok(Answer::Prepare(PrepareAnswer { epoch }));
     }
 
-    pub(super) fn cut_done(&mut self, token: u64, epoch: Epoch, _cut_unix_ns: u64) {
+    pub(super) fn cut_done(&mut self, token: u64, epoch: Epoch) {
         let Some(at) = self.pending_cuts.iter().position(|c| c.0 == token) else {
             return;
         };

@@ -78,9 +78,7 @@ impl VolumeThread {
                         .map_err(|error| (code_of(&error), error.to_string())),
                 };
                 match result {
-                    Ok(Epoch(committed)) => {
-                        reply.ok(Answer::MemoryWhole(MemoryAnswer { committed }));
-                    }
+                    Ok(_) => reply.ok(Answer::MemoryWhole(self.memory_answer())),
                     Err((code, text)) => reply.error(code, text),
                 }
             }
@@ -131,8 +129,8 @@ impl VolumeThread {
         };
         let (_, is_join, reply) = changes.swap_remove(at);
         match result {
-            Ok(Epoch(committed)) => {
-                let answer = MemoryAnswer { committed };
+            Ok(_) => {
+                let answer = self.memory_answer();
                 reply.ok(match is_join {
                     true => Answer::MemoryJoin(answer),
                     false => Answer::MemoryLeave(answer),
@@ -157,7 +155,7 @@ impl VolumeThread {
         if self.guest_memory.waits.is_empty() {
             return;
         }
-        let (now, committed) = (self.now, self.committed());
+        let (now, answer) = (self.now, self.memory_answer());
         let is_waited_for = |wait: &Wait| matches!(wait.what, For::Drive { .. });
         if self.guest_memory.waits.iter().any(is_waited_for)
             && let Some(Group::Primary(group)) = &mut self.group
@@ -169,17 +167,26 @@ impl VolumeThread {
             wait.until <= now
                 || match &wait.what {
                     For::Drive { state } => standing.cut_wanted || standing.state != *state,
-                    For::Commit { above } => committed > *above,
+                    For::Commit { above } => answer.with_memory.is_some_and(|at| at > above.0),
                 }
         };
         let over: Vec<Wait> = self.guest_memory.waits.extract_if(.., over).collect();
         for wait in over {
             wait.reply.ok(match wait.what {
                 For::Drive { .. } => Answer::Drive(standing.clone()),
-                For::Commit { .. } => Answer::MemoryWait(MemoryAnswer {
-                    committed: committed.0,
-                }),
+                For::Commit { .. } => Answer::MemoryWait(answer.clone()),
             });
+        }
+    }
+
+    fn memory_answer(&self) -> MemoryAnswer {
+        let with_memory = match &self.group {
+            Some(Group::Backup(group)) => group.memory().and_then(|memory| memory.at),
+            _ => None,
+        };
+        MemoryAnswer {
+            committed: self.committed().0,
+            with_memory: with_memory.map(|epoch| epoch.0),
         }
     }
 

@@ -20,9 +20,9 @@ use crate::group::State;
 use crate::group::refusal::remedy;
 use blkback_proto::ctl::{
     AckMode, Answer, Bounds, CommitLatency, CutHold, DaemonStatus, DiskTime, Epochs, GroupState,
-    GroupStatus, JournalStatus, LineageEntry, LinkState, LinkStatus, MemoryPart, OutputClass,
-    OutputStatus, QueueBound, Rates, Role, Stated, Status, UNSERVED, VolumeCounters, VolumeState,
-    VolumeStatus,
+    GroupStatus, GuestMemoryStatus, JournalStatus, LineageEntry, LinkState, LinkStatus, MemoryPart,
+    OutputClass, OutputStatus, QueueBound, Rates, Role, Stated, Status, UNSERVED, VolumeCounters,
+    VolumeState, VolumeStatus,
 };
 use blkback_proto::ids::Epoch;
 use blockrep_host::clock;

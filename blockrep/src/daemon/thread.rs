@@ -447,13 +447,7 @@ impl VolumeThread {
                 self.reactor.submit(Token::GroupMetaWrite.with(0), op);
             }
             GroupEffect::Changed { old, new } => self.state_changed(old, &new),
-            GroupEffect::CutReply {
-                token,
-                epoch,
-                cut_unix_ns,
-            } => {
-                self.cut_done(token, epoch, cut_unix_ns);
-            }
+            GroupEffect::CutReply { token, epoch, .. } => self.cut_done(token, epoch),
             GroupEffect::Latency(ns) => self.latencies.note(ns),
             GroupEffect::PromoteReply { token, result } => self.promote_done(token, result),
             GroupEffect::MemoryReply { token, result } => self.memory_changed(token, result),

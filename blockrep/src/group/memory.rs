@@ -283,6 +283,9 @@ impl BackupGroup {
             }
             self.memory.whole.insert(epoch, lineage);
             self.advance_commit(fx);
+        } else if epoch == self.committed {
+            // The disks had gone that far by themselves before memory was a member.
+            self.memory.at = Some(epoch);
         }
         Ok(self.committed)
     }

@@ -1,8 +1,33 @@
 //! How a guest stands, in words for an operator.
 
-use super::{Phase, Sequence, Standing};
+use super::{Nanos, Phase, Sequence, Standing};
+use blkback_proto::ids::Epoch;
 
 impl Sequence {
+    /// How long until the next cut is due; nothing where none is waited for by the clock.
+    #[must_use]
+    pub fn next_cut(&self, now: Nanos) -> Option<Nanos> {
+        let is_waited_for = self.phase == Phase::Running && self.missing.is_empty();
+        let since = now.saturating_sub(self.since);
+        is_waited_for.then(|| self.settings.interval_ns.saturating_sub(since))
+    }
+
+    /// What holds the output can do that many cuts from now on.
+    pub fn set_output_cuts_max(&mut self, cuts_max: usize) {
+        self.settings.output_cuts_max = cuts_max;
+    }
+
+    /// From now on this is the time from one cut to the next.
+    pub fn set_interval(&mut self, interval_ns: Nanos) {
+        self.settings.interval_ns = interval_ns;
+    }
+
+    /// The last checkpoint that the backup has.
+    #[must_use]
+    pub fn committed(&self) -> Option<Epoch> {
+        self.committed
+    }
+
     /// The state by its name, why, and what comes next or is to be done.
     #[must_use]
     pub fn standing(&self) -> Standing {

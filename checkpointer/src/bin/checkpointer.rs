@@ -1,0 +1,7 @@
+//! `checkpointer`: see `checkpointer --help`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    checkpointer::cli::main()
+}

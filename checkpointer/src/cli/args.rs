@@ -1,0 +1,108 @@
+//! The command line.
+
+use super::EXIT_CODES;
+use crate::memory::tracker::Kind;
+use blockrep_host::exit::Exit;
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use std::path::PathBuf;
+
+/// Carry a running guest to its backup, many times a second.
+///
+/// Memory, device state and disks of one moment go to the backup; what the guest says is held until they are there. When
+/// its host dies, it goes on at the backup, its TCP connections included. `blockrepctl guest` looks at these
+/// daemons and tells them what to do.
+#[derive(Debug, Parser)]
+#[command(name = "checkpointer", version, after_help = Exit::help(&EXIT_CODES))]
+pub struct Cli {
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Protect a QEMU that runs already
+    ///
+    /// Its memory has to lie in a shared file (-object memory-backend-file,share=on), its disks on a blockrep daemon. What
+    /// else stands in the way is told before anything is done to it. When this daemon ends, the guest runs on.
+    Protect(ProtectArgs),
+    /// Start a QEMU from the configuration's [qemu], and protect it
+    Run(RunArgs),
+    /// Wait where the guest would go on: take its checkpoints in, and take it over
+    Receive(ReceiveArgs),
+}
+
+impl Command {
+    pub(super) fn daemon(&self) -> &DaemonArgs {
+        match self {
+            Self::Protect(args) => &args.daemon,
+            Self::Run(args) => &args.daemon,
+            Self::Receive(args) => &args.daemon,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DaemonArgs {
+    /// Configuration of the guest, TOML
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(super) config: PathBuf,
+    /// Control socket [default: /run/blockrep/GUEST.checkpointer.sock or GUEST.standby.sock]
+    #[arg(long, value_name = "PATH")]
+    pub(super) control: Option<PathBuf>,
+    /// What is logged: error, warn, info, debug or trace, or TARGET=LEVEL[,…]
+    #[arg(long, value_name = "LEVELS")]
+    pub(super) log: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ProtectArgs {
+    #[command(flatten)]
+    pub(super) daemon: DaemonArgs,
+    /// Monitor of the running QEMU: the socket of its -qmp
+    #[arg(long, value_name = "PATH")]
+    pub(super) qmp: PathBuf,
+    /// Where the guest's disks are served by blockrep, as QEMU was told: unix:PATH or HOST:PORT
+    #[arg(long, value_name = "ADDRESS")]
+    pub(super) served: Vec<String>,
+    /// How written pages are found [default: the best that works]
+    #[arg(long, value_enum, value_name = "KIND")]
+    pub(super) tracker: Option<TrackerChoice>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RunArgs {
+    #[command(flatten)]
+    pub(super) daemon: DaemonArgs,
+    /// Where the guest's disks are served by blockrep, as QEMU was told: unix:PATH or HOST:PORT
+    #[arg(long, value_name = "ADDRESS")]
+    pub(super) served: Vec<String>,
+    /// How written pages are found [default: the best that works]
+    #[arg(long, value_enum, value_name = "KIND")]
+    pub(super) tracker: Option<TrackerChoice>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ReceiveArgs {
+    #[command(flatten)]
+    pub(super) daemon: DaemonArgs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum TrackerChoice {
+    /// Write protection by userfaultfd
+    Userfaultfd,
+    /// The kernel's soft-dirty bits
+    SoftDirty,
+    /// All pages against a copy
+    Compare,
+}
+
+impl From<TrackerChoice> for Kind {
+    fn from(choice: TrackerChoice) -> Self {
+        match choice {
+            TrackerChoice::Userfaultfd => Self::Userfaultfd,
+            TrackerChoice::SoftDirty => Self::SoftDirty,
+            TrackerChoice::Compare => Self::Compare,
+        }
+    }
+}

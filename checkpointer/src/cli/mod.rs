@@ -1,0 +1,140 @@
+//! `checkpointer`: the daemons of a guest, beside it and where it would go on. Exit codes are those of
+//! `blockrepctl`, which also looks at them and tells them what to do.
+
+mod args;
+
+pub use args::Cli;
+
+use crate::config::{Config, Side};
+use crate::hypervisor::qemu::Limits;
+use crate::hypervisor::qemu::check::Served;
+use crate::hypervisor::qemu::spec::{Role, Spec};
+use crate::protect::{self, ProtectError, Protection};
+use crate::standby::{self, Reception};
+use args::{Command, DaemonArgs};
+use blkback_proto::ctl::{GuestSide, guest_socket_name};
+use blockrep_host::ctl::runtime_dir;
+use blockrep_host::exit::{Exit, Failure};
+use blockrep_host::logging;
+use clap::Parser;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// What the exit codes mean, for `--help`.
+pub const EXIT_CODES: [(Exit, &str); 4] = [
+    (Exit::Ok, "ended as told, or the guest is off"),
+    (Exit::Failed, "failed"),
+    (Exit::Usage, "wrong usage, or a mistake in the configuration"),
+    (Exit::Refused, "this guest cannot be protected, or is another host's"),
+];
+
+/// The whole program.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let exit = if error.use_stderr() { Exit::Usage } else { Exit::Ok };
+            // A closed pipe is an end.
+            let _ = error.print();
+            return exit.into();
+        }
+    };
+    match run(&cli) {
+        Ok(()) => Exit::Ok.into(),
+        Err(failure) => {
+            eprintln!("checkpointer: {failure}");
+            failure.exit.into()
+        }
+    }
+}
+
+fn usage(text: impl ToString) -> Failure {
+    Failure::new(Exit::Usage, text.to_string())
+}
+
+fn failed(text: impl ToString) -> Failure {
+    Failure::new(Exit::Failed, text.to_string())
+}
+
+fn run(cli: &Cli) -> Result<(), Failure> {
+    let args = cli.command.daemon();
+    logging::init(args.log.as_deref()).map_err(usage)?;
+    match &cli.command {
+        Command::Protect(more) => {
+            let config = read(args, Side::Protect)?;
+            let served = served(&more.served)?;
+            protect(config, args, more.qmp.clone(), served, more.tracker.map(Into::into))
+        }
+        Command::Run(more) => {
+            let config = read(args, Side::Protect)?;
+            let served = served(&more.served)?;
+            let spec = spec(&config, &args.config)?;
+            let dir = runtime_dir();
+            std::fs::create_dir_all(&dir).map_err(|e| failed(format!("{}: {e}", dir.display())))?;
+            let place = spec.place(&dir);
+            let mut child = spec.start(Role::Primary, &place).map_err(failed)?;
+            // It answers before it is looked over.
+            drop(child.attach(Limits::default()).map_err(failed)?);
+            let result = protect(config, args, place.monitor, served, more.tracker.map(Into::into));
+            if child.ended().ok().flatten().is_none() {
+                tracing::info!("the guest runs on, process {}", child.pid());
+                child.let_go();
+            }
+            result
+        }
+        Command::Receive(_) => {
+            let config = read(args, Side::Standby)?;
+            let spec = spec(&config, &args.config)?;
+            let reception = Reception {
+                control: control(args, &config, &GuestSide::Standby),
+                run: runtime_dir(),
+                spec,
+                config,
+            };
+            standby::run(reception).map_err(failed)
+        }
+    }
+}
+
+fn read(args: &DaemonArgs, side: Side) -> Result<Config, Failure> {
+    Config::read(&args.config, side).map_err(usage)
+}
+
+fn spec(config: &Config, file: &Path) -> Result<Spec, Failure> {
+    let told = |why: String| usage(format!("{}: [qemu]: {why}", file.display()));
+    Spec::of(&config.guest, &config.qemu).map_err(told)
+}
+
+fn control(args: &DaemonArgs, config: &Config, side: &GuestSide) -> PathBuf {
+    let name = guest_socket_name(&config.guest, side);
+    args.control.clone().unwrap_or_else(|| runtime_dir().join(name))
+}
+
+fn served(given: &[String]) -> Result<Vec<Served>, Failure> {
+    let one = |text: &String| match text.strip_prefix("unix:") {
+        Some(path) => Ok(Served::Socket(PathBuf::from(path))),
+        None => {
+            let parts = text.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
+            let (host, port) = parts.ok_or_else(|| {
+                usage(format!("--served {text}: write unix:PATH or HOST:PORT, as the guest's disk has it"))
+            })?;
+            Ok(Served::Tcp { host: host.to_owned(), port })
+        }
+    };
+    given.iter().map(one).collect()
+}
+
+fn protect(
+    config: Config,
+    args: &DaemonArgs,
+    monitor: PathBuf,
+    served: Vec<Served>,
+    tracker: Option<crate::memory::tracker::Kind>,
+) -> Result<(), Failure> {
+    let control = control(args, &config, &GuestSide::Primary);
+    let protection = Protection { config, monitor, served, control, tracker };
+    protect::run(protection).map_err(|error| match error {
+        ProtectError::Unfit(_) | ProtectError::NotOurs(_) => Failure::new(Exit::Refused, error.to_string()),
+        _ => failed(error),
+    })
+}

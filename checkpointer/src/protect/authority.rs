@@ -1,0 +1,98 @@
+//! What the authority is asked, on threads of their own: a fence command may take its time.
+
+use super::{Input, Protector};
+use crate::authority::{By, Decision, Record, Stamp, Wish, decide};
+use crate::config::Config;
+use crate::sequence::Word;
+use blkback_proto::ids::{Epoch, LineageId};
+use blockrep_host::clock;
+
+/// A mark of this moment, with a fresh lineage.
+fn stamp(note: &str) -> Stamp {
+    let mut id = [0; 16];
+    getrandom::fill(&mut id).expect("the kernel gives random numbers");
+    Stamp {
+        lineage: LineageId(id),
+        unix_ms: clock::unix_ms(),
+        note: note.to_owned(),
+    }
+}
+
+fn ask(config: &Config, wish: Wish<'_>, note: &str, by: By) -> Result<Decision, String> {
+    let authority = config.authority.open(&config.guest, &config.host);
+    let stamp = stamp(note);
+    decide(&*authority, &config.guest, &config.host, wish, &stamp, by).map_err(|e| e.to_string())
+}
+
+/// The guest is this host's.
+///
+/// # Errors
+/// It is not, or nobody can say, one line.
+pub(super) fn claim(config: &Config) -> Result<Record, String> {
+    match ask(config, Wish::Claim, "protected from here", By::Daemon)? {
+        Decision::Done(record) => Ok(record),
+        Decision::Refused(refusal) => Err(refusal.to_string()),
+    }
+}
+
+impl Protector {
+    /// The first epoch is whole and committed at the backup: from now on it may take the guest over, and that has
+    /// to be known before anything is let go on its account.
+    pub(super) fn take_in(&mut self, epoch: Epoch) {
+        if self.taking_in.replace(epoch).is_some() {
+            return;
+        }
+        let (config, outbox) = (self.config.clone(), self.outbox.clone());
+        let backup = self.config.memory.backup_host.clone();
+        let run = move || {
+            let wish = Wish::Protect { backup: &backup };
+            let result = match ask(&config, wish, "the backup has the guest", By::Daemon) {
+                Ok(Decision::Done(record)) => Ok(record),
+                Ok(Decision::Refused(refusal)) => Err(refusal.to_string()),
+                Err(why) => Err(why),
+            };
+            // Without the owner nobody wants to know.
+            let _ = outbox.send(Input::TakenIn(result));
+        };
+        if let Err(error) = std::thread::Builder::new().name("authority".to_owned()).spawn(run) {
+            self.taking_in = None;
+            tracing::error!("the authority is not asked: {error}");
+        }
+    }
+
+    pub(super) fn taken_in(&mut self, result: Result<Record, String>) {
+        let Some(epoch) = self.taking_in.take() else { return };
+        match result {
+            Ok(record) => {
+                self.record = Some(record);
+                self.authority_words = None;
+                self.standing.is_member = true;
+                self.memory_acked(epoch);
+            }
+            // Asked again with the next commit; until then nothing is let go.
+            Err(why) => {
+                tracing::warn!("the authority does not take the backup in: {why}");
+                self.authority_words = Some(why);
+            }
+        }
+    }
+
+    pub(super) fn ask_authority(&mut self) {
+        let (config, outbox) = (self.config.clone(), self.outbox.clone());
+        let by = if self.is_by_hand { By::Operator } else { By::Daemon };
+        let note = if self.is_stopping { "protection was ended" } else { "the backup was lost" };
+        let run = move || {
+            let word = match ask(&config, Wish::Degrade, note, by) {
+                Ok(Decision::Done(record)) => Word::Won(record.lineage),
+                Ok(Decision::Refused(refusal)) if refusal.is_lost() => Word::Lost,
+                Ok(Decision::Refused(refusal)) => Word::Unreachable(refusal.to_string()),
+                Err(why) => Word::Unreachable(why),
+            };
+            // Without the owner nobody wants to know.
+            let _ = outbox.send(Input::Word(word));
+        };
+        if let Err(error) = std::thread::Builder::new().name("authority".to_owned()).spawn(run) {
+            tracing::error!("the authority is not asked: {error}");
+        }
+    }
+}

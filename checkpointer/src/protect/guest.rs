@@ -1,0 +1,363 @@
+//! The guest in the hands of the checkpointer: its hypervisor, which of its pages are dirty, and what of them is on
+//! its way.
+//!
+//! Every page that was written is, at every moment, in one of these: the tracker, `pending`, the checkpoint in
+//! hand, one that was sent and not acknowledged. What is given up goes back to `pending`; so nothing is lost.
+
+use super::first_copy::FirstCopy;
+use super::records::Records;
+use crate::hypervisor::qemu::ram::Layout;
+use crate::hypervisor::qemu::state::{Kind as StateWay, Saver};
+use crate::hypervisor::qemu::{Event, Limits, Qemu, Resumed};
+use crate::memory::dirty::Pages;
+use crate::memory::ram::Mapping;
+use crate::memory::staging::Staging;
+use crate::memory::tracker::{self, Kind as TrackerKind, Tracker};
+use blkback_proto::ctl::StepTimes;
+use blkback_proto::ids::{Epoch, LineageId};
+use blkback_proto::memory::{Block, Hello, StateKind, VERSION_MAX, VERSION_MIN};
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The copy of one checkpoint. It goes to whoever sends it, and comes back.
+#[derive(Debug)]
+pub struct Load {
+    pub staging: Staging,
+    /// As [`framed`] makes it.
+    pub state: Vec<u8>,
+}
+
+/// A checkpoint that was collected.
+#[derive(Debug)]
+struct InHand {
+    load: Box<Load>,
+    pages: Pages,
+}
+
+/// What a pause took so far, in microseconds.
+pub type Steps = StepTimes<u64>;
+
+/// What went wrong with a collection.
+#[derive(Debug)]
+pub enum Uncollected {
+    /// The checkpoint is none.
+    GivenUp(String),
+    /// Nothing is known of the guest's pages any more: all are dirty, and a copy begins anew.
+    Blind(String),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Guest {
+    pub(super) qemu: Qemu,
+    pub(super) layout: Layout,
+    saver: Saver,
+    pub(super) tracker: Option<Box<dyn Tracker>>,
+    pub(super) tracker_why: String,
+    pub(super) tracker_forced: Option<TrackerKind>,
+    pub(super) mapping: Arc<Mapping>,
+    pub(super) records: Records,
+    pending: Pages,
+    in_hand: Option<InHand>,
+    sent: VecDeque<(Epoch, Pages)>,
+    free: Vec<Box<Load>>,
+    /// Spare sets, so that a pause allocates none.
+    spare: Vec<Pages>,
+    pub(super) copy: Option<FirstCopy>,
+    pub(super) steps: Steps,
+    pub(super) dirty_pages: u64,
+}
+
+/// Microseconds since a moment.
+pub(super) fn us(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Constant part and state of the devices as one: the length of the first, both.
+fn framed(constant: &[u8], state: &[u8], out: &mut Vec<u8>) {
+    out.clear();
+    out.extend_from_slice(&(constant.len() as u64).to_le_bytes());
+    out.extend_from_slice(constant);
+    out.extend_from_slice(state);
+}
+
+/// Constant part and state of what [`Load::state`] was.
+///
+/// # Errors
+/// It is none.
+pub fn unframed(bytes: &[u8]) -> Result<(&[u8], &[u8]), String> {
+    let cut = || "device state that is cut short".to_owned();
+    let (length, rest) = bytes.split_first_chunk::<8>().ok_or_else(cut)?;
+    let length = usize::try_from(u64::from_le_bytes(*length)).map_err(|_| cut())?;
+    rest.split_at_checked(length).ok_or_else(cut)
+}
+
+/// What a guest is opened with.
+#[derive(Debug, Clone)]
+pub struct Opening {
+    /// Of QEMU's monitor.
+    pub limits: Limits,
+    /// For the pages of all checkpoints on their way.
+    pub buffer_bytes: u64,
+    /// Copies that are on their way at once.
+    pub loads: usize,
+    /// Control socket of the daemon of the disks, for the pages that it writes.
+    pub disks: Option<std::path::PathBuf>,
+    pub tracker: Option<TrackerKind>,
+}
+
+impl Guest {
+    /// Looks the guest over and gets everything ready; it is paused once, for a moment.
+    ///
+    /// # Errors
+    /// What stands in the way, one line.
+    pub fn open(mut qemu: Qemu, opening: &Opening) -> Result<Self, String> {
+        let told = |e: crate::hypervisor::qemu::Error| e.to_string();
+        let layout = Layout::find(&mut qemu).map_err(told)?;
+        let saver = Saver::choose(&mut qemu, &layout).map_err(told)?;
+        let mapping = Arc::new(Mapping::open(&layout.ram).map_err(|e| e.to_string())?);
+        let pages = mapping.pages();
+        let each = (opening.buffer_bytes / opening.loads as u64).min(pages * crate::memory::PAGE_BYTES);
+        let mut free = Vec::new();
+        for _ in 0..opening.loads {
+            let staging = Staging::new(each).map_err(|e| format!("memory for checkpoints: {e}"))?;
+            let state = Vec::with_capacity(1 << 20);
+            free.push(Box::new(Load { staging, state }));
+        }
+        let spare = (0..opening.loads + 2).map(|_| Pages::none(pages)).collect();
+        let mut guest = Self {
+            records: Records::new(opening.disks.as_deref().map(Path::to_path_buf)),
+            qemu,
+            layout,
+            saver,
+            tracker: None,
+            tracker_why: String::new(),
+            tracker_forced: opening.tracker,
+            mapping,
+            pending: Pages::none(pages),
+            in_hand: None,
+            sent: VecDeque::new(),
+            free,
+            spare,
+            copy: None,
+            steps: Steps::default(),
+            dirty_pages: 0,
+        };
+        guest.choose_tracker()?;
+        Ok(guest)
+    }
+
+    /// # Errors
+    /// No way works here.
+    pub(super) fn choose_tracker(&mut self) -> Result<(), String> {
+        self.tracker = None;
+        let watched = tracker::find(self.qemu.pid(), &self.layout.ram).map_err(|e| e.to_string())?;
+        let chosen = tracker::choose(self.qemu.pid(), &watched, &self.mapping, self.tracker_forced);
+        let (tracker, why) = chosen.map_err(|e| e.to_string())?;
+        self.tracker = Some(tracker);
+        self.tracker_why = why;
+        Ok(())
+    }
+
+    /// As the standby is told.
+    #[must_use]
+    pub fn hello(&self, guest: &str, incarnation: u64, generation: u64) -> Hello {
+        let block = |block: &crate::memory::ram::Block| Block {
+            id: block.id.clone(),
+            size_bytes: block.size_bytes,
+        };
+        Hello {
+            version_min: VERSION_MIN,
+            version_max: VERSION_MAX,
+            incarnation,
+            generation,
+            guest: guest.to_owned(),
+            machine: format!("QEMU {}", self.qemu.version()),
+            state_kind: self.state_kind(),
+            blocks: self.layout.ram.blocks().iter().map(block).collect(),
+        }
+    }
+
+    #[must_use]
+    pub fn state_kind(&self) -> StateKind {
+        match self.saver.kind() {
+            StateWay::Devices => StateKind::SaveDevices,
+            StateWay::Whole => StateKind::Migrate,
+        }
+    }
+
+    #[must_use]
+    pub fn state_way(&self) -> StateWay {
+        self.saver.kind()
+    }
+
+    /// Why the device state is read that way.
+    #[must_use]
+    pub fn saver_why(&self) -> &str {
+        self.saver.why()
+    }
+
+    /// # Errors
+    /// Of the monitor; the guest may be paused yet.
+    pub fn pause(&mut self) -> Result<(), String> {
+        let begun = Instant::now();
+        self.steps = Steps::default();
+        let done = self.qemu.stop();
+        self.steps.stop = us(begun);
+        done.map(drop).map_err(|e| e.to_string())
+    }
+
+    /// # Errors
+    /// Of the monitor; the guest may stand still.
+    pub fn resume(&mut self) -> Result<Resumed, String> {
+        let begun = Instant::now();
+        let done = self.qemu.cont();
+        self.steps.cont = us(begun);
+        done.map_err(|e| e.to_string())
+    }
+
+    /// Copies dirty pages and device state, while the guest stands still.
+    ///
+    /// # Errors
+    /// [`Uncollected`]; every page that was dirty still counts as such.
+    pub fn collect(&mut self) -> Result<(), Uncollected> {
+        let Some(mut load) = self.free.pop() else {
+            let text = "every buffer is on its way still: the link is slower than the guest writes";
+            return Err(Uncollected::GivenUp(text.to_owned()));
+        };
+        let mut pages = self.spare.pop().unwrap_or_else(|| Pages::none(self.mapping.pages()));
+        pages.clear();
+        let collected = self.collect_into(&mut load, &mut pages);
+        match collected {
+            Ok(()) => {
+                self.pending.clear();
+                self.in_hand = Some(InHand { load, pages });
+                Ok(())
+            }
+            Err(error) => {
+                self.pending.unite(&pages);
+                self.spare.push(pages);
+                self.free.push(load);
+                Err(error)
+            }
+        }
+    }
+
+    fn collect_into(&mut self, load: &mut Load, pages: &mut Pages) -> Result<(), Uncollected> {
+        let given_up = |why: String| Uncollected::GivenUp(why);
+        self.saver.begin(&mut self.qemu).map_err(|e| given_up(e.to_string()))?;
+        let copied = self.scan_and_copy(load, pages);
+        let begun = Instant::now();
+        let mut state = Vec::new();
+        let saved = self.saver.finish(&mut self.qemu, &mut state);
+        self.steps.device_state = us(begun);
+        copied?;
+        saved.map_err(|e| given_up(format!("the state of the devices: {e}")))?;
+        framed(self.saver.constant(), &state, &mut load.state);
+        Ok(())
+    }
+
+    fn scan_and_copy(&mut self, load: &mut Load, pages: &mut Pages) -> Result<(), Uncollected> {
+        let begun = Instant::now();
+        let Some(tracker) = &mut self.tracker else {
+            return Err(Uncollected::Blind("no page is watched".to_owned()));
+        };
+        tracker.scan(pages).map_err(|e| Uncollected::Blind(e.to_string()))?;
+        self.records.take(&self.layout, pages).map_err(Uncollected::Blind)?;
+        pages.unite(&self.pending);
+        self.steps.scan = us(begun);
+        let begun = Instant::now();
+        let copied = load.staging.copy(&self.mapping, pages);
+        self.steps.copy = us(begun);
+        match copied {
+            Ok(copied) => {
+                self.dirty_pages = copied.pages;
+                Ok(())
+            }
+            Err(much) => Err(Uncollected::GivenUp(format!("{much}: raise buffer_mib"))),
+        }
+    }
+
+    /// What is in hand is no checkpoint: its pages are dirty still.
+    pub fn abandon(&mut self) {
+        if let Some(InHand { load, pages }) = self.in_hand.take() {
+            self.pending.unite(&pages);
+            self.spare.push(pages);
+            self.free.push(load);
+        }
+    }
+
+    /// What is in hand, to be sent as this epoch.
+    #[must_use]
+    pub fn take(&mut self, epoch: Epoch) -> Option<Box<Load>> {
+        let InHand { load, pages } = self.in_hand.take()?;
+        self.sent.push_back((epoch, pages));
+        Some(load)
+    }
+
+    /// A buffer is back.
+    pub fn give_back(&mut self, load: Box<Load>) {
+        self.free.push(load);
+    }
+
+    /// The backup has everything up to this epoch.
+    pub fn acked(&mut self, epoch: Epoch) {
+        while self.sent.front().is_some_and(|(of, _)| *of <= epoch) {
+            let (_, pages) = self.sent.pop_front().expect("it was just seen");
+            self.spare.push(pages);
+        }
+    }
+
+    /// What was sent and not acknowledged is dirty again.
+    pub fn take_back(&mut self) {
+        for (_, pages) in self.sent.drain(..) {
+            self.pending.unite(&pages);
+            self.spare.push(pages);
+        }
+    }
+
+    /// Everything that is known of dirty pages is void: a copy begins from nothing.
+    pub fn forget(&mut self) {
+        self.abandon();
+        self.take_back();
+        self.pending.clear();
+        self.copy = None;
+    }
+
+    /// What QEMU told since the last time.
+    ///
+    /// # Errors
+    /// It is gone, in words.
+    pub fn event(&mut self) -> Result<Option<Event>, String> {
+        self.qemu.event(Duration::ZERO).map_err(|e| e.to_string())
+    }
+}
+
+/// What a sent epoch is named by.
+#[derive(Debug, Clone, Copy)]
+pub struct Named {
+    pub epoch: Epoch,
+    pub lineage: LineageId,
+}
+
+#[cfg(test)]
+mod tests {
+    //! A standby that takes a piece of the constant part for a device's state does not come up.
+    use super::*;
+
+    #[test]
+    fn device_state_comes_apart_as_it_was_put_together() {
+        let mut out = vec![1, 2, 3];
+        framed(b"constant", b"state", &mut out);
+        assert_eq!(unframed(&out), Ok((&b"constant"[..], &b"state"[..])));
+        framed(b"", b"", &mut out);
+        assert_eq!(unframed(&out), Ok((&b""[..], &b""[..])));
+        assert!(unframed(&out[..7]).is_err());
+        out[0] = 1;
+        assert!(unframed(&out).is_err());
+        out[7] = 0xff;
+        assert!(unframed(&out).is_err());
+    }
+}

@@ -1,0 +1,244 @@
+//! The disks beside the memory, by the control socket of their backup daemon: which epochs of memory are whole is
+//! told there, and which are committed is heard.
+//!
+//! Two threads with a connection each: one tells, one waits for commits. A daemon that was started anew is joined
+//! anew, with what the store has.
+
+use crate::memory::store::Store;
+use blkback_proto::ctl::{
+    Answer, MemoryEpoch, MemoryJoinRequest, MemoryLeaveRequest, MemoryWaitRequest, PromoteAnswer,
+    PromoteRequest, Request,
+};
+use blkback_proto::ids::{Epoch, LineageId};
+use blockrep_host::ctl::{Client, ClientError};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+const NAME: &str = concat!("checkpointer receive ", env!("CARGO_PKG_VERSION"));
+const LIMIT: Duration = Duration::from_secs(2);
+const WAIT_MS: u64 = 1_000;
+/// Between two tries to reach the daemon, or to be taken.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// What the threads say.
+#[derive(Debug)]
+pub enum Told {
+    /// This epoch of memory is committed together with the disks.
+    Committed(Epoch),
+    /// The daemon does not answer, or does not take the memory; one line. Empty when all is well again.
+    Standing(String),
+}
+
+#[derive(Debug)]
+enum Say {
+    Whole(Epoch, LineageId),
+    Again,
+    Leave,
+}
+
+/// The threads.
+#[derive(Debug)]
+pub struct Disks {
+    control: PathBuf,
+    say: Sender<Say>,
+}
+
+fn connect(path: &Path) -> Result<Client, ClientError> {
+    Client::connect(path, NAME, LIMIT)
+}
+
+impl Disks {
+    /// # Errors
+    /// Of starting a thread.
+    pub fn start(
+        control: PathBuf,
+        store: Arc<Mutex<Store>>,
+        told: impl Fn(Told) -> bool + Clone + Send + 'static,
+    ) -> std::io::Result<Self> {
+        let (say, said) = channel();
+        let (path, tell, again) = (control.clone(), told.clone(), say.clone());
+        let teller = move || {
+            let mut teller = Teller {
+                path,
+                store,
+                tell,
+                client: None,
+            };
+            teller.run(&said);
+        };
+        thread::Builder::new().name("disks-tell".to_owned()).spawn(teller)?;
+        let path = control.clone();
+        let waiter = move || wait(&path, &again, &told);
+        thread::Builder::new().name("disks-wait".to_owned()).spawn(waiter)?;
+        Ok(Self { control, say })
+    }
+
+    /// The store has all of this epoch.
+    pub fn whole(&self, epoch: Epoch, lineage: LineageId) {
+        // A thread that has ended has told why.
+        let _ = self.say.send(Say::Whole(epoch, lineage));
+    }
+
+    /// Protection has ended in order: the disks decide alone again.
+    pub fn leave(&self) {
+        let _ = self.say.send(Say::Leave);
+    }
+
+    /// Promotes the disks to the newest epoch that memory and disks both have.
+    ///
+    /// # Errors
+    /// The daemon's reason, one line.
+    pub fn promote(&self, reason: &str) -> Result<PromoteAnswer, String> {
+        let request = PromoteRequest {
+            // The authority has decided.
+            force: true,
+            with_memory: true,
+            reason: reason.to_owned(),
+            ..PromoteRequest::default()
+        };
+        let mut client = connect(&self.control).map_err(|e| e.to_string())?;
+        client.promote(request).map_err(|e| e.to_string())
+    }
+
+    /// How long ago the disks heard of their primary; nothing where they never did, or nobody knows.
+    #[must_use]
+    pub fn heard_ms(&self) -> Option<u64> {
+        let status = connect(&self.control).ok()?.status().ok()?;
+        let now = blockrep_host::clock::unix_ms();
+        let heard = status.link.heard_unix_ms?;
+        status.link.session.as_ref()?;
+        Some(now.saturating_sub(heard))
+    }
+}
+
+struct Teller<F> {
+    path: PathBuf,
+    store: Arc<Mutex<Store>>,
+    tell: F,
+    /// Connected, and joined.
+    client: Option<Client>,
+}
+
+impl<F: Fn(Told) -> bool> Teller<F> {
+    fn run(&mut self, said: &Receiver<Say>) {
+        loop {
+            let say = match said.recv_timeout(AGAIN) {
+                Ok(say) => Some(say),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            let done = match say {
+                Some(Say::Whole(epoch, lineage)) if self.client.is_some() => self.whole(epoch, lineage),
+                Some(Say::Leave) => self.leave(),
+                Some(Say::Again) => {
+                    self.client = None;
+                    self.join()
+                }
+                // What is whole is in the store, and told with the rest.
+                Some(Say::Whole(..)) => self.join(),
+                None if self.client.is_none() => self.join(),
+                None => continue,
+            };
+            let (words, goes_on) = match done {
+                Ok(None) => (String::new(), true),
+                Ok(Some(epoch)) => (String::new(), (self.tell)(Told::Committed(epoch))),
+                Err(why) => (why, true),
+            };
+            if !(goes_on && (self.tell)(Told::Standing(words))) {
+                return;
+            }
+        }
+    }
+
+    fn whole(&mut self, epoch: Epoch, lineage: LineageId) -> Result<Option<Epoch>, String> {
+        let request = Request::MemoryWhole(MemoryEpoch {
+            epoch: epoch.0,
+            lineage: lineage.to_string(),
+        });
+        let client = self.client.as_mut().expect("it is connected");
+        match client.request(&request, LIMIT) {
+            Ok(Answer::MemoryWhole(answer)) => Ok(answer.with_memory.map(Epoch)),
+            Ok(_) => Err("the disks' daemon answered something else".to_owned()),
+            Err(error) => {
+                if !matches!(error, ClientError::Daemon(_)) {
+                    self.client = None;
+                }
+                Err(error.to_string())
+            }
+        }
+    }
+
+    /// With nothing in the store there is nothing to be a member with.
+    fn join(&mut self) -> Result<Option<Epoch>, String> {
+        let (committed, whole) = {
+            let store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
+            (store.committed(), store.whole_of())
+        };
+        if committed == Epoch::NONE && whole.is_empty() {
+            return Ok(None);
+        }
+        let whole = whole.iter().map(|(epoch, lineage)| MemoryEpoch {
+            epoch: epoch.0,
+            lineage: lineage.to_string(),
+        });
+        let request = Request::MemoryJoin(MemoryJoinRequest {
+            committed: Some(committed.0).filter(|epoch| *epoch != 0),
+            whole: whole.collect(),
+        });
+        let mut client = connect(&self.path).map_err(|e| e.to_string())?;
+        match client.request(&request, LIMIT) {
+            Ok(Answer::MemoryJoin(answer)) => {
+                self.client = Some(client);
+                Ok(answer.with_memory.map(Epoch))
+            }
+            Ok(_) => Err("the disks' daemon answered something else".to_owned()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    fn leave(&mut self) -> Result<Option<Epoch>, String> {
+        let request = Request::MemoryLeave(MemoryLeaveRequest {});
+        let mut client = connect(&self.path).map_err(|e| e.to_string())?;
+        self.client = None;
+        client.request(&request, LIMIT).map_err(|e| e.to_string())?;
+        Ok(None)
+    }
+}
+
+fn wait(path: &Path, again: &Sender<Say>, tell: &impl Fn(Told) -> bool) {
+    let mut above = 0;
+    loop {
+        if let Ok(mut client) = connect(path) {
+            loop {
+                let request = Request::MemoryWait(MemoryWaitRequest {
+                    above,
+                    timeout_ms: WAIT_MS,
+                });
+                let limit = Duration::from_millis(WAIT_MS) + LIMIT;
+                match client.request(&request, limit) {
+                    Ok(Answer::MemoryWait(answer)) => {
+                        let Some(at) = answer.with_memory.filter(|at| *at > above) else {
+                            continue;
+                        };
+                        above = at;
+                        if !tell(Told::Committed(Epoch(at))) {
+                            return;
+                        }
+                    }
+                    Ok(_) | Err(ClientError::Daemon(_)) => break,
+                    Err(_) => {
+                        above = 0;
+                        break;
+                    }
+                }
+            }
+            if again.send(Say::Again).is_err() {
+                return;
+            }
+        }
+        thread::sleep(AGAIN);
+    }
+}

@@ -1,0 +1,178 @@
+//! The primary's connection: one at a time, the newest that says a proper hello.
+
+use crate::memory::store::Store;
+use crate::memory::stream::frames::set_limits;
+use crate::memory::stream::{Got, Link, serve};
+use blkback_proto::memory::{Hello, RefuseCode};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Connections that say nothing yet.
+const GREETING_MAX: usize = 8;
+/// How long a session that was superseded may take to end.
+const END: Duration = Duration::from_secs(2);
+
+/// What a session says.
+#[derive(Debug)]
+pub enum Told {
+    Got {
+        session: u64,
+        got: Got,
+        link: Link<TcpStream>,
+    },
+    Ended {
+        session: u64,
+        why: String,
+    },
+}
+
+#[derive(Debug, Default)]
+struct Current {
+    session: u64,
+    stream: Option<TcpStream>,
+    greeting: usize,
+}
+
+/// Takes connections in.
+#[derive(Debug, Clone)]
+pub struct Sessions {
+    current: Arc<(Mutex<Current>, Condvar)>,
+    /// Nobody is taken in any more.
+    is_closed: Arc<AtomicBool>,
+}
+
+impl Sessions {
+    /// Starts the thread that listens.
+    ///
+    /// # Errors
+    /// Of starting it.
+    pub fn start(
+        listener: TcpListener,
+        limit: Duration,
+        store: Arc<Mutex<Store>>,
+        admit: impl Fn(&Hello) -> Result<(), (RefuseCode, String)> + Clone + Send + 'static,
+        told: impl Fn(Told) -> bool + Clone + Send + 'static,
+    ) -> std::io::Result<Self> {
+        let sessions = Self {
+            current: Arc::default(),
+            is_closed: Arc::default(),
+        };
+        let mine = sessions.clone();
+        let run = move || {
+            for stream in listener.incoming() {
+                let Ok(stream) = stream else {
+                    thread::sleep(Duration::from_millis(100));
+                    continue;
+                };
+                let (mine, store, admit, told) = (mine.clone(), Arc::clone(&store), admit.clone(), told.clone());
+                if !mine.greets() {
+                    continue;
+                }
+                let run = move || mine.one(stream, limit, &store, &admit, &told);
+                // Without a thread the connection closes, and the primary tries again.
+                let _ = thread::Builder::new().name("memory-session".to_owned()).spawn(run);
+            }
+        };
+        thread::Builder::new().name("memory-listen".to_owned()).spawn(run)?;
+        Ok(sessions)
+    }
+
+    /// Ends the session and takes no other: what comes after is not acknowledged.
+    pub fn close(&self) {
+        self.is_closed.store(true, Ordering::SeqCst);
+        self.supersede(None);
+    }
+
+    /// Takes sessions in again.
+    pub fn reopen(&self) {
+        self.is_closed.store(false, Ordering::SeqCst);
+    }
+
+    fn greets(&self) -> bool {
+        let mut current = self.current.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let has_room = current.greeting < GREETING_MAX;
+        current.greeting += usize::from(has_room);
+        has_room
+    }
+
+    /// The number of the new session, once the one before has ended.
+    fn supersede(&self, stream: Option<TcpStream>) -> Option<u64> {
+        let (lock, ended) = &*self.current;
+        let mut current = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(old) = &current.stream {
+            let _ = old.shutdown(Shutdown::Both);
+        }
+        let until = Instant::now() + END;
+        while current.stream.is_some() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return None;
+            }
+            let waited = ended.wait_timeout(current, left);
+            current = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        current.session += 1;
+        current.stream = stream;
+        Some(current.session)
+    }
+
+    fn one(
+        &self,
+        stream: TcpStream,
+        limit: Duration,
+        store: &Arc<Mutex<Store>>,
+        admit: &impl Fn(&Hello) -> Result<(), (RefuseCode, String)>,
+        told: &impl Fn(Told) -> bool,
+    ) {
+        let session = std::cell::Cell::new(0);
+        let pair = set_limits(&stream, limit).and_then(|()| Ok((stream.try_clone()?, stream.try_clone()?)));
+        let Ok((from, known)) = pair else {
+            self.greeted();
+            return;
+        };
+        let admit = |hello: &Hello| {
+            let stopping = |text: &str| Err((RefuseCode::Busy, text.to_owned()));
+            if self.is_closed.load(Ordering::SeqCst) {
+                return stopping("the standby takes the guest over, or has");
+            }
+            admit(hello)?;
+            match self.supersede(Some(known)) {
+                Some(number) => {
+                    session.set(number);
+                    Ok(())
+                }
+                None => stopping("the session before has not ended yet"),
+            }
+        };
+        let lost = serve(from, stream, store, admit, |got, link| {
+            let is_on = !self.is_closed.load(Ordering::SeqCst);
+            let link = link.clone();
+            let session = session.get();
+            is_on && told(Told::Got { session, got, link })
+        });
+        self.greeted();
+        let session = session.get();
+        if session == 0 {
+            tracing::info!("a connection was not taken in: {lost}");
+            return;
+        }
+        let (lock, ended) = &*self.current;
+        let mut current = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.session == session {
+            current.stream = None;
+        }
+        ended.notify_all();
+        drop(current);
+        let why = lost.to_string();
+        // Without the owner nobody wants to know.
+        let _ = told(Told::Ended { session, why });
+    }
+
+    fn greeted(&self) {
+        let mut current = self.current.0.lock().unwrap_or_else(PoisonError::into_inner);
+        current.greeting = current.greeting.saturating_sub(1);
+    }
+}
