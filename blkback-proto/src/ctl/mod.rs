@@ -25,6 +25,7 @@
 mod answer;
 mod event;
 mod frame;
+mod guest;
 mod netbuf;
 mod pages;
 mod request;
@@ -43,6 +44,13 @@ pub use frame::{
     ANSWER_BYTES_MAX, BODY_BYTES_MAX, Frame, FrameError, FrameKind, HANDSHAKE_VERSION,
     HEADER_BYTES, MAGIC, PACKET_BYTES_MAX, VERSION_MAX, VERSION_MIN, choose_version, decode,
     encode,
+};
+pub use guest::{
+    EPOCH_FIGURES_MAX, EpochFigures, GIVEN_UP_BYTES_MAX, GuestAuthority, GuestClock, GuestDisks,
+    GuestEpochs, GuestGivenUp, GuestHypervisor, GuestInterval, GuestOutput, GuestPromoteAnswer,
+    GuestPromoteRequest, GuestRecord, GuestReport, GuestStandby, GuestStatusRequest,
+    GuestStopAnswer, GuestStopRequest, GuestTimeline, GuestTimelineAnswer, GuestTimelineRequest,
+    GuestTracker, MemoryLink, PromoteSteps, Spread, StepTimes, guest_socket_name,
 };
 pub use netbuf::{
     NET_ADDRESSES_MAX, NET_DEVICE_BYTES_MAX, NET_GUEST_BYTES_MAX, NetAnnounceRequest,
@@ -64,6 +72,7 @@ pub use status::{
 };
 pub use text::{TEXT_BYTES_MAX, one_line};
 pub use words::{
-    AckMode, ErrorCode, EventKind, GroupState, GuestState, LinkState, NetMechanism, NetState,
-    OutputClass, Role, VolumeState,
+    AckMode, ErrorCode, EventKind, GroupState, GuestProtection, GuestSide, GuestState,
+    IntervalMode, LinkState, NetMechanism, NetState, OutputClass, Role, StatePath, TrackerKind,
+    VolumeState,
 };
