@@ -71,9 +71,16 @@ impl CommandAuthority {
     fn fence(&self, old: &Record, wish: &str, peer: &str) -> Result<(), AuthorityError> {
         let (verdict, said) = match self.run(old, wish, peer) {
             Ok((status, said)) => (judge(status, self.run_max), said),
-            Err(error) => (Verdict::Unclear(format!("it cannot be run: {error}")), String::new()),
+            Err(error) => (
+                Verdict::Unclear(format!("it cannot be run: {error}")),
+                String::new(),
+            ),
         };
-        let said = if said.is_empty() { said } else { format!("; it said: {said}") };
+        let said = if said.is_empty() {
+            said
+        } else {
+            format!("; it said: {said}")
+        };
         let program = &self.command[0];
         let guest = &old.guest;
         let why = match verdict {
@@ -84,7 +91,9 @@ impl CommandAuthority {
                     "{program} says that {peer} runs {guest}: it is not run here{said}"
                 ))));
             }
-            Verdict::Unusable => "it says that the copy there is not usable, not that it is off".to_owned(),
+            Verdict::Unusable => {
+                "it says that the copy there is not usable, not that it is off".to_owned()
+            }
             Verdict::Unclear(why) => why,
         };
         let command = if wish == "promote" { "promote" } else { "stop" };
@@ -119,7 +128,12 @@ impl CommandAuthority {
             .process_group(0)
             .spawn()?;
         let mut said = Vec::new();
-        let ended = follow(&mut child, &mut ear, &mut said, Instant::now() + self.run_max);
+        let ended = follow(
+            &mut child,
+            &mut ear,
+            &mut said,
+            Instant::now() + self.run_max,
+        );
         if !matches!(ended, Ok(Some(_))) {
             let group = libc::pid_t::try_from(child.id()).expect("a process id of Linux");
             // SAFETY: takes no memory. The leader of the group was not waited for yet, so the number is its own.
@@ -189,7 +203,9 @@ fn judge(ended: Option<ExitStatus>, run_max: Duration) -> Verdict {
     match (status.code(), status.signal()) {
         (Some(3), _) => Verdict::Unusable,
         (Some(4 | 7), _) => Verdict::Fenced,
-        (Some(5), _) => Verdict::Unclear("it cannot reach it, which does not say that it is off".to_owned()),
+        (Some(5), _) => {
+            Verdict::Unclear("it cannot reach it, which does not say that it is off".to_owned())
+        }
         (Some(6), _) => Verdict::Runs,
         (Some(code), _) => Verdict::Unclear(format!("it ended with {code}, which says nothing")),
         (None, signal) => {
@@ -203,12 +219,7 @@ impl Authority for CommandAuthority {
         self.file.read()
     }
 
-    fn swap(
-        &self,
-        expected: Option<u64>,
-        new: &Record,
-        by: By,
-    ) -> Result<Swapped, AuthorityError> {
+    fn swap(&self, expected: Option<u64>, new: &Record, by: By) -> Result<Swapped, AuthorityError> {
         // Not under the lock: it may take a minute. What changes meanwhile is seen by the swap.
         if by == By::Daemon
             && let Some(old) = self.file.read()?
@@ -229,7 +240,10 @@ impl Authority for CommandAuthority {
 
     fn words(&self) -> String {
         let file = self.file.path().display();
-        format!("the fence command {}; this host's record is {file}", self.command[0])
+        format!(
+            "the fence command {}; this host's record is {file}",
+            self.command[0]
+        )
     }
 }
 

@@ -54,8 +54,9 @@ impl FileAuthority {
     /// # Errors
     /// As of a swap; [`AuthorityError::Split`].
     pub(super) fn take_in(&self, told: &Record) -> Result<(), AuthorityError> {
-        told.check(&self.guest)
-            .map_err(|what| self.damaged(format!("the primary told a record that is wrong: {what}")))?;
+        told.check(&self.guest).map_err(|what| {
+            self.damaged(format!("the primary told a record that is wrong: {what}"))
+        })?;
         let _lock = self.lock()?;
         let Some(own) = self.read()? else {
             return self.write(told);
@@ -132,7 +133,8 @@ impl FileAuthority {
             .map_err(|source| self.io("open a new one beside it", source))?;
         let written = file.write_all(&text).and_then(|()| file.sync_all());
         written.map_err(|source| self.io("write a new one beside it", source))?;
-        fs::rename(&temporary, &self.path).map_err(|source| self.io("put the new one there", source))?;
+        fs::rename(&temporary, &self.path)
+            .map_err(|source| self.io("put the new one there", source))?;
         let dir = match self.path.parent() {
             Some(dir) if dir != Path::new("") => dir,
             _ => Path::new("."),
@@ -185,7 +187,9 @@ impl Authority for FileAuthority {
         }
         let record: Record =
             serde_json::from_slice(&text).map_err(|error| self.damaged(error.to_string()))?;
-        record.check(&self.guest).map_err(|what| self.damaged(what))?;
+        record
+            .check(&self.guest)
+            .map_err(|what| self.damaged(what))?;
         Ok(Some(record))
     }
 

@@ -25,12 +25,7 @@ impl Authority for ManualAuthority {
         self.file.read()
     }
 
-    fn swap(
-        &self,
-        expected: Option<u64>,
-        new: &Record,
-        by: By,
-    ) -> Result<Swapped, AuthorityError> {
+    fn swap(&self, expected: Option<u64>, new: &Record, by: By) -> Result<Swapped, AuthorityError> {
         if by == By::Daemon
             && let Some(old) = self.file.read()?
             && Some(old.generation) == expected
@@ -49,7 +44,10 @@ impl Authority for ManualAuthority {
     }
 
     fn words(&self) -> String {
-        format!("an operator; this host's record is {}", self.file.path().display())
+        format!(
+            "an operator; this host's record is {}",
+            self.file.path().display()
+        )
     }
 }
 
@@ -110,13 +108,27 @@ mod tests {
         assert!(text.contains("never protected"), "{text}");
         b.adopt(&joined).unwrap();
         let text = ask(&b, "b", Wish::Promote, By::Daemon, 3).unwrap_err();
-        assert!(text.ends_with("blockrepctl guest promote vm1 --by-hand"), "{text}");
+        assert!(
+            text.ends_with("blockrepctl guest promote vm1 --by-hand"),
+            "{text}"
+        );
         let text = ask(&a, "a", Wish::Degrade, By::Daemon, 4).unwrap_err();
-        assert!(text.contains("blockrepctl guest stop vm1 --by-hand"), "{text}");
+        assert!(
+            text.contains("blockrepctl guest stop vm1 --by-hand"),
+            "{text}"
+        );
         assert_eq!(a.read().unwrap().unwrap(), joined);
-        assert!(ask(&b, "b", Wish::Promote, By::Operator, 3).unwrap().is_alone("b"));
+        assert!(
+            ask(&b, "b", Wish::Promote, By::Operator, 3)
+                .unwrap()
+                .is_alone("b")
+        );
         // Told twice, and told to go on.
-        assert!(ask(&b, "b", Wish::Promote, By::Daemon, 5).unwrap().is_alone("b"));
+        assert!(
+            ask(&b, "b", Wish::Promote, By::Daemon, 5)
+                .unwrap()
+                .is_alone("b")
+        );
         // The word was for that once.
         let joined = ask(&b, "b", Wish::Protect { backup: "a" }, By::Daemon, 6).unwrap();
         ask(&b, "b", Wish::Degrade, By::Daemon, 7).unwrap_err();

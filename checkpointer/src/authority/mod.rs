@@ -76,12 +76,7 @@ pub trait Authority: fmt::Debug + Send {
     ///
     /// # Panics
     /// Where `new` is not of the generation after `expected`.
-    fn swap(
-        &self,
-        expected: Option<u64>,
-        new: &Record,
-        by: By,
-    ) -> Result<Swapped, AuthorityError>;
+    fn swap(&self, expected: Option<u64>, new: &Record, by: By) -> Result<Swapped, AuthorityError>;
 
     /// Takes in what the primary told over the memory link. Only for those that keep a record on each host; the
     /// others know it already.

@@ -66,7 +66,9 @@ pub enum Refusal {
         note: String,
     },
     /// A primary cannot be promoted.
-    #[error("{host} is the primary of {guest} already, with {backup} as its backup; promote at {backup}, if at all")]
+    #[error(
+        "{host} is the primary of {guest} already, with {backup} as its backup; promote at {backup}, if at all"
+    )]
     IsPrimary {
         /// Which guest.
         guest: String,
@@ -76,7 +78,9 @@ pub enum Refusal {
         backup: String,
     },
     /// A host was given as its own backup.
-    #[error("{host} cannot be its own backup of {guest}: two hosts have one name; set `host` in one of the two files")]
+    #[error(
+        "{host} cannot be its own backup of {guest}: two hosts have one name; set `host` in one of the two files"
+    )]
     Itself {
         /// Which guest.
         guest: String,
@@ -233,7 +237,13 @@ pub fn promote(record: &Record, host: &str, stamp: &Stamp) -> Result<Ruling, Ref
 /// After a swap that came too late: who has the guest, in one line.
 #[must_use]
 pub fn who_won(record: &Record, host: &str) -> String {
-    let Record { guest, primary, generation, note, .. } = record;
+    let Record {
+        guest,
+        primary,
+        generation,
+        note,
+        ..
+    } = record;
     let what = if record.is_alone(host) {
         format!("{guest} is this host's, alone")
     } else if primary == host {
@@ -265,6 +275,8 @@ fn other_primary(record: &Record) -> Refusal {
         primary: primary.clone(),
         generation: record.generation,
         note: record.note.clone(),
-        next: format!("stop the guest here, and type blockrepctl guest status {guest} at {primary}"),
+        next: format!(
+            "stop the guest here, and type blockrepctl guest status {guest} at {primary}"
+        ),
     }
 }

@@ -39,7 +39,12 @@ impl Authority for Raced {
         Ok(self.present.borrow().clone())
     }
 
-    fn swap(&self, expected: Option<u64>, new: &Record, _by: By) -> Result<Swapped, AuthorityError> {
+    fn swap(
+        &self,
+        expected: Option<u64>,
+        new: &Record,
+        _by: By,
+    ) -> Result<Swapped, AuthorityError> {
         if let Some(faster) = self.theirs.borrow_mut().pop() {
             *self.present.borrow_mut() = Some(faster);
         }
@@ -69,26 +74,43 @@ fn whoever_was_slower_is_told_who_won() {
     let both = || Some(record(2, "a", &["a", "b"]));
     let of = raced(both(), vec![record(3, "a", &["a"])]);
     let lost = decide(&of, "vm1", "b", Wish::Promote, &stamp(9), By::Daemon).unwrap();
-    let Decision::Refused(refusal) = lost else { panic!("{lost:?}") };
+    let Decision::Refused(refusal) = lost else {
+        panic!("{lost:?}")
+    };
     assert!(refusal.is_lost());
     let text = refusal.to_string();
-    assert!(text.starts_with("b is not in sync: a took it out"), "{text}");
+    assert!(
+        text.starts_with("b is not in sync: a took it out"),
+        "{text}"
+    );
     assert_eq!(of.read().unwrap(), Some(record(3, "a", &["a"])));
 
     let of = raced(both(), vec![record(3, "b", &["b"])]);
     let lost = decide(&of, "vm1", "a", Wish::Degrade, &stamp(9), By::Operator).unwrap();
-    let Decision::Refused(refusal) = lost else { panic!("{lost:?}") };
+    let Decision::Refused(refusal) = lost else {
+        panic!("{lost:?}")
+    };
     assert!(refusal.is_lost());
-    assert!(refusal.to_string().contains("blockrepctl guest status vm1 at b"), "{refusal}");
+    assert!(
+        refusal
+            .to_string()
+            .contains("blockrepctl guest status vm1 at b"),
+        "{refusal}"
+    );
     let won = who_won(&record(3, "b", &["b"]), "a");
-    assert_eq!(won, "b has vm1, and this host must not run it (generation 3: because)");
+    assert_eq!(
+        won,
+        "b has vm1, and this host must not run it (generation 3: because)"
+    );
     assert!(who_won(&record(3, "b", &["b"]), "b").starts_with("vm1 is this host's, alone"));
 
     // A change that decides nothing: the wish is carried through.
     let again = vec![record(3, "a", &["a", "b"]), record(4, "a", &["a", "b"])];
     let of = raced(both(), again);
     let done = decide(&of, "vm1", "b", Wish::Promote, &stamp(9), By::Daemon).unwrap();
-    let Decision::Done(record) = done else { panic!("{done:?}") };
+    let Decision::Done(record) = done else {
+        panic!("{done:?}")
+    };
     assert!(record.is_alone("b") && record.generation == 5 && record.lineage == stamp(9).lineage);
     // Asked again: the same.
     let again = decide(&of, "vm1", "b", Wish::Promote, &stamp(10), By::Daemon).unwrap();
@@ -130,13 +152,19 @@ fn rules_of_each_wish() {
 
     let degraded = swapped(degrade(&both, "a", &s));
     assert!(degraded.is_alone("a") && degraded.lineage == s.lineage);
-    assert_eq!(Change::between(&both, &degraded), Change::Degrade { out: "b" });
+    assert_eq!(
+        Change::between(&both, &degraded),
+        Change::Degrade { out: "b" }
+    );
     assert_eq!(degrade(&alone, "a", &s), Ok(Ruling::Already));
     assert!(degrade(&both, "b", &s).unwrap_err().is_lost());
 
     let promoted = swapped(promote(&both, "b", &s));
     assert!(promoted.is_alone("b") && promoted.lineage == s.lineage);
-    assert_eq!(Change::between(&both, &promoted), Change::Promote { from: "a" });
+    assert_eq!(
+        Change::between(&both, &promoted),
+        Change::Promote { from: "a" }
+    );
     assert_eq!(Change::between(&alone, &both), Change::Quiet);
     assert!(promote(&alone, "b", &s).unwrap_err().is_lost());
     let primary = promote(&both, "a", &s).unwrap_err();

@@ -20,7 +20,12 @@ fn with_record(script: &str, run_max: Duration) -> (tempfile::TempDir, CommandAu
     (dir, authority)
 }
 
-fn ask(of: &CommandAuthority, host: &str, wish: Wish<'_>, by: By) -> Result<Record, AuthorityError> {
+fn ask(
+    of: &CommandAuthority,
+    host: &str,
+    wish: Wish<'_>,
+    by: By,
+) -> Result<Record, AuthorityError> {
     match decide(of, "vm1", host, wish, &stamp(3), by)? {
         Decision::Done(record) => Ok(record),
         Decision::Refused(refusal) => panic!("{refusal}"),
@@ -40,7 +45,10 @@ fn only_a_fenced_host_loses_its_guest() {
         (7, true, true),
         (127, false, false),
     ] {
-        for (wish, host, expected) in [(Wish::Promote, "b", promotes), (Wish::Degrade, "a", degrades)] {
+        for (wish, host, expected) in [
+            (Wish::Promote, "b", promotes),
+            (Wish::Degrade, "a", degrades),
+        ] {
             let (_dir, authority) = with_record(&format!("echo power; exit {code}"), long);
             let result = ask(&authority, host, wish, By::Daemon);
             assert_eq!(result.is_ok(), expected, "{code} {wish:?}: {result:?}");
@@ -52,7 +60,11 @@ fn only_a_fenced_host_loses_its_guest() {
             assert!(text.contains("it said: power"), "{text}");
             assert_eq!(text.contains("--by-hand"), code != 6, "{text}");
             // The device is broken and the plug pulled: an operator's word is enough.
-            assert!(ask(&authority, host, wish, By::Operator).unwrap().is_alone(host));
+            assert!(
+                ask(&authority, host, wish, By::Operator)
+                    .unwrap()
+                    .is_alone(host)
+            );
         }
     }
     // What takes nothing from anybody asks nobody.
@@ -83,7 +95,10 @@ fn one_that_hangs_is_killed_with_what_it_started() {
     let (_dir, authority) = with_record(&script, Duration::from_secs(1));
     let error = ask(&authority, "b", Wish::Promote, By::Daemon).unwrap_err();
     let text = error.to_string();
-    assert!(text.contains("did not end in 1 s, and was killed; it said: begun"), "{text}");
+    assert!(
+        text.contains("did not end in 1 s, and was killed; it said: begun"),
+        "{text}"
+    );
     assert!(!authority.read().unwrap().unwrap().is_alone("b"));
     let pids = std::fs::read_to_string(pids).unwrap();
     for pid in pids.split_whitespace() {
@@ -99,16 +114,31 @@ fn one_that_hangs_is_killed_with_what_it_started() {
 fn one_that_floods_or_leaves_something_behind_ends_all_the_same() {
     let script = "yes | head -c 3000000; sleep 3 & echo last; exit 4";
     let (_dir, authority) = with_record(script, COMMAND_RUN_MAX);
-    assert!(ask(&authority, "b", Wish::Promote, By::Daemon).unwrap().is_alone("b"));
+    assert!(
+        ask(&authority, "b", Wish::Promote, By::Daemon)
+            .unwrap()
+            .is_alone("b")
+    );
     let (_dir, authority) = with_record("exec >/dev/null 2>&1; sleep 0.1; exit 7", COMMAND_RUN_MAX);
-    assert!(ask(&authority, "b", Wish::Promote, By::Daemon).unwrap().is_alone("b"));
+    assert!(
+        ask(&authority, "b", Wish::Promote, By::Daemon)
+            .unwrap()
+            .is_alone("b")
+    );
     let (_dir, authority) = with_record("kill -9 $$", COMMAND_RUN_MAX);
-    let text = ask(&authority, "b", Wish::Promote, By::Daemon).unwrap_err().to_string();
+    let text = ask(&authority, "b", Wish::Promote, By::Daemon)
+        .unwrap_err()
+        .to_string();
     assert!(text.contains("killed by signal 9"), "{text}");
     let dir = tempfile::tempdir().unwrap();
     let file = FileAuthority::new(dir.path().join("r"), "vm1");
     let missing = CommandAuthority::new(file, "b", vec!["/no/such".into()], COMMAND_RUN_MAX);
     missing.adopt(&record(2, "a", &["a", "b"])).unwrap();
-    let text = ask(&missing, "b", Wish::Promote, By::Daemon).unwrap_err().to_string();
-    assert!(text.contains("/no/such did not fence a: it cannot be run"), "{text}");
+    let text = ask(&missing, "b", Wish::Promote, By::Daemon)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        text.contains("/no/such did not fence a: it cannot be run"),
+        "{text}"
+    );
 }

@@ -41,7 +41,10 @@ fn swaps_of_one_process() {
     let mut swapped = 0;
     while swapped < SWAPS {
         let new = next(&present);
-        match file.swap(Some(present.generation), &new, By::Daemon).unwrap() {
+        match file
+            .swap(Some(present.generation), &new, By::Daemon)
+            .unwrap()
+        {
             Swapped::Swapped => {
                 swapped += 1;
                 present = new;
@@ -64,7 +67,8 @@ fn two_processes_lose_no_swap() {
     };
     let path = dir.path().join("vm1.authority");
     let file = FileAuthority::new(path.clone(), "vm1");
-    file.swap(None, &record(1, "a", &["a"]), By::Daemon).unwrap();
+    file.swap(None, &record(1, "a", &["a"]), By::Daemon)
+        .unwrap();
     let racers = [racer(&path), racer(&path)];
     for mut racer in racers {
         assert!(racer.wait().unwrap().success());
@@ -81,14 +85,22 @@ fn a_record_survives_and_a_late_swap_changes_nothing() {
     // What a crash before the rename left behind.
     fs::write(dir.path().join("vm1.authority.new"), "{\"gue").unwrap();
     let first = record(1, "a", &["a"]);
-    assert_eq!(file.swap(None, &first, By::Daemon).unwrap(), Swapped::Swapped);
+    assert_eq!(
+        file.swap(None, &first, By::Daemon).unwrap(),
+        Swapped::Swapped
+    );
     let again = FileAuthority::new(path, "vm1");
     assert_eq!(again.read().unwrap(), Some(first.clone()));
     // A second claim.
-    let theirs = again.swap(None, &record(1, "b", &["b"]), By::Daemon).unwrap();
+    let theirs = again
+        .swap(None, &record(1, "b", &["b"]), By::Daemon)
+        .unwrap();
     assert_eq!(theirs, Swapped::Changed(first.clone()));
-    file.swap(Some(1), &record(2, "a", &["a", "b"]), By::Daemon).unwrap();
-    let late = again.swap(Some(1), &record(2, "b", &["b"]), By::Daemon).unwrap();
+    file.swap(Some(1), &record(2, "a", &["a", "b"]), By::Daemon)
+        .unwrap();
+    let late = again
+        .swap(Some(1), &record(2, "b", &["b"]), By::Daemon)
+        .unwrap();
     assert_eq!(late, Swapped::Changed(record(2, "a", &["a", "b"])));
     let wish = Wish::Promote;
     let done = decide(&again, "vm1", "b", wish, &stamp(3), By::Daemon).unwrap();
@@ -106,12 +118,24 @@ fn what_is_no_record_is_refused_and_left_alone() {
         (good[..good.len() - 9].to_owned(), "EOF"),
         ("\0".repeat(200), "expected value"),
         (good.replace("\"vm1\"", "\"vm2\""), "guest \"vm2\""),
-        (good.replace("\"generation\":2", "\"generation\":0"), "generation is 0"),
+        (
+            good.replace("\"generation\":2", "\"generation\":0"),
+            "generation is 0",
+        ),
         (good.replace("02020202", ""), "hexadecimal"),
-        (good.replace("[\"a\",\"b\"]", "[\"b\"]"), "primary a is not in in_sync"),
+        (
+            good.replace("[\"a\",\"b\"]", "[\"b\"]"),
+            "primary a is not in in_sync",
+        ),
         (good.replace("[\"a\",\"b\"]", "[\"b\",\"a\"]"), "by name"),
-        (good.replace("[\"a\",\"b\"]", "[\"a\",\"b\",\"c\"]"), "one or two"),
-        (good.replace("[\"a\",\"b\"]", "[\"a\",\"/\"]"), "\"/\" is no name"),
+        (
+            good.replace("[\"a\",\"b\"]", "[\"a\",\"b\",\"c\"]"),
+            "one or two",
+        ),
+        (
+            good.replace("[\"a\",\"b\"]", "[\"a\",\"/\"]"),
+            "\"/\" is no name",
+        ),
         (good.replace("\"note\"", "\"lease\""), "unknown field"),
         (good + &" ".repeat(20_000), "longer than 16384"),
     ];
@@ -132,17 +156,28 @@ fn what_is_no_record_is_refused_and_left_alone() {
         assert_eq!(fs::read_to_string(&path).unwrap(), text);
     }
     fs::remove_file(&path).unwrap();
-    let error = file.swap(Some(1), &record(2, "a", &["a"]), By::Daemon).unwrap_err();
-    assert!(error.to_string().contains("removed while it was used"), "{error}");
+    let error = file
+        .swap(Some(1), &record(2, "a", &["a"]), By::Daemon)
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("removed while it was used"),
+        "{error}"
+    );
     fs::create_dir(&path).unwrap();
-    assert!(file.read().unwrap_err().to_string().contains("no regular file"));
+    assert!(
+        file.read()
+            .unwrap_err()
+            .to_string()
+            .contains("no regular file")
+    );
 }
 
 #[test]
 fn a_lock_that_is_held_is_not_waited_for_for_ever() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("vm1.authority");
-    let file = FileAuthority::new(path.clone(), "vm1").with_lock_wait_max(Duration::from_millis(20));
+    let file =
+        FileAuthority::new(path.clone(), "vm1").with_lock_wait_max(Duration::from_millis(20));
     let holder = FileAuthority::new(path, "vm1");
     let held = holder.lock().unwrap();
     let new = record(1, "a", &["a"]);
