@@ -11,7 +11,7 @@ const ROUNDS_MAX: u32 = 16;
 pub enum Wish<'a> {
     /// The guest begins here.
     Claim,
-    /// This backup has a whole checkpoint, and the output is held.
+    /// The output is held, and this backup has a whole checkpoint from since then.
     Protect {
         /// Name of its host.
         backup: &'a str,

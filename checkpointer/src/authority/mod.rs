@@ -15,8 +15,8 @@
 //!
 //! What the callers keep, and the record cannot see:
 //! - a standby acknowledges nothing more *before* it asks for its promotion;
-//! - a primary holds its output *before* it lets a backup join, and lets it join when the backup has a whole
-//!   checkpoint;
+//! - a primary holds its output *before* it lets a backup join, and lets it join when the backup has acknowledged a
+//!   whole checkpoint *since then*: a copy that it has from before lacks what was said;
 //! - an answer that did not come ([`AuthorityError`]) is no answer: the guest stays held, and is asked for again.
 //!
 //! Back ends: [`FileAuthority`] for a single host, [`ManualAuthority`] for an operator, [`CommandAuthority`] for a

@@ -154,7 +154,7 @@ pub fn claim(
     }
 }
 
-/// The backup has a whole checkpoint, and the output is held: from now on the guest could go on there. Whoever was in
+/// The output is held, and the backup has a whole checkpoint from since then: from now on the guest could go on there. Whoever was in
 /// sync before is not any more, for it gets no checkpoints.
 ///
 /// # Errors

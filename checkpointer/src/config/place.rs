@@ -24,14 +24,17 @@ impl Place<'_> {
         let line = self.line(&at);
         // A field that is missing has the table for a place, and the message names it.
         let text = self.text.lines().nth(line - 1).unwrap_or_default();
-        let key = text.split('=').next().unwrap_or_default().trim();
-        let missing = error.message().split('`').nth(1).unwrap_or_default();
-        let shown = example_of(key).or_else(|| example_of(missing));
-        let instead = shown.map_or_else(
-            || "see the example in checkpointer --help".to_owned(),
-            |shown| format!("write for example {shown}"),
-        );
-        self.error(line, &format!("{}; {instead}", error.message()))
+        let key = text.split('=').next().unwrap_or_default();
+        let key = key.rsplit('.').next().unwrap_or_default().trim();
+        let message = error.message();
+        let missing = message.strip_prefix("missing field `");
+        let missing = missing.and_then(|rest| rest.split('`').next());
+        let instead = match example_of(missing.unwrap_or(key)) {
+            _ if message.starts_with("unknown ") => "write one of these".to_owned(),
+            Some(shown) => format!("write for example {shown}"),
+            None => "write it as the example in the manual has it".to_owned(),
+        };
+        self.error(line, &format!("{}; {instead}", message))
     }
 
     fn error(&self, line: usize, what: &str) -> ConfigError {
@@ -68,18 +71,19 @@ impl Place<'_> {
     }
 }
 
-/// The key as an example has it, without its comment.
+/// The key as an example has it, without its comment and what stands beside it.
 fn example_of(key: &str) -> Option<String> {
-    let lines = PROTECT_EXAMPLE.lines().chain(STANDBY_EXAMPLE.lines());
-    for line in lines.map(|line| line.trim_start_matches("# ")) {
-        if let Some((name, value)) = line.split_once(" = ")
-            && name == key
-            && !key.is_empty()
-            && !value.starts_with("[  ")
-        {
-            let value = value.split("  #").next().unwrap_or(value);
-            return Some(format!("{name} = {}", value.trim()));
-        }
+    if key.is_empty() {
+        return None;
     }
-    None
+    let wanted = format!("{key} = ");
+    let lines = PROTECT_EXAMPLE.lines().chain(STANDBY_EXAMPLE.lines());
+    let mut starts = lines.filter_map(|line| {
+        let line = line.trim_start_matches(['#', ' ', '{']);
+        line.starts_with(&wanted).then_some(line)
+    });
+    let line = starts.next()?;
+    let value = line.split("  #").next().unwrap_or(line);
+    let value = value.split(", addresses").next().unwrap_or(value).trim();
+    (!value.ends_with('[') && !value.contains("[ ")).then(|| value.to_owned())
 }

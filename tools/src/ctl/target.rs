@@ -343,7 +343,10 @@ mod tests {
         );
 
         // Those of a guest's memory answer no group's questions.
-        let _guest = [serve(at("vm1.standby.sock")), serve(at("vm1.checkpointer.sock"))];
+        let _guest = [
+            serve(at("vm1.standby.sock")),
+            serve(at("vm1.checkpointer.sock")),
+        ];
         assert_eq!(find(None, None).unwrap(), at("vm1.sock"));
         assert_eq!(living_guests(dir.path()).len(), 2);
         let _second = serve(at("vm2.backup.sock"));

@@ -41,6 +41,8 @@ struct Host {
     answer: Option<(Asked, bool)>,
     /// Everything that the guest has said is in the copy here.
     is_current: bool,
+    /// Of a primary: the backup has acknowledged a whole checkpoint since the output is held.
+    is_acknowledged: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -61,6 +63,8 @@ enum Plant {
     KeepsAcking,
     /// No answer is taken for yes.
     SilenceIsYes,
+    /// A backup joins with the copy that it has, however old.
+    JoinsStale,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -100,6 +104,7 @@ fn begin() -> World {
         asks: None,
         answer: None,
         is_current: false,
+        is_acknowledged: false,
     };
     World {
         record: record(1, "a", &["a"]),
@@ -123,6 +128,7 @@ impl World {
                     asks: None,
                     answer: None,
                     is_current: self.hosts[at].is_current,
+                    is_acknowledged: false,
                 };
             }
             (Step::Speak, Place::Alone) => world.hosts[other].is_current = false,
@@ -133,11 +139,13 @@ impl World {
                 // Of one that asks already, what arrives now is not in what it goes on from.
                 world.hosts[at].is_current = !is_asking;
                 world.hosts[at].place = Place::Standby { has: true };
+                world.hosts[other].is_acknowledged = true;
             }
             (Step::Hold, Place::Alone) if !is_asking && plant != Plant::LateHold => {
                 world.hosts[at].place = Place::Held;
+                world.hosts[at].is_acknowledged = plant == Plant::JoinsStale;
             }
-            (Step::Ask(wish), place) if !is_asking && self.may_ask(other, wish, place, plant) => {
+            (Step::Ask(wish), _) if !is_asking && self.may_ask(at, wish, plant) => {
                 world.hosts[at].asks = Some((wish, self.record.clone()));
                 if plant == Plant::LateHold && wish == Asked::Protect {
                     world.hosts[other].place = Place::Standby { has: true };
@@ -175,15 +183,19 @@ impl World {
         };
     }
 
-    fn may_ask(&self, other: usize, wish: Asked, place: Place, plant: Plant) -> bool {
-        let other = &self.hosts[other];
+    fn may_ask(&self, at: usize, wish: Asked, plant: Plant) -> bool {
+        let (host, other) = (&self.hosts[at], &self.hosts[1 - at]);
         match wish {
             Asked::Protect if plant == Plant::LateHold => {
-                place == Place::Alone && matches!(other.place, Place::Standby { .. })
+                host.place == Place::Alone && matches!(other.place, Place::Standby { .. })
             }
-            Asked::Protect => place == Place::Held && other.place == Place::Standby { has: true },
-            Asked::Degrade => place == Place::Held,
-            Asked::Promote => place == Place::Standby { has: true },
+            Asked::Protect => {
+                host.place == Place::Held
+                    && host.is_acknowledged
+                    && other.place == Place::Standby { has: true }
+            }
+            Asked::Degrade => host.place == Place::Held,
+            Asked::Promote => host.place == Place::Standby { has: true },
         }
     }
 
@@ -297,6 +309,7 @@ fn every_planted_fault_is_found() {
         (Plant::LateHold, &["alone against", "promoted without"]),
         (Plant::KeepsAcking, &["promoted without"]),
         (Plant::SilenceIsYes, &["two hosts", "alone against"]),
+        (Plant::JoinsStale, &["promoted without"]),
     ] {
         let (_, violation) = explore(plant);
         let what = violation.unwrap_or_else(|| panic!("{plant:?} was not found"));

@@ -199,9 +199,9 @@ fn promoted(answer: &GuestPromoteAnswer) -> String {
         .iter()
         .map(|(name, us)| format!("{name} {}", micros(*us)))
         .collect();
-    let clock = answer.clock_behind_ms.map_or_else(String::new, |ms| {
-        format!("; its clock is {ms} ms behind")
-    });
+    let clock = answer
+        .clock_behind_ms
+        .map_or_else(String::new, |ms| format!("; its clock is {ms} ms behind"));
     let verb = if answer.already {
         "promoted before: the guest went on"
     } else {

@@ -171,14 +171,20 @@ fn parts(page: &mut Page, report: &GuestReport, now_unix_ms: u64) {
         page.row("disks", "none of ours");
     }
     if let Some(output) = &report.output {
-        let state = output.state.as_ref().map_or("not known", |state| state.as_str());
+        let state = output
+            .state
+            .as_ref()
+            .map_or("not known", |state| state.as_str());
         let by = output
             .mechanism
             .as_ref()
             .map_or_else(String::new, |mechanism| format!(" by {mechanism}"));
         page.row("output", &format!("{state}{by}: {}", output.reason));
     } else {
-        page.row("output", "not held: others may see what is lost with this host");
+        page.row(
+            "output",
+            "not held: others may see what is lost with this host",
+        );
     }
     if let Some(link) = &report.memory_link {
         let peer = link.peer.as_deref().unwrap_or("no peer");
@@ -223,12 +229,21 @@ fn timeline_rows(page: &mut Page, timeline: &GuestTimeline) {
         .into_iter()
         .filter_map(|(name, spread)| Some((name, spread?)));
     for (name, spread) in pause.into_iter().chain(later) {
-        page.row(name, &format!("{:>9}  {:>9}", micros(spread.p50), micros(spread.p99)));
+        page.row(
+            name,
+            &format!("{:>9}  {:>9}", micros(spread.p50), micros(spread.p99)),
+        );
     }
     let pages = timeline.dirty_pages;
     page.row("pages", &format!("{:>9}  {:>9}", pages.p50, pages.p99));
-    for (name, spread) in [("raw", timeline.raw_bytes), ("on wire", timeline.wire_bytes)] {
-        page.row(name, &format!("{:>9}  {:>9}", bytes(spread.p50), bytes(spread.p99)));
+    for (name, spread) in [
+        ("raw", timeline.raw_bytes),
+        ("on wire", timeline.wire_bytes),
+    ] {
+        page.row(
+            name,
+            &format!("{:>9}  {:>9}", bytes(spread.p50), bytes(spread.p99)),
+        );
     }
 }
 
@@ -281,7 +296,8 @@ pub(super) fn batch(batch: &GuestTimelineAnswer, is_first: bool) -> String {
 /// Times in microseconds and sizes in bytes, as numbers: for a spreadsheet.
 fn line(figures: &EpochFigures) -> String {
     let us = &figures.us;
-    let or_dash = |value: Option<u64>| value.map_or_else(|| "-".to_owned(), |value| value.to_string());
+    let or_dash =
+        |value: Option<u64>| value.map_or_else(|| "-".to_owned(), |value| value.to_string());
     let time = utc_text_ms(figures.unix_ms).replace(' ', "_");
     let mut words = vec![figures.seq.to_string(), or_dash(figures.epoch), time];
     let pause = [
@@ -298,7 +314,9 @@ fn line(figures: &EpochFigures) -> String {
     ];
     words.extend(pause.map(|us| us.to_string()));
     words.extend([us.whole, us.committed, us.released].map(or_dash));
-    words.extend([figures.dirty_pages, figures.raw_bytes, figures.wire_bytes].map(|n| n.to_string()));
+    words.extend(
+        [figures.dirty_pages, figures.raw_bytes, figures.wire_bytes].map(|n| n.to_string()),
+    );
     if let Some(reason) = &figures.given_up {
         words.push(format!("given up: {reason}"));
     }

@@ -28,7 +28,11 @@ pub(super) fn socket(
             control_path(guest).map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
             let sides = [GuestSide::Primary, GuestSide::Standby];
             let paths = sides.map(|side| dir.join(guest_socket_name(guest, &side)));
-            living.iter().filter(|path| paths.contains(path)).cloned().collect()
+            living
+                .iter()
+                .filter(|path| paths.contains(path))
+                .cloned()
+                .collect()
         }
     };
     if let [path] = wanted.as_slice() {
@@ -46,11 +50,16 @@ pub(super) fn socket(
 
 fn unclear(guest: Option<&str>, wanted: &[PathBuf], living: &[PathBuf], dir: &Path) -> Failure {
     let choices = |paths: &[PathBuf]| {
-        let words = paths.iter().map(|path| format!("--control {}", path.display()));
+        let words = paths
+            .iter()
+            .map(|path| format!("--control {}", path.display()));
         words.collect::<Vec<_>>().join(" or ")
     };
     if !wanted.is_empty() {
-        let text = format!("more than one checkpointer runs here: type {}", choices(wanted));
+        let text = format!(
+            "more than one checkpointer runs here: type {}",
+            choices(wanted)
+        );
         return Failure::new(Exit::Usage, text);
     }
     let who = guest.map_or_else(
