@@ -1,6 +1,7 @@
 //! Carries a running guest to its backup, many times a second. `CHECKPOINTER.md` tells how and why.
 
 pub mod authority;
+pub mod config;
 pub mod hypervisor;
 pub mod memory;
 pub mod sequence;

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::event::Event;
 use super::frame::{ANSWER_BYTES_MAX, BODY_BYTES_MAX, Frame, FrameError, FrameKind, encode};
 use super::memory::{DriveAnswer, MemoryAnswer};
+use super::guest::{GuestPromoteAnswer, GuestReport, GuestStopAnswer, GuestTimelineAnswer};
 use super::netbuf::{NetDone, NetStatus};
 use super::pages::{PagesArmAnswer, PagesDisarmAnswer, PagesTakeAnswer};
 use super::request::BodyError;
@@ -74,6 +75,14 @@ pub enum Answer {
     NetAnnounce(NetDone),
     /// To net-status.
     NetStatus(Box<NetStatus>),
+    /// To guest-status.
+    GuestStatus(Box<GuestReport>),
+    /// To guest-timeline.
+    GuestTimeline(GuestTimelineAnswer),
+    /// To guest-stop.
+    GuestStop(GuestStopAnswer),
+    /// To guest-promote.
+    GuestPromote(GuestPromoteAnswer),
 }
 
 /// What the two sides speak from now on. Its three fields are frozen, others may be added.

@@ -26,6 +26,7 @@ mod answer;
 mod event;
 mod frame;
 mod memory;
+mod guest;
 mod netbuf;
 mod pages;
 mod request;
@@ -48,6 +49,12 @@ pub use frame::{
 pub use memory::{
     DriveAnswer, DriveRequest, MEMORY_WHOLE_MAX, MemoryAnswer, MemoryEpoch, MemoryJoinRequest,
     MemoryLeaveRequest, MemoryWaitRequest,
+pub use guest::{
+    EPOCH_FIGURES_MAX, EpochFigures, GIVEN_UP_BYTES_MAX, GuestAuthority, GuestClock, GuestDisks,
+    GuestEpochs, GuestGivenUp, GuestHypervisor, GuestInterval, GuestOutput, GuestPromoteAnswer,
+    GuestPromoteRequest, GuestRecord, GuestReport, GuestStandby, GuestStatusRequest,
+    GuestStopAnswer, GuestStopRequest, GuestTimeline, GuestTimelineAnswer, GuestTimelineRequest,
+    GuestTracker, MemoryLink, PromoteSteps, Spread, StepTimes, guest_socket_name,
 };
 pub use netbuf::{
     NET_ADDRESSES_MAX, NET_DEVICE_BYTES_MAX, NET_GUEST_BYTES_MAX, NetAnnounceRequest,
@@ -69,6 +76,7 @@ pub use status::{
 };
 pub use text::{TEXT_BYTES_MAX, one_line};
 pub use words::{
-    AckMode, ErrorCode, EventKind, GroupState, GuestState, LinkState, NetMechanism, NetState,
-    OutputClass, Role, VolumeState,
+    AckMode, ErrorCode, EventKind, GroupState, GuestProtection, GuestSide, GuestState,
+    IntervalMode, LinkState, NetMechanism, NetState, OutputClass, Role, StatePath, TrackerKind,
+    VolumeState,
 };

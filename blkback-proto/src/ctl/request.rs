@@ -6,6 +6,8 @@ use thiserror::Error;
 use super::frame::{FrameError, FrameKind, HANDSHAKE_VERSION, encode};
 use super::memory::{
     DriveRequest, MemoryEpoch, MemoryJoinRequest, MemoryLeaveRequest, MemoryWaitRequest,
+use super::guest::{
+    GuestPromoteRequest, GuestStatusRequest, GuestStopRequest, GuestTimelineRequest,
 };
 use super::netbuf::{
     NetAnnounceRequest, NetAttachRequest, NetDetachRequest, NetEpochRequest, NetHoldRequest,
@@ -66,6 +68,14 @@ pub enum Request {
     NetAnnounce(NetAnnounceRequest),
     /// Everything there is to know about held output.
     NetStatus(NetStatusRequest),
+    /// Everything there is to know about a guest with its memory.
+    GuestStatus(GuestStatusRequest),
+    /// The last checkpoints one by one.
+    GuestTimeline(GuestTimelineRequest),
+    /// Ends the protection of the guest, in order.
+    GuestStop(GuestStopRequest),
+    /// Lets the guest go on at its standby.
+    GuestPromote(GuestPromoteRequest),
 }
 
 /// Who the client is and which versions it speaks. Its three fields are frozen.
@@ -183,12 +193,21 @@ impl Request {
             Self::NetResync(_) => "net-resync",
             Self::NetAnnounce(_) => "net-announce",
             Self::NetStatus(_) => "net-status",
+            Self::GuestStatus(_) => "guest-status",
+            Self::GuestTimeline(_) => "guest-timeline",
+            Self::GuestStop(_) => "guest-stop",
+            Self::GuestPromote(_) => "guest-promote",
         }
     }
 
     /// Whether it is for the netbuf daemon.
     pub fn is_for_netbuf(&self) -> bool {
         self.name().starts_with("net-")
+    }
+
+    /// Whether it is for a checkpointer.
+    pub fn is_for_checkpointer(&self) -> bool {
+        self.name().starts_with("guest-")
     }
 
     /// The request as a packet; `version` is what the handshake agreed.

@@ -339,7 +339,7 @@ pub struct Rates {
 
 /// JSON has no word for "not a number": what a division by no time gave is written as null, and
 /// must not make the whole status unreadable.
-fn number_or_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+pub(super) fn number_or_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     Ok(Option::<f64>::deserialize(deserializer)?.unwrap_or(0.0))
 }
 

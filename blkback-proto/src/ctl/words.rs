@@ -196,6 +196,78 @@ words! {
 }
 
 words! {
+    /// Which of the two daemons of a guest.
+    GuestSide {
+        /// Beside the running guest.
+        Primary = "primary",
+        /// Where it would go on.
+        Standby = "standby",
+    }
+}
+
+words! {
+    /// How a guest with its memory is protected.
+    GuestProtection {
+        /// Something that protection needs is missing, or a standby has no primary.
+        Waiting = "waiting",
+        /// All of its memory is copied once, while it runs.
+        Copying = "copying",
+        /// The backup has its last checkpoints.
+        Protected = "protected",
+        /// It runs, and what it says is held.
+        Held = "held",
+        /// It runs alone, on the authority's word.
+        Open = "open",
+        /// It is off, and the backup is being told.
+        Ending = "ending",
+        /// Protection has ended here.
+        Over = "over",
+        /// A standby that takes checkpoints in.
+        Following = "following",
+        /// A standby that has lost its primary, and waits for a word.
+        Lost = "lost",
+        /// A standby that is becoming primary.
+        Promoting = "promoting",
+        /// The guest goes on here.
+        Promoted = "promoted",
+        /// Stopped by a failure of its own.
+        Failed = "failed",
+    }
+}
+
+words! {
+    /// How the state of a guest's devices is read.
+    StatePath {
+        /// `xen-save-devices-state`.
+        XenSave = "xen-save",
+        /// A migration that leaves shared memory out.
+        Migrate = "migrate",
+    }
+}
+
+words! {
+    /// How written pages are found.
+    TrackerKind {
+        /// Write protection by userfaultfd, read by PAGEMAP_SCAN.
+        Uffd = "uffd",
+        /// The kernel's soft-dirty bits.
+        SoftDirty = "soft-dirty",
+        /// All pages against a copy.
+        Compare = "compare",
+    }
+}
+
+words! {
+    /// How the time between two checkpoints is chosen.
+    IntervalMode {
+        /// It is what was set.
+        Fixed = "fixed",
+        /// It keeps the pauses to a share of the time.
+        Adaptive = "adaptive",
+    }
+}
+
+words! {
     /// When a write is answered.
     AckMode {
         /// After the local write.
@@ -256,6 +328,14 @@ words! {
         NetInterface = "net-interface",
         /// Where a guest now is was announced.
         NetAnnounced = "net-announced",
+        /// The protection of a guest changed its state.
+        GuestProtection = "guest-protection",
+        /// A checkpoint was given up; `epoch` in the detail where it had a number.
+        GuestEpochGivenUp = "guest-epoch-given-up",
+        /// A guest goes on here; `epoch` and `lineage` in the detail.
+        GuestPromoted = "guest-promoted",
+        /// A guest switched itself off, or its protection was ended.
+        GuestEnded = "guest-ended",
     }
 }
 
@@ -292,6 +372,8 @@ words! {
         NeedsForce = "needs-force",
         /// Refused on suspect data unless the operator accepts it.
         NeedsAcceptSuspect = "needs-accept-suspect",
+        /// Nobody but an operator can vouch for the other host.
+        NeedsByHand = "needs-by-hand",
         /// The data is inconsistent; nothing can force it.
         Inconsistent = "inconsistent",
         /// Refused for the reason in the message.
@@ -309,6 +391,7 @@ impl ErrorCode {
                 | Self::WrongEpoch
                 | Self::NeedsForce
                 | Self::NeedsAcceptSuspect
+                | Self::NeedsByHand
                 | Self::Inconsistent
                 | Self::Refused
         )
