@@ -2,6 +2,7 @@
 //!
 //! - [`record`], [`segment`], [`meta`]: what stands on disk (JOURNAL.md).
 //! - [`link`]: what goes between primary and backup (PROTOCOL.md).
+//! - [`memory`]: a guest's memory on its way to the backup, and kept there (MEMORY.md).
 //! - [`ctl`]: the control protocol of the daemons (PROTOCOL.md).
 //! - [`diskspec`]: the disk specifications people type.
 //!
@@ -14,6 +15,7 @@ pub mod diskspec;
 mod golden;
 pub mod ids;
 pub mod link;
+pub mod memory;
 pub mod meta;
 pub mod moment;
 pub mod record;

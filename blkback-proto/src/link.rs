@@ -236,15 +236,15 @@ pub enum LinkError {
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
-struct RawFrame {
-    magic: [u8; 8],
-    kind: U16,
-    reserved: U16,
-    body_bytes: U32,
-    crc: U32,
-    reserved2: U32,
-    session: U64,
-    words: [U64; 4],
+pub(crate) struct RawFrame {
+    pub(crate) magic: [u8; 8],
+    pub(crate) kind: U16,
+    pub(crate) reserved: U16,
+    pub(crate) body_bytes: U32,
+    pub(crate) crc: U32,
+    pub(crate) reserved2: U32,
+    pub(crate) session: U64,
+    pub(crate) words: [U64; 4],
 }
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -319,7 +319,7 @@ pub fn peek_body_bytes(prefix: &[u8]) -> Result<usize, LinkError> {
         .ok_or(LinkError::Long(bytes))
 }
 
-fn frame_crc(frame: &[u8]) -> u32 {
+pub(crate) fn frame_crc(frame: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&frame[..16]);
     hasher.update(&[0; 4]);
@@ -327,7 +327,7 @@ fn frame_crc(frame: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-fn clip(text: &str) -> &[u8] {
+pub(crate) fn clip(text: &str) -> &[u8] {
     let mut end = text.len().min(TEXT_BYTES_MAX);
     while !text.is_char_boundary(end) {
         end -= 1;
@@ -503,7 +503,7 @@ impl Frame {
 }
 
 /// Text of a peer: bounded, printable, one line.
-fn text(body: &[u8]) -> Result<String, LinkError> {
+pub(crate) fn text(body: &[u8]) -> Result<String, LinkError> {
     if body.len() > TEXT_BYTES_MAX {
         return Err(LinkError::Field("text"));
     }
