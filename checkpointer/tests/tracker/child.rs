@@ -315,7 +315,7 @@ fn obey(what: u64, argument: u64, memory: &Mapping) {
             // SAFETY: of a size of nothing it gives another mapping of the same memory, which is put in place of
             // the first one.
             unsafe {
-                let none = std::ptr::null_mut();
+                let none = std::ptr::null_mut::<libc::c_void>();
                 let all = half * 2;
                 let new = libc::mremap(start.cast(), 0, all, libc::MREMAP_MAYMOVE, none);
                 assert_ne!(new, libc::MAP_FAILED);

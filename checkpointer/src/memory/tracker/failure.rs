@@ -47,14 +47,12 @@ impl TrackerError {
 
 /// Why a process may not be traced, and what to change.
 pub(super) fn untraceable(pid: u32) -> TrackerError {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let tracer = status
-        .lines()
-        .find_map(|line| line.strip_prefix("TracerPid:"))
-        .map_or("0", str::trim);
-    if tracer != "0" {
+    let tracer = status_of(pid, "TracerPid").unwrap_or(0);
+    if tracer != 0 {
+        // What is told is a thread.
+        let process = status_of(tracer, "Tgid").unwrap_or(tracer);
         return TrackerError::Refused(format!(
-            "process {pid} is traced by process {tracer} already (a debugger, strace); end that first"
+            "process {pid} is traced by process {process} already (a debugger, strace); end that first"
         ));
     }
     let scope = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
@@ -66,4 +64,10 @@ pub(super) fn untraceable(pid: u32) -> TrackerError {
     TrackerError::Refused(format!(
         "ptrace of process {pid} is forbidden; run as root or with CAP_SYS_PTRACE{yama}"
     ))
+}
+
+fn status_of(pid: u32, what: &str) -> Option<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(what))?;
+    line.trim_start_matches(':').trim().parse().ok()
 }

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! Why the last stop: a system call that the first stop has interrupted is begun again by the kernel on the way to
-//! user mode after a signal stop, by the registers as they are then. After the stop at an exit that does not happen,
-//! and the thread would see the kernel's inner error code.
+//! user mode after a signal stop, by the registers as they are then. After the stop at an exit only a side effect of
+//! detaching brings that about, and without it the thread would see the kernel's inner error code.
 //!
 //! ptrace belongs to the thread that attached: all of this runs on one, and when that ends the kernel detaches.
 //! A call that the kernel never begins again (`epoll_wait`) returns `EINTR`, as it does after any stop.
