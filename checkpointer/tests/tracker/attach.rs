@@ -102,11 +102,9 @@ fn a_traced_process_is_refused_in_words() {
     let pid = it.pid();
     let thread = libc::pid_t::try_from(pid).expect("a process");
     let none = std::ptr::null_mut::<libc::c_void>();
-    // SAFETY: takes no memory. This thread traces it until the detach.
-    assert_eq!(
-        unsafe { libc::ptrace(libc::PTRACE_SEIZE, thread, none, none) },
-        0
-    );
+    // SAFETY: takes no memory. This thread traces it for as long as it lives.
+    let told = unsafe { libc::ptrace(libc::PTRACE_SEIZE, thread, none, none) };
+    assert_eq!(told, 0);
     let mapping = Arc::new(Mapping::open(&it.ram()).expect("its memory"));
     let watched = tracker::find(pid, &it.ram()).expect("found");
     let (tracker, why) = tracker::choose(pid, &watched, &mapping, None).expect("another way");
