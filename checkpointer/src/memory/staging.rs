@@ -205,7 +205,8 @@ unsafe fn copy_pages(from: *const u8, to: *mut u8, bytes: usize) {
 /// What was stored past the caches is there for every thread from now on.
 #[cfg(target_arch = "x86_64")]
 fn finish_copies() {
-    std::arch::x86_64::_mm_sfence();
+    // SAFETY: every processor of this kind has it.
+    unsafe { std::arch::x86_64::_mm_sfence() };
 }
 
 /// # Safety
