@@ -1,7 +1,10 @@
 //! Carries a running guest to its backup, many times a second. `CHECKPOINTER.md` tells how and why.
 
 pub mod authority;
+pub mod cli;
 pub mod config;
 pub mod hypervisor;
 pub mod memory;
+pub mod protect;
 pub mod sequence;
+pub mod standby;

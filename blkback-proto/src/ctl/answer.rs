@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::event::Event;
 use super::frame::{ANSWER_BYTES_MAX, BODY_BYTES_MAX, Frame, FrameError, FrameKind, encode};
-use super::memory::{DriveAnswer, MemoryAnswer};
 use super::guest::{GuestPromoteAnswer, GuestReport, GuestStopAnswer, GuestTimelineAnswer};
+use super::memory::{DriveAnswer, MemoryAnswer};
 use super::netbuf::{NetDone, NetStatus};
 use super::pages::{PagesArmAnswer, PagesDisarmAnswer, PagesTakeAnswer};
 use super::request::BodyError;

@@ -25,8 +25,8 @@
 mod answer;
 mod event;
 mod frame;
-mod memory;
 mod guest;
+mod memory;
 mod netbuf;
 mod pages;
 mod request;
@@ -46,15 +46,16 @@ pub use frame::{
     HEADER_BYTES, MAGIC, PACKET_BYTES_MAX, VERSION_MAX, VERSION_MIN, choose_version, decode,
     encode,
 };
-pub use memory::{
-    DriveAnswer, DriveRequest, MEMORY_WHOLE_MAX, MemoryAnswer, MemoryEpoch, MemoryJoinRequest,
-    MemoryLeaveRequest, MemoryWaitRequest,
 pub use guest::{
     EPOCH_FIGURES_MAX, EpochFigures, GIVEN_UP_BYTES_MAX, GuestAuthority, GuestClock, GuestDisks,
     GuestEpochs, GuestGivenUp, GuestHypervisor, GuestInterval, GuestOutput, GuestPromoteAnswer,
     GuestPromoteRequest, GuestRecord, GuestReport, GuestStandby, GuestStatusRequest,
     GuestStopAnswer, GuestStopRequest, GuestTimeline, GuestTimelineAnswer, GuestTimelineRequest,
     GuestTracker, MemoryLink, PromoteSteps, Spread, StepTimes, guest_socket_name,
+};
+pub use memory::{
+    DriveAnswer, DriveRequest, MEMORY_WHOLE_MAX, MemoryAnswer, MemoryEpoch, MemoryJoinRequest,
+    MemoryLeaveRequest, MemoryWaitRequest,
 };
 pub use netbuf::{
     NET_ADDRESSES_MAX, NET_DEVICE_BYTES_MAX, NET_GUEST_BYTES_MAX, NetAnnounceRequest,

@@ -4,10 +4,11 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::frame::{FrameError, FrameKind, HANDSHAKE_VERSION, encode};
-use super::memory::{
-    DriveRequest, MemoryEpoch, MemoryJoinRequest, MemoryLeaveRequest, MemoryWaitRequest,
 use super::guest::{
     GuestPromoteRequest, GuestStatusRequest, GuestStopRequest, GuestTimelineRequest,
+};
+use super::memory::{
+    DriveRequest, MemoryEpoch, MemoryJoinRequest, MemoryLeaveRequest, MemoryWaitRequest,
 };
 use super::netbuf::{
     NetAnnounceRequest, NetAttachRequest, NetDetachRequest, NetEpochRequest, NetHoldRequest,

@@ -29,15 +29,20 @@ pub(super) enum Command {
     Run(RunArgs),
     /// Wait where the guest would go on: take its checkpoints in, and take it over
     Receive(ReceiveArgs),
+    /// Let a guest go on whose checkpointer was killed within a pause; started by that
+    #[command(hide = true)]
+    Guardian(GuardianArgs),
 }
 
 impl Command {
-    pub(super) fn daemon(&self) -> &DaemonArgs {
-        match self {
+    /// Of a daemon.
+    pub(super) fn daemon(&self) -> Option<&DaemonArgs> {
+        Some(match self {
             Self::Protect(args) => &args.daemon,
             Self::Run(args) => &args.daemon,
             Self::Receive(args) => &args.daemon,
-        }
+            Self::Guardian(_) => return None,
+        })
     }
 }
 
@@ -85,6 +90,12 @@ pub(super) struct RunArgs {
 pub(super) struct ReceiveArgs {
     #[command(flatten)]
     pub(super) daemon: DaemonArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct GuardianArgs {
+    /// Monitor of the QEMU
+    pub(super) qmp: PathBuf,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

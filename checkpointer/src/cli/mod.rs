@@ -24,8 +24,14 @@ use std::process::ExitCode;
 pub const EXIT_CODES: [(Exit, &str); 4] = [
     (Exit::Ok, "ended as told, or the guest is off"),
     (Exit::Failed, "failed"),
-    (Exit::Usage, "wrong usage, or a mistake in the configuration"),
-    (Exit::Refused, "this guest cannot be protected, or is another host's"),
+    (
+        Exit::Usage,
+        "wrong usage, or a mistake in the configuration",
+    ),
+    (
+        Exit::Refused,
+        "this guest cannot be protected, or is another host's",
+    ),
 ];
 
 /// The whole program.
@@ -33,7 +39,11 @@ pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            let exit = if error.use_stderr() { Exit::Usage } else { Exit::Ok };
+            let exit = if error.use_stderr() {
+                Exit::Usage
+            } else {
+                Exit::Ok
+            };
             // A closed pipe is an end.
             let _ = error.print();
             return exit.into();
@@ -57,13 +67,24 @@ fn failed(text: impl ToString) -> Failure {
 }
 
 fn run(cli: &Cli) -> Result<(), Failure> {
-    let args = cli.command.daemon();
+    let args = match (&cli.command, cli.command.daemon()) {
+        (Command::Guardian(args), _) => return protect::guard(&args.qmp).map_err(failed),
+        (_, Some(args)) => args,
+        (_, None) => unreachable!("all others are daemons"),
+    };
     logging::init(args.log.as_deref()).map_err(usage)?;
     match &cli.command {
+        Command::Guardian(_) => unreachable!("done above"),
         Command::Protect(more) => {
             let config = read(args, Side::Protect)?;
             let served = served(&more.served)?;
-            protect(config, args, more.qmp.clone(), served, more.tracker.map(Into::into))
+            protect(
+                config,
+                args,
+                more.qmp.clone(),
+                served,
+                more.tracker.map(Into::into),
+            )
         }
         Command::Run(more) => {
             let config = read(args, Side::Protect)?;
@@ -75,7 +96,13 @@ fn run(cli: &Cli) -> Result<(), Failure> {
             let mut child = spec.start(Role::Primary, &place).map_err(failed)?;
             // It answers before it is looked over.
             drop(child.attach(Limits::default()).map_err(failed)?);
-            let result = protect(config, args, place.monitor, served, more.tracker.map(Into::into));
+            let result = protect(
+                config,
+                args,
+                place.monitor,
+                served,
+                more.tracker.map(Into::into),
+            );
             if child.ended().ok().flatten().is_none() {
                 tracing::info!("the guest runs on, process {}", child.pid());
                 child.let_go();
@@ -107,18 +134,27 @@ fn spec(config: &Config, file: &Path) -> Result<Spec, Failure> {
 
 fn control(args: &DaemonArgs, config: &Config, side: &GuestSide) -> PathBuf {
     let name = guest_socket_name(&config.guest, side);
-    args.control.clone().unwrap_or_else(|| runtime_dir().join(name))
+    args.control
+        .clone()
+        .unwrap_or_else(|| runtime_dir().join(name))
 }
 
 fn served(given: &[String]) -> Result<Vec<Served>, Failure> {
     let one = |text: &String| match text.strip_prefix("unix:") {
         Some(path) => Ok(Served::Socket(PathBuf::from(path))),
         None => {
-            let parts = text.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
+            let parts = text
+                .rsplit_once(':')
+                .and_then(|(host, port)| Some((host, port.parse().ok()?)));
             let (host, port) = parts.ok_or_else(|| {
-                usage(format!("--served {text}: write unix:PATH or HOST:PORT, as the guest's disk has it"))
+                usage(format!(
+                    "--served {text}: write unix:PATH or HOST:PORT, as the guest's disk has it"
+                ))
             })?;
-            Ok(Served::Tcp { host: host.to_owned(), port })
+            Ok(Served::Tcp {
+                host: host.to_owned(),
+                port,
+            })
         }
     };
     given.iter().map(one).collect()
@@ -132,9 +168,17 @@ fn protect(
     tracker: Option<crate::memory::tracker::Kind>,
 ) -> Result<(), Failure> {
     let control = control(args, &config, &GuestSide::Primary);
-    let protection = Protection { config, monitor, served, control, tracker };
+    let protection = Protection {
+        config,
+        monitor,
+        served,
+        control,
+        tracker,
+    };
     protect::run(protection).map_err(|error| match error {
-        ProtectError::Unfit(_) | ProtectError::NotOurs(_) => Failure::new(Exit::Refused, error.to_string()),
+        ProtectError::Unfit(_) | ProtectError::NotOurs(_) => {
+            Failure::new(Exit::Refused, error.to_string())
+        }
         _ => failed(error),
     })
 }

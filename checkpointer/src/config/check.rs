@@ -102,9 +102,23 @@ fn memory(raw: raw::Memory, place: &Place<'_>, side: Side) -> Checked<Memory> {
         }
         _ => {}
     }
+    let address = raw
+        .backup
+        .as_ref()
+        .and_then(|backup| backup.rsplit_once(':'));
+    let known = address.map_or("", |(host, _)| host.trim_matches(['[', ']']));
+    let backup_host = raw.backup_host.unwrap_or_else(|| known.replace(':', "-"));
+    if side == Side::Protect && !is_host_name(&backup_host) {
+        let what = format!(
+            "backup_host \"{}\" is not usable; write backup_host = \"b\", the standby's host",
+            backup_host.escape_debug()
+        );
+        return Err(place.at(&path("backup_host"), what));
+    }
     let store = raw.store.unwrap_or_else(|| "/dev/shm/blockrep".into());
     Ok(Memory {
         backup: raw.backup,
+        backup_host,
         listen: raw.listen,
         store: absolute(place, &path("store"), &store)?,
         copy_mib_per_s: bounded(

@@ -91,6 +91,8 @@ pub struct Output {
 pub struct Memory {
     /// `HOST:PORT` of the standby; there at the primary's side.
     pub backup: Option<String>,
+    /// Name of the standby's host, as the authority's record is to have it.
+    pub backup_host: String,
     /// `ADDRESS:PORT` to listen on; there at the standby's side.
     pub listen: Option<String>,
     /// Directory in memory for what was acknowledged.

@@ -48,6 +48,7 @@ pub(super) struct Output {
 #[serde(deny_unknown_fields)]
 pub(super) struct Memory {
     pub(super) backup: Option<String>,
+    pub(super) backup_host: Option<String>,
     pub(super) listen: Option<String>,
     pub(super) store: Option<PathBuf>,
     pub(super) copy_mib_per_s: Option<u64>,

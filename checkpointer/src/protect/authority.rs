@@ -54,14 +54,19 @@ impl Protector {
             // Without the owner nobody wants to know.
             let _ = outbox.send(Input::TakenIn(result));
         };
-        if let Err(error) = std::thread::Builder::new().name("authority".to_owned()).spawn(run) {
+        if let Err(error) = std::thread::Builder::new()
+            .name("authority".to_owned())
+            .spawn(run)
+        {
             self.taking_in = None;
             tracing::error!("the authority is not asked: {error}");
         }
     }
 
     pub(super) fn taken_in(&mut self, result: Result<Record, String>) {
-        let Some(epoch) = self.taking_in.take() else { return };
+        let Some(epoch) = self.taking_in.take() else {
+            return;
+        };
         match result {
             Ok(record) => {
                 self.record = Some(record);
@@ -79,8 +84,16 @@ impl Protector {
 
     pub(super) fn ask_authority(&mut self) {
         let (config, outbox) = (self.config.clone(), self.outbox.clone());
-        let by = if self.is_by_hand { By::Operator } else { By::Daemon };
-        let note = if self.is_stopping { "protection was ended" } else { "the backup was lost" };
+        let by = if self.is_by_hand {
+            By::Operator
+        } else {
+            By::Daemon
+        };
+        let note = if self.is_stopping {
+            "protection was ended"
+        } else {
+            "the backup was lost"
+        };
         let run = move || {
             let word = match ask(&config, Wish::Degrade, note, by) {
                 Ok(Decision::Done(record)) => Word::Won(record.lineage),
@@ -91,7 +104,10 @@ impl Protector {
             // Without the owner nobody wants to know.
             let _ = outbox.send(Input::Word(word));
         };
-        if let Err(error) = std::thread::Builder::new().name("authority".to_owned()).spawn(run) {
+        if let Err(error) = std::thread::Builder::new()
+            .name("authority".to_owned())
+            .spawn(run)
+        {
             tracing::error!("the authority is not asked: {error}");
         }
     }

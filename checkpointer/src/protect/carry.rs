@@ -30,7 +30,11 @@ impl Protector {
             Order::Send(_, epoch) => self.send(epoch),
             Order::SendEnd(epoch) => {
                 let named = self.named(epoch);
-                if self.link.send(self.standing.session, Job::End(named)).is_err() {
+                if self
+                    .link
+                    .send(self.standing.session, Job::End(named))
+                    .is_err()
+                {
                     self.memory_lost("the link is behind, and the guest is off".to_owned());
                 }
             }
@@ -95,7 +99,8 @@ impl Protector {
 
     fn collect(&mut self, attempt: Attempt) {
         let collected = self.guest.collect();
-        self.timeline.collected(&self.guest.steps, self.guest.dirty_pages);
+        self.timeline
+            .collected(&self.guest.steps, self.guest.dirty_pages);
         let result = collected.map_err(|error| match error {
             Uncollected::GivenUp(why) => why,
             Uncollected::Blind(why) => {
@@ -118,9 +123,15 @@ impl Protector {
         if !self.standing.is_up {
             return;
         }
-        let hello = self.guest.hello(&self.config.guest, self.incarnation, self.standing.generation);
+        let hello = self.guest.hello(
+            &self.config.guest,
+            self.incarnation,
+            self.standing.generation,
+        );
         // Without room the session is behind; it ends of that, and another begins.
-        let _ = self.link.send(self.standing.session, Job::Renew(Box::new(hello)));
+        let _ = self
+            .link
+            .send(self.standing.session, Job::Renew(Box::new(hello)));
     }
 
     fn cut_output(&mut self, attempt: Attempt, epoch: Epoch) {
@@ -148,7 +159,8 @@ impl Protector {
         if was_disturbed {
             self.memory_lost("somebody let the guest run within a pause".to_owned());
         }
-        self.events.push_back(Event::Resumed(attempt, result.map(drop)));
+        self.events
+            .push_back(Event::Resumed(attempt, result.map(drop)));
         if was_disturbed && self.standing.is_up {
             let part = Part::Memory;
             let has_base = self.standing.generation != 0;
@@ -172,7 +184,10 @@ impl Protector {
         let Some(load) = self.guest.take(epoch) else {
             return;
         };
-        match self.link.send(self.standing.session, Job::Epoch(named, load)) {
+        match self
+            .link
+            .send(self.standing.session, Job::Epoch(named, load))
+        {
             Ok(()) => {}
             Err(Job::Epoch(_, load)) => {
                 self.guest.give_back(load);

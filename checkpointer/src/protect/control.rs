@@ -34,7 +34,12 @@ pub(super) fn serve(
         limits: Limits::default(),
     };
     tracing::info!("{}: control at {}", config.guest, path.display());
-    Ok(Server::start_on(socket, server, log.clone(), Mailbox(outbox))?)
+    Ok(Server::start_on(
+        socket,
+        server,
+        log.clone(),
+        Mailbox(outbox),
+    )?)
 }
 
 impl Protector {

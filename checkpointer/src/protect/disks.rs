@@ -53,14 +53,23 @@ impl Disks {
         let (cuts, asked) = sync_channel(1);
         let (commits, waited) = std::sync::mpsc::channel();
         let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
-            thread::Builder::new().name(name.to_owned()).spawn(run).map(drop)
+            thread::Builder::new()
+                .name(name.to_owned())
+                .spawn(run)
+                .map(drop)
         };
         let (path, tell) = (control.to_owned(), told.clone());
         spawn("disks-watch", Box::new(move || watch(&path, &tell)))?;
         let (path, tell) = (control.to_owned(), told.clone());
-        spawn("disks-cut", Box::new(move || cut(&path, cut_max, &asked, &tell)))?;
+        spawn(
+            "disks-cut",
+            Box::new(move || cut(&path, cut_max, &asked, &tell)),
+        )?;
         let path = control.to_owned();
-        spawn("disks-commit", Box::new(move || commit(&path, commit_max, &waited, &told)))?;
+        spawn(
+            "disks-commit",
+            Box::new(move || commit(&path, commit_max, &waited, &told)),
+        )?;
         Ok(Self { cuts, commits })
     }
 
@@ -134,7 +143,10 @@ fn watch(path: &PathBuf, tell: &impl Fn(Told) -> bool) {
                 // Said each time: the sequence takes a part for lost that owes it an answer, too.
                 Ok(()) => {
                     let part = Part::Disk;
-                    tell(Told::Event(Event::Back { part, has_base: true }))
+                    tell(Told::Event(Event::Back {
+                        part,
+                        has_base: true,
+                    }))
                 }
                 Err(why) => lost(why),
             };
@@ -151,12 +163,7 @@ fn watch(path: &PathBuf, tell: &impl Fn(Told) -> bool) {
     }
 }
 
-fn cut(
-    path: &Path,
-    cut_max: Duration,
-    asked: &Receiver<Attempt>,
-    tell: &impl Fn(Told) -> bool,
-) {
+fn cut(path: &Path, cut_max: Duration, asked: &Receiver<Attempt>, tell: &impl Fn(Told) -> bool) {
     let mut client = connect(path).ok();
     while let Ok(attempt) = asked.recv() {
         let request = Request::Cut(CutRequest {

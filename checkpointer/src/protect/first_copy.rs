@@ -83,9 +83,9 @@ impl Guest {
                 Ok(Step::More)
             }
             Stage::Settling => {
-                self.qemu.stop().map_err(|e| e.to_string())?;
-                self.qemu.cont().map_err(|e| e.to_string())?;
                 copy.stage = Stage::Copying { next: 0 };
+                self.pause()?;
+                self.resume()?;
                 Ok(Step::More)
             }
             Stage::Copying { next } if *next < pages => {

@@ -5,6 +5,7 @@
 //! hand, one that was sent and not acknowledged. What is given up goes back to `pending`; so nothing is lost.
 
 use super::first_copy::FirstCopy;
+use super::guardian::Guardian;
 use super::records::Records;
 use crate::hypervisor::qemu::ram::Layout;
 use crate::hypervisor::qemu::state::{Kind as StateWay, Saver};
@@ -51,6 +52,7 @@ pub enum Uncollected {
 /// See the module.
 #[derive(Debug)]
 pub struct Guest {
+    guardian: Guardian,
     pub(super) qemu: Qemu,
     pub(super) layout: Layout,
     saver: Saver,
@@ -113,13 +115,21 @@ impl Guest {
     ///
     /// # Errors
     /// What stands in the way, one line.
-    pub fn open(mut qemu: Qemu, opening: &Opening) -> Result<Self, String> {
+    pub(super) fn open(
+        mut qemu: Qemu,
+        opening: &Opening,
+        mut guardian: Guardian,
+    ) -> Result<Self, String> {
         let told = |e: crate::hypervisor::qemu::Error| e.to_string();
         let layout = Layout::find(&mut qemu).map_err(told)?;
+        let unguarded = |e: std::io::Error| format!("the guardian of the guest's pauses: {e}");
+        guardian.say(true).map_err(unguarded)?;
         let saver = Saver::choose(&mut qemu, &layout).map_err(told)?;
+        guardian.say(false).map_err(unguarded)?;
         let mapping = Arc::new(Mapping::open(&layout.ram).map_err(|e| e.to_string())?);
         let pages = mapping.pages();
-        let each = (opening.buffer_bytes / opening.loads as u64).min(pages * crate::memory::PAGE_BYTES);
+        let each =
+            (opening.buffer_bytes / opening.loads as u64).min(pages * crate::memory::PAGE_BYTES);
         let mut free = Vec::new();
         for _ in 0..opening.loads {
             let staging = Staging::new(each).map_err(|e| format!("memory for checkpoints: {e}"))?;
@@ -129,6 +139,7 @@ impl Guest {
         let spare = (0..opening.loads + 2).map(|_| Pages::none(pages)).collect();
         let mut guest = Self {
             records: Records::new(opening.disks.as_deref().map(Path::to_path_buf)),
+            guardian,
             qemu,
             layout,
             saver,
@@ -153,8 +164,14 @@ impl Guest {
     /// No way works here.
     pub(super) fn choose_tracker(&mut self) -> Result<(), String> {
         self.tracker = None;
-        let watched = tracker::find(self.qemu.pid(), &self.layout.ram).map_err(|e| e.to_string())?;
-        let chosen = tracker::choose(self.qemu.pid(), &watched, &self.mapping, self.tracker_forced);
+        let watched =
+            tracker::find(self.qemu.pid(), &self.layout.ram).map_err(|e| e.to_string())?;
+        let chosen = tracker::choose(
+            self.qemu.pid(),
+            &watched,
+            &self.mapping,
+            self.tracker_forced,
+        );
         let (tracker, why) = chosen.map_err(|e| e.to_string())?;
         self.tracker = Some(tracker);
         self.tracker_why = why;
@@ -204,6 +221,9 @@ impl Guest {
     pub fn pause(&mut self) -> Result<(), String> {
         let begun = Instant::now();
         self.steps = Steps::default();
+        self.guardian
+            .say(true)
+            .map_err(|e| format!("nobody would end the pause: {e}"))?;
         let done = self.qemu.stop();
         self.steps.stop = us(begun);
         done.map(drop).map_err(|e| e.to_string())
@@ -215,6 +235,10 @@ impl Guest {
         let begun = Instant::now();
         let done = self.qemu.cont();
         self.steps.cont = us(begun);
+        if done.is_ok() {
+            // Without it there is no next pause.
+            let _ = self.guardian.say(false);
+        }
         done.map_err(|e| e.to_string())
     }
 
@@ -227,7 +251,10 @@ impl Guest {
             let text = "every buffer is on its way still: the link is slower than the guest writes";
             return Err(Uncollected::GivenUp(text.to_owned()));
         };
-        let mut pages = self.spare.pop().unwrap_or_else(|| Pages::none(self.mapping.pages()));
+        let mut pages = self
+            .spare
+            .pop()
+            .unwrap_or_else(|| Pages::none(self.mapping.pages()));
         pages.clear();
         let collected = self.collect_into(&mut load, &mut pages);
         match collected {
@@ -247,7 +274,9 @@ impl Guest {
 
     fn collect_into(&mut self, load: &mut Load, pages: &mut Pages) -> Result<(), Uncollected> {
         let given_up = |why: String| Uncollected::GivenUp(why);
-        self.saver.begin(&mut self.qemu).map_err(|e| given_up(e.to_string()))?;
+        self.saver
+            .begin(&mut self.qemu)
+            .map_err(|e| given_up(e.to_string()))?;
         let copied = self.scan_and_copy(load, pages);
         let begun = Instant::now();
         let mut state = Vec::new();
@@ -264,8 +293,12 @@ impl Guest {
         let Some(tracker) = &mut self.tracker else {
             return Err(Uncollected::Blind("no page is watched".to_owned()));
         };
-        tracker.scan(pages).map_err(|e| Uncollected::Blind(e.to_string()))?;
-        self.records.take(&self.layout, pages).map_err(Uncollected::Blind)?;
+        tracker
+            .scan(pages)
+            .map_err(|e| Uncollected::Blind(e.to_string()))?;
+        self.records
+            .take(&self.layout, pages)
+            .map_err(Uncollected::Blind)?;
         pages.unite(&self.pending);
         self.steps.scan = us(begun);
         let begun = Instant::now();

@@ -44,20 +44,11 @@ pub enum Job {
 #[derive(Debug)]
 pub enum Told {
     /// A session; and whether the standby has what this process goes on from.
-    Up {
-        session: u64,
-        has_base: bool,
-    },
+    Up { session: u64, has_base: bool },
     /// It is over.
-    Down {
-        session: u64,
-        why: String,
-    },
+    Down { session: u64, why: String },
     /// The standby's word.
-    Acked {
-        session: u64,
-        acked: Acked,
-    },
+    Acked { session: u64, acked: Acked },
     /// A checkpoint was handed to the kernel; the buffer is back.
     Sent {
         named: Named,
@@ -107,7 +98,9 @@ impl MemoryLink {
                 thread::sleep(AGAIN);
             }
         };
-        thread::Builder::new().name("memory-link".to_owned()).spawn(run)?;
+        thread::Builder::new()
+            .name("memory-link".to_owned())
+            .spawn(run)?;
         Ok(Self { jobs })
     }
 
@@ -116,9 +109,11 @@ impl MemoryLink {
     /// # Errors
     /// The job.
     pub fn send(&self, session: u64, job: Job) -> Result<(), Job> {
-        self.jobs.try_send((session, job)).map_err(|error| match error {
-            TrySendError::Full((_, job)) | TrySendError::Disconnected((_, job)) => job,
-        })
+        self.jobs
+            .try_send((session, job))
+            .map_err(|error| match error {
+                TrySendError::Full((_, job)) | TrySendError::Disconnected((_, job)) => job,
+            })
     }
 }
 

@@ -14,6 +14,7 @@ mod carry;
 mod control;
 mod disks;
 mod first_copy;
+mod guardian;
 mod guest;
 mod link;
 pub mod output;
@@ -21,6 +22,7 @@ mod records;
 mod report;
 mod timeline;
 
+pub use guardian::guard;
 pub use guest::unframed;
 pub use output::Interface;
 
@@ -34,6 +36,7 @@ use blkback_proto::ids::{Epoch, LineageId};
 use blockrep_host::ctl::{EventLog, NewEvent, ReplyHandle};
 use disks::Disks;
 use first_copy::Step;
+use guardian::Guardian;
 use guest::{Guest, Opening};
 use link::{Job, LinkSettings, MemoryLink};
 use output::Output;
@@ -174,9 +177,13 @@ pub fn run(protection: Protection) -> Result<(), ProtectError> {
         pause: Duration::from_millis(config.epochs.pause_max_ms),
         ..Limits::default()
     };
-    let mut qemu = Qemu::attach(&protection.monitor, limits).map_err(|e| ProtectError::Guest(e.to_string()))?;
-    let findings = check(&mut qemu, &protection.served).map_err(|e| ProtectError::Guest(e.to_string()))?;
-    let (refused, warned): (Vec<_>, Vec<_>) = findings.into_iter().partition(|f| f.weight == Weight::Refused);
+    let mut qemu = Qemu::attach(&protection.monitor, limits)
+        .map_err(|e| ProtectError::Guest(e.to_string()))?;
+    let findings =
+        check(&mut qemu, &protection.served).map_err(|e| ProtectError::Guest(e.to_string()))?;
+    let (refused, warned): (Vec<_>, Vec<_>) = findings
+        .into_iter()
+        .partition(|f| f.weight == Weight::Refused);
     if !refused.is_empty() {
         return Err(ProtectError::Unfit(refused));
     }
@@ -191,12 +198,15 @@ pub fn run(protection: Protection) -> Result<(), ProtectError> {
         disks: config.disks.clone(),
         tracker: protection.tracker,
     };
-    let guest = Guest::open(qemu, &opening).map_err(ProtectError::Guest)?;
+    let guardian =
+        Guardian::start(&protection.monitor).map_err(io("the guardian of the guest's pauses"))?;
+    let guest = Guest::open(qemu, &opening, guardian).map_err(ProtectError::Guest)?;
     let record = authority::claim(&config).map_err(ProtectError::NotOurs)?;
     let log = EventLog::new().map_err(io("random numbers"))?;
     let (outbox, inbox) = channel();
     let server = control::serve(&protection.control, &config, &log, outbox.clone())?;
-    let mut protector = Protector::new(config, guest, record, log, inbox, outbox).map_err(io("threads"))?;
+    let mut protector =
+        Protector::new(config, guest, record, log, inbox, outbox).map_err(io("threads"))?;
     blockrep_host::notify::ready("the guest is looked over");
     protector.turn(&shutdown);
     blockrep_host::notify::stopping("protection ends");
@@ -231,13 +241,16 @@ impl Protector {
             limit: Duration::from_millis(config.epochs.answer_max_ms),
             sender: crate::memory::stream::Settings {
                 encoder: crate::memory::stream::encoder::EncoderSettings {
-                    cache_bytes_max: usize::try_from(config.memory.cache_mib << 20).unwrap_or(usize::MAX),
+                    cache_bytes_max: usize::try_from(config.memory.cache_mib << 20)
+                        .unwrap_or(usize::MAX),
                 },
                 copy_bytes_per_s_max: config.memory.copy_mib_per_s << 20,
                 ..crate::memory::stream::Settings::default()
             },
         };
-        let link = MemoryLink::start(link, hello, move |told| to_link.send(Input::Link(told)).is_ok())?;
+        let link = MemoryLink::start(link, hello, move |told| {
+            to_link.send(Input::Link(told)).is_ok()
+        })?;
         let interfaces = config.output.interfaces.iter().map(|name| Interface {
             name: name.clone(),
             bridge: config.output.bridge.clone(),
@@ -245,7 +258,8 @@ impl Protector {
         let interfaces: Vec<Interface> = interfaces.collect();
         let is_held = config.output.is_held && !interfaces.is_empty();
         let control = config.output.control.clone();
-        let output = is_held.then(|| Output::new(control, config.guest.clone(), interfaces, OUTPUT_LIMIT));
+        let output =
+            is_held.then(|| Output::new(control, config.guest.clone(), interfaces, OUTPUT_LIMIT));
         let begun = Instant::now();
         let mut sequence = Sequence::new(settings, 0);
         let mut orders = Vec::new();
@@ -315,7 +329,11 @@ impl Protector {
             self.adapt();
             self.tell_state();
             let is_copying = self.guest.copy.is_some() || self.slice.is_some();
-            let wait = if is_copying { Duration::ZERO } else { self.rest() };
+            let wait = if is_copying {
+                Duration::ZERO
+            } else {
+                self.rest()
+            };
             match self.inbox.recv_timeout(wait) {
                 Ok(input) => {
                     self.take(input);
@@ -327,7 +345,9 @@ impl Protector {
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => self.copy_on(),
-                Err(RecvTimeoutError::Disconnected) => unreachable!("this side has a sender of its own"),
+                Err(RecvTimeoutError::Disconnected) => {
+                    unreachable!("this side has a sender of its own")
+                }
             }
         }
     }
@@ -426,15 +446,21 @@ impl Protector {
             return;
         }
         self.output_tried = Some(Instant::now());
-        let Some(output) = &mut self.output else { return };
+        let Some(output) = &mut self.output else {
+            return;
+        };
         let part = Part::Output;
         match output.attach() {
             Ok(standing) => {
                 self.is_output_there = true;
                 self.output_words = String::new();
                 self.settings.output_cuts_max = standing.cuts_max.max(1);
-                self.sequence.set_output_cuts_max(self.settings.output_cuts_max);
-                self.step(Event::Back { part, has_base: true });
+                self.sequence
+                    .set_output_cuts_max(self.settings.output_cuts_max);
+                self.step(Event::Back {
+                    part,
+                    has_base: true,
+                });
             }
             Err(why) => {
                 self.output_words.clone_from(&why);
@@ -453,7 +479,12 @@ impl Protector {
 
     /// Keeps the pauses to their share of the time: longer between two where they are more, shorter where less.
     fn adapt(&mut self) {
-        let Interval::Adaptive { min_ms, max_ms, pause_percent } = self.config.epochs.interval else {
+        let Interval::Adaptive {
+            min_ms,
+            max_ms,
+            pause_percent,
+        } = self.config.epochs.interval
+        else {
             return;
         };
         if self.adapted.elapsed() < ADAPT {
@@ -510,10 +541,18 @@ impl Protector {
         if standing.state == self.told_state.0 {
             return;
         }
-        let old = std::mem::replace(&mut self.told_state, (standing.state, standing.reason.clone()));
+        let old = std::mem::replace(
+            &mut self.told_state,
+            (standing.state, standing.reason.clone()),
+        );
         self.state_since_unix_ms = blockrep_host::clock::unix_ms();
         tracing::info!("{}: {}", standing.state, standing.reason);
-        let event = NewEvent::new(&self.config.guest, EventKind::GuestProtection, &standing.reason, standing.next);
+        let event = NewEvent::new(
+            &self.config.guest,
+            EventKind::GuestProtection,
+            &standing.reason,
+            standing.next,
+        );
         self.log.publish(event.change(old.0, standing.state));
         blockrep_host::notify::status(&format!("{}: {}", standing.state, standing.reason));
         if matches!(standing.state, "over" | "open") {

@@ -1,8 +1,8 @@
 //! What holds the guest's output, by netbuf's control socket.
 
 use blkback_proto::ctl::{
-    Answer, NetAnnounceRequest, NetAttachRequest, NetDetachRequest, NetDone, NetEpochRequest, NetHoldRequest,
-    NetLineageRequest, NetState, NetStation, NetStatusRequest, Request,
+    Answer, NetAnnounceRequest, NetAttachRequest, NetDetachRequest, NetDone, NetEpochRequest,
+    NetHoldRequest, NetLineageRequest, NetState, NetStation, NetStatusRequest, Request,
 };
 use blkback_proto::ids::{Epoch, LineageId};
 use blockrep_host::ctl::{Client, ClientError};
@@ -43,7 +43,12 @@ pub struct Output {
 
 impl Output {
     #[must_use]
-    pub fn new(control: PathBuf, guest: String, interfaces: Vec<Interface>, limit: Duration) -> Self {
+    pub fn new(
+        control: PathBuf,
+        guest: String,
+        interfaces: Vec<Interface>,
+        limit: Duration,
+    ) -> Self {
         Self {
             control,
             guest,
@@ -109,7 +114,10 @@ impl Output {
         let guest = status.guests.iter().find(|guest| guest.guest == self.guest);
         let guest = guest.ok_or_else(|| format!("netbuf does not know {}", self.guest))?;
         if matches!(guest.state, NetState::Failed | NetState::Held) {
-            return Err(format!("its output is {}: {}; {}", guest.state, guest.reason, guest.next));
+            return Err(format!(
+                "its output is {}: {}; {}",
+                guest.state, guest.reason, guest.next
+            ));
         }
         Ok(OutputStanding {
             state: guest.state.to_string(),
@@ -131,7 +139,10 @@ impl Output {
             Ok(done) => return Ok(done),
             Err(refused) => refused,
         };
-        if !self.standing().is_ok_and(|standing| standing.state == "adopted") {
+        if !self
+            .standing()
+            .is_ok_and(|standing| standing.state == "adopted")
+        {
             return Err(refused);
         }
         for interface in self.interfaces.clone() {
@@ -191,6 +202,10 @@ impl Output {
     /// netbuf's reason.
     pub fn announce(&mut self, stations: Vec<NetStation>) -> Result<(), String> {
         let guest = self.guest.clone();
-        self.done(&Request::NetAnnounce(NetAnnounceRequest { guest, stations })).map(drop)
+        self.done(&Request::NetAnnounce(NetAnnounceRequest {
+            guest,
+            stations,
+        }))
+        .map(drop)
     }
 }

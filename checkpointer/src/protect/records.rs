@@ -66,7 +66,8 @@ impl Records {
                     turn: 0,
                 }),
                 // Served by NBD alone: QEMU writes those pages, and its tracker sees them.
-                Err(ClientError::Daemon(reply)) if reply.code == ErrorCode::Refused && is_not_served(&reply.message) => {}
+                Err(ClientError::Daemon(reply))
+                    if reply.code == ErrorCode::Refused && is_not_served(&reply.message) => {}
                 Err(error) => return Err(error.to_string()),
                 Ok(_) => return Err("the disks' daemon answered something else".to_owned()),
             }
@@ -81,7 +82,10 @@ impl Records {
     /// Something may be missing: everything has to be copied anew.
     pub fn take(&mut self, layout: &Layout, pages: &mut Pages) -> Result<(), String> {
         for record in &mut self.records {
-            let client = self.client.as_mut().ok_or("no record of the disks' pages is kept")?;
+            let client = self
+                .client
+                .as_mut()
+                .ok_or("no record of the disks' pages is kept")?;
             record.turn += 1;
             take_turn(client, record, layout, pages)?;
         }
@@ -114,7 +118,10 @@ fn take_turn(
         };
         if !taken.complete {
             let why = taken.reason.unwrap_or_default();
-            return Err(format!("pages that {} wrote are not all known: {why}", record.volume));
+            return Err(format!(
+                "pages that {} wrote are not all known: {why}",
+                record.volume
+            ));
         }
         layout.insert_guest_runs(&taken.regions, &taken.runs, pages)?;
         match taken.next_page {

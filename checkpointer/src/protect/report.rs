@@ -8,13 +8,16 @@ use crate::memory::tracker::Kind;
 use blkback_proto::ctl::{
     Bounds, DaemonStatus, GuestAuthority, GuestDisks, GuestEpochs, GuestHypervisor, GuestInterval,
     GuestOutput, GuestProtection, GuestReport, GuestSide, GuestTracker, IntervalMode, LinkState,
-    MemoryLink, MemoryPart, Stated, StatePath, SyncProgress, TrackerKind,
+    MemoryLink, MemoryPart, StatePath, Stated, SyncProgress, TrackerKind,
 };
 
 impl Protector {
     pub(super) fn report(&mut self) -> GuestReport {
         let standing = self.sequence.standing();
-        let authority = self.config.authority.open(&self.config.guest, &self.config.host);
+        let authority = self
+            .config
+            .authority
+            .open(&self.config.guest, &self.config.host);
         GuestReport {
             daemon: DaemonStatus {
                 name: "checkpointer".to_owned(),
@@ -99,8 +102,16 @@ impl Protector {
     }
 
     fn memory_link(&self) -> MemoryLink {
-        let state = if self.standing.is_up { LinkState::Up } else { LinkState::Connecting };
-        let next = if self.standing.is_up { "" } else { "it tries again by itself" };
+        let state = if self.standing.is_up {
+            LinkState::Up
+        } else {
+            LinkState::Connecting
+        };
+        let next = if self.standing.is_up {
+            ""
+        } else {
+            "it tries again by itself"
+        };
         MemoryLink {
             peer: self.config.memory.backup.clone(),
             stated: Stated {
@@ -119,7 +130,9 @@ impl Protector {
         let copy = self.guest.copy.as_ref()?;
         let total_bytes = self.guest.mapping.pages() * PAGE_BYTES;
         let done_bytes = copy.done_pages() * PAGE_BYTES;
-        let ms = u64::try_from(copy.since.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
+        let ms = u64::try_from(copy.since.elapsed().as_millis())
+            .unwrap_or(u64::MAX)
+            .max(1);
         let bytes_per_s = done_bytes.saturating_mul(1000) / ms;
         Some(SyncProgress {
             done_bytes,
@@ -131,10 +144,14 @@ impl Protector {
 
     fn interval(&self) -> GuestInterval {
         let (mode, min_ms, max_ms, share) = match self.config.epochs.interval {
-            Interval::Fixed { interval_ms } => (IntervalMode::Fixed, interval_ms, interval_ms, None),
-            Interval::Adaptive { min_ms, max_ms, pause_percent } => {
-                (IntervalMode::Adaptive, min_ms, max_ms, Some(pause_percent))
+            Interval::Fixed { interval_ms } => {
+                (IntervalMode::Fixed, interval_ms, interval_ms, None)
             }
+            Interval::Adaptive {
+                min_ms,
+                max_ms,
+                pause_percent,
+            } => (IntervalMode::Adaptive, min_ms, max_ms, Some(pause_percent)),
         };
         #[allow(clippy::cast_precision_loss, reason = "a percentage")]
         let pause_percent_max = share.map(|percent| percent as f64);
@@ -154,8 +171,14 @@ impl Protector {
             bytes_max,
         };
         let memory = vec![
-            part("checkpoints on their way", self.config.memory.buffer_mib << 20),
-            part("pages that differences are made against", self.config.memory.cache_mib << 20),
+            part(
+                "checkpoints on their way",
+                self.config.memory.buffer_mib << 20,
+            ),
+            part(
+                "pages that differences are made against",
+                self.config.memory.cache_mib << 20,
+            ),
         ];
         Bounds {
             memory_bytes_max: memory.iter().map(|part| part.bytes_max).sum(),

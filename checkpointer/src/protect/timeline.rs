@@ -192,7 +192,11 @@ impl Timeline {
             return 0.0;
         };
         let all = newest.resumed.duration_since(oldest.resumed);
-        let paused: u64 = last.iter().take(last.len() - 1).map(|kept| kept.figures.us.pause).sum();
+        let paused: u64 = last
+            .iter()
+            .take(last.len() - 1)
+            .map(|kept| kept.figures.us.pause)
+            .sum();
         let all_us = all.as_secs_f64() * 1e6;
         #[allow(clippy::cast_precision_loss, reason = "a figure for people")]
         let percent = 100.0 * paused as f64 / all_us.max(1.0);
@@ -238,9 +242,16 @@ impl Timeline {
     }
 
     pub(super) fn batch(&self, from_seq: u64) -> GuestTimelineAnswer {
-        let oldest = self.kept.front().map_or(self.next_seq, |kept| kept.figures.seq);
+        let oldest = self
+            .kept
+            .front()
+            .map_or(self.next_seq, |kept| kept.figures.seq);
         let from = from_seq.clamp(oldest, self.next_seq);
-        let mine = self.kept.iter().map(|kept| &kept.figures).filter(|f| f.seq >= from);
+        let mine = self
+            .kept
+            .iter()
+            .map(|kept| &kept.figures)
+            .filter(|f| f.seq >= from);
         let epochs: Vec<EpochFigures> = mine.take(EPOCH_FIGURES_MAX).cloned().collect();
         let next_seq = epochs.last().map_or(from, |last| last.seq + 1);
         GuestTimelineAnswer {
@@ -302,7 +313,15 @@ mod tests {
         let batch = timeline.batch(0);
         assert_eq!(batch.epochs.len(), 3);
         let told: Vec<_> = (batch.epochs.iter())
-            .map(|f| (f.epoch, f.us.stop, f.us.whole.is_some(), f.us.released.is_some(), f.given_up.is_some()))
+            .map(|f| {
+                (
+                    f.epoch,
+                    f.us.stop,
+                    f.us.whole.is_some(),
+                    f.us.released.is_some(),
+                    f.given_up.is_some(),
+                )
+            })
             .collect();
         assert_eq!(told[0], (Some(5), 50, true, false, false));
         assert_eq!(told[1], (Some(6), 60, false, true, false));

@@ -2,7 +2,9 @@
 
 use super::{Input, Keeper, ReceiveError, lock};
 use crate::config::Config;
-use blkback_proto::ctl::{Answer, ErrorCode, GuestPromoteAnswer, GuestPromoteRequest, GuestTimelineAnswer, Request};
+use blkback_proto::ctl::{
+    Answer, ErrorCode, GuestPromoteAnswer, GuestPromoteRequest, GuestTimelineAnswer, Request,
+};
 use blockrep_host::ctl::{
     ControlSocket, EventLog, Handler, Limits, PeerCred, ReplyHandle, Server, ServerConfig,
 };
@@ -32,14 +34,21 @@ pub(super) fn serve(
         limits: Limits::default(),
     };
     tracing::info!("{}: control at {}", config.guest, path.display());
-    Ok(Server::start_on(socket, server, log.clone(), Mailbox(outbox))?)
+    Ok(Server::start_on(
+        socket,
+        server,
+        log.clone(),
+        Mailbox(outbox),
+    )?)
 }
 
 impl Keeper {
     pub(super) fn asked(&mut self, request: &Request, reply: ReplyHandle) {
         match request {
             Request::GuestStatus(_) => reply.ok(Answer::GuestStatus(Box::new(self.report()))),
-            Request::GuestTimeline(_) => reply.ok(Answer::GuestTimeline(GuestTimelineAnswer::default())),
+            Request::GuestTimeline(_) => {
+                reply.ok(Answer::GuestTimeline(GuestTimelineAnswer::default()))
+            }
             Request::GuestPromote(asked) => self.promote_asked(asked, reply),
             Request::GuestStop(_) => {
                 let text = "this is the standby: end the protection where the guest runs";
@@ -54,7 +63,10 @@ impl Keeper {
 
     fn promote_asked(&mut self, asked: &GuestPromoteRequest, reply: ReplyHandle) {
         if let Some(done) = &self.promoted {
-            let answer = GuestPromoteAnswer { already: true, ..done.clone() };
+            let answer = GuestPromoteAnswer {
+                already: true,
+                ..done.clone()
+            };
             reply.ok(Answer::GuestPromote(answer));
             return;
         }

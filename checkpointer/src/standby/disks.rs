@@ -69,10 +69,14 @@ impl Disks {
             };
             teller.run(&said);
         };
-        thread::Builder::new().name("disks-tell".to_owned()).spawn(teller)?;
+        thread::Builder::new()
+            .name("disks-tell".to_owned())
+            .spawn(teller)?;
         let path = control.clone();
         let waiter = move || wait(&path, &again, &told);
-        thread::Builder::new().name("disks-wait".to_owned()).spawn(waiter)?;
+        thread::Builder::new()
+            .name("disks-wait".to_owned())
+            .spawn(waiter)?;
         Ok(Self { control, say })
     }
 
@@ -131,7 +135,9 @@ impl<F: Fn(Told) -> bool> Teller<F> {
                 Err(RecvTimeoutError::Disconnected) => return,
             };
             let done = match say {
-                Some(Say::Whole(epoch, lineage)) if self.client.is_some() => self.whole(epoch, lineage),
+                Some(Say::Whole(epoch, lineage)) if self.client.is_some() => {
+                    self.whole(epoch, lineage)
+                }
                 Some(Say::Leave) => self.leave(),
                 Some(Say::Again) => {
                     self.client = None;

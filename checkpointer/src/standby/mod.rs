@@ -95,7 +95,11 @@ enum Waiting {
     None,
     Starting(u64),
     Up(u64, Box<Standby>),
-    Failed { generation: u64, why: String, at: Instant },
+    Failed {
+        generation: u64,
+        why: String,
+        at: Instant,
+    },
 }
 
 /// See the module.
@@ -139,7 +143,12 @@ struct Keeper {
 /// It did not begin.
 pub fn run(reception: Reception) -> Result<(), ReceiveError> {
     let shutdown = blockrep_host::signals::Shutdown::install().map_err(io_error("signals"))?;
-    let Reception { config, spec, control, run } = reception;
+    let Reception {
+        config,
+        spec,
+        control,
+        run,
+    } = reception;
     let listen = config.memory.listen.clone().unwrap_or_default();
     std::fs::create_dir_all(&run).map_err(io_error(run.display().to_string()))?;
     let path = config.memory.store.join(&config.guest);
@@ -172,7 +181,10 @@ fn lock(store: &Mutex<Store>) -> MutexGuard<'_, Store> {
 }
 
 impl Keeper {
-    #[allow(clippy::too_many_arguments, reason = "made in one place, of what that made")]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "made in one place, of what that made"
+    )]
     fn new(
         config: Config,
         spec: Spec,
@@ -249,7 +261,9 @@ impl Keeper {
             match self.inbox.recv_timeout(LOOK) {
                 Ok(input) => self.take(input),
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => unreachable!("this side has a sender of its own"),
+                Err(RecvTimeoutError::Disconnected) => {
+                    unreachable!("this side has a sender of its own")
+                }
             }
             while let Ok(input) = self.inbox.try_recv() {
                 self.take(input);
@@ -264,7 +278,9 @@ impl Keeper {
 
     fn take(&mut self, input: Input) {
         match input {
-            Input::Session(session::Told::Got { session, got, link }) => self.got(session, got, link),
+            Input::Session(session::Told::Got { session, got, link }) => {
+                self.got(session, got, link)
+            }
             Input::Session(session::Told::Ended { session, why }) => {
                 if session == self.session {
                     self.link = None;
@@ -364,7 +380,9 @@ impl Keeper {
         match &self.waiting {
             Waiting::Starting(of) | Waiting::Up(of, _) if *of == generation => return,
             Waiting::Starting(_) => return,
-            Waiting::Failed { generation: of, at, .. } if *of == generation && at.elapsed() < AGAIN => return,
+            Waiting::Failed {
+                generation: of, at, ..
+            } if *of == generation && at.elapsed() < AGAIN => return,
             _ => {}
         }
         let Some(block) = ram.blocks().first().filter(|_| ram.blocks().len() == 1) else {
@@ -383,11 +401,15 @@ impl Keeper {
         self.waiting = Waiting::Starting(generation);
         let (spec, outbox) = (self.spec.clone(), self.outbox.clone());
         let run = move || {
-            let standby = Standby::start(&spec, &place, Limits::default()).map_err(|e| e.to_string());
+            let standby =
+                Standby::start(&spec, &place, Limits::default()).map_err(|e| e.to_string());
             // Without the owner it ends here.
             let _ = outbox.send(Input::Up(generation, Box::new(standby)));
         };
-        if let Err(error) = std::thread::Builder::new().name("standby".to_owned()).spawn(run) {
+        if let Err(error) = std::thread::Builder::new()
+            .name("standby".to_owned())
+            .spawn(run)
+        {
             tracing::error!("no standby is started: {error}");
             self.waiting = Waiting::None;
         }
@@ -401,7 +423,11 @@ impl Keeper {
             }
             Err(why) => {
                 tracing::error!("no standby: {why}");
-                self.waiting = Waiting::Failed { generation, why, at: Instant::now() };
+                self.waiting = Waiting::Failed {
+                    generation,
+                    why,
+                    at: Instant::now(),
+                };
             }
         }
     }
@@ -421,7 +447,11 @@ impl Keeper {
         if let Err(error) = standby.check() {
             let (generation, why) = (*generation, error.to_string());
             tracing::error!("the standby is lost, another is started: {why}");
-            self.waiting = Waiting::Failed { generation, why, at: Instant::now() };
+            self.waiting = Waiting::Failed {
+                generation,
+                why,
+                at: Instant::now(),
+            };
         }
     }
 
@@ -432,9 +462,15 @@ impl Keeper {
         }
         let limit = Duration::from_millis(self.config.standby.silence_ms);
         let now = Instant::now();
-        let is_silent = self.heard.is_some_and(|heard| now.saturating_duration_since(heard) > limit);
-        let is_ready = matches!(self.waiting, Waiting::Up(..)) && lock(&self.store).committed() != Epoch::NONE;
-        let is_early = self.unpromoted.as_ref().is_some_and(|(_, at)| at.elapsed() < AGAIN);
+        let is_silent = self
+            .heard
+            .is_some_and(|heard| now.saturating_duration_since(heard) > limit);
+        let is_ready =
+            matches!(self.waiting, Waiting::Up(..)) && lock(&self.store).committed() != Epoch::NONE;
+        let is_early = self
+            .unpromoted
+            .as_ref()
+            .is_some_and(|(_, at)| at.elapsed() < AGAIN);
         if !is_silent || !is_ready || is_early {
             return;
         }
@@ -472,16 +508,28 @@ impl Keeper {
         }
         let committed = lock(&self.store).committed();
         let (state, reason) = match (&self.link, committed) {
-            _ if self.is_off => (GuestProtection::Ending, "the guest is off, in order".to_owned()),
-            (Some(_), Epoch::NONE) => (GuestProtection::Copying, "the first copy comes in".to_owned()),
-            (Some(_), epoch) => (GuestProtection::Following, format!("would go on from epoch {epoch}")),
+            _ if self.is_off => (
+                GuestProtection::Ending,
+                "the guest is off, in order".to_owned(),
+            ),
+            (Some(_), Epoch::NONE) => (
+                GuestProtection::Copying,
+                "the first copy comes in".to_owned(),
+            ),
+            (Some(_), epoch) => (
+                GuestProtection::Following,
+                format!("would go on from epoch {epoch}"),
+            ),
             (None, Epoch::NONE) => (GuestProtection::Waiting, self.link_words.clone()),
             (None, epoch) => {
                 let why = match &self.unpromoted {
                     Some((why, _)) => format!("{}; not promoted: {why}", self.link_words),
                     None => self.link_words.clone(),
                 };
-                (GuestProtection::Lost, format!("{why}; would go on from epoch {epoch}"))
+                (
+                    GuestProtection::Lost,
+                    format!("{why}; would go on from epoch {epoch}"),
+                )
             }
         };
         self.change(state, reason);
@@ -506,7 +554,10 @@ impl Keeper {
         };
         if let Err(error) = standby.qemu().status() {
             tracing::warn!("the guest has ended: {error}");
-            self.change(GuestProtection::Over, format!("the guest has ended: {error}"));
+            self.change(
+                GuestProtection::Over,
+                format!("the guest has ended: {error}"),
+            );
             self.is_over = true;
         }
     }
@@ -519,7 +570,9 @@ fn admits(hello: &Hello, guest: &str, bytes: u64) -> Result<(), (RefuseCode, Str
     }
     let theirs: u64 = hello.blocks.iter().map(|block| block.size_bytes).sum();
     if theirs != bytes {
-        let text = format!("the guest has {theirs} bytes of RAM, the standby {bytes}: make memory_mib equal");
+        let text = format!(
+            "the guest has {theirs} bytes of RAM, the standby {bytes}: make memory_mib equal"
+        );
         return Err((RefuseCode::Shape, text));
     }
     Ok(())

@@ -7,7 +7,9 @@
 use super::{Keeper, Waiting, lock};
 use crate::authority::{By, Decision, Stamp, Wish, decide};
 use crate::protect::unframed;
-use blkback_proto::ctl::{EventKind, GuestPromoteAnswer, GuestProtection, NetStation, PromoteSteps};
+use blkback_proto::ctl::{
+    EventKind, GuestPromoteAnswer, GuestProtection, NetStation, PromoteSteps,
+};
 use blkback_proto::ids::{Epoch, LineageId};
 use blockrep_host::clock;
 use blockrep_host::ctl::NewEvent;
@@ -23,7 +25,11 @@ impl Keeper {
     ///
     /// # Errors
     /// What failed, one line.
-    pub(super) fn promote(&mut self, reason: &str, by_hand: bool) -> Result<GuestPromoteAnswer, String> {
+    pub(super) fn promote(
+        &mut self,
+        reason: &str,
+        by_hand: bool,
+    ) -> Result<GuestPromoteAnswer, String> {
         let began = Instant::now();
         self.may_promote()?;
         self.change(GuestProtection::Promoting, reason.to_owned());
@@ -47,7 +53,9 @@ impl Keeper {
         let ready = lock(&self.store).ready(epoch).map_err(|e| e.to_string())?;
         let memory_us = us(step);
         let (load_us, cont_us) = self.load(&ready.state.bytes, lineage)?;
-        lock(&self.store).set_promoted().map_err(|e| e.to_string())?;
+        lock(&self.store)
+            .set_promoted()
+            .map_err(|e| e.to_string())?;
         let answer = GuestPromoteAnswer {
             already: false,
             epoch: epoch.0,
@@ -62,10 +70,16 @@ impl Keeper {
                 announce_us,
             },
             clock_behind_ms: None,
-            note: [note, told.err().unwrap_or_default()].join(" ").trim().to_owned(),
+            note: [note, told.err().unwrap_or_default()]
+                .join(" ")
+                .trim()
+                .to_owned(),
         };
         self.promoted = Some(answer.clone());
-        let text = format!("goes on from epoch {epoch}, {} us after it was decided on; {reason}", answer.duration_us);
+        let text = format!(
+            "goes on from epoch {epoch}, {} us after it was decided on; {reason}",
+            answer.duration_us
+        );
         let event = NewEvent::new(&self.config.guest, EventKind::GuestPromoted, &text, "");
         self.log.publish(event);
         self.change(GuestProtection::Promoted, text);
@@ -82,7 +96,9 @@ impl Keeper {
         match &self.waiting {
             Waiting::Up(..) => Ok(()),
             Waiting::Failed { why, .. } => Err(format!("no standby waits: {why}")),
-            Waiting::None | Waiting::Starting(_) => Err("the standby is starting: again in a moment".to_owned()),
+            Waiting::None | Waiting::Starting(_) => {
+                Err("the standby is starting: again in a moment".to_owned())
+            }
         }
     }
 

@@ -2,8 +2,9 @@
 
 use super::{Keeper, Waiting, lock};
 use blkback_proto::ctl::{
-    Bounds, DaemonStatus, GuestAuthority, GuestDisks, GuestEpochs, GuestHypervisor, GuestProtection,
-    GuestReport, GuestSide, GuestStandby, LinkState, MemoryLink, MemoryPart, Stated,
+    Bounds, DaemonStatus, GuestAuthority, GuestDisks, GuestEpochs, GuestHypervisor,
+    GuestProtection, GuestReport, GuestSide, GuestStandby, LinkState, MemoryLink, MemoryPart,
+    Stated,
 };
 use blkback_proto::ids::Epoch;
 
@@ -38,7 +39,11 @@ impl Keeper {
             },
             hypervisor: Some(GuestHypervisor {
                 pid: self.standby_pid(),
-                version: self.received.as_ref().map(|hello| hello.machine.clone()).unwrap_or_default(),
+                version: self
+                    .received
+                    .as_ref()
+                    .map(|hello| hello.machine.clone())
+                    .unwrap_or_default(),
                 state_path: None,
                 why: match &self.waiting {
                     Waiting::None => "no standby is started before there is an epoch".to_owned(),
@@ -48,7 +53,11 @@ impl Keeper {
                 },
             }),
             tracker: None,
-            authority: GuestAuthority { words: authority.words(), record, failed },
+            authority: GuestAuthority {
+                words: authority.words(),
+                record,
+                failed,
+            },
             disks: config.disks.as_ref().map(|control| GuestDisks {
                 control: control.display().to_string(),
                 state: None,
@@ -58,7 +67,11 @@ impl Keeper {
             memory_link: Some(MemoryLink {
                 peer: config.memory.listen.clone(),
                 stated: Stated {
-                    state: if self.link.is_some() { LinkState::Up } else { LinkState::Listening },
+                    state: if self.link.is_some() {
+                        LinkState::Up
+                    } else {
+                        LinkState::Listening
+                    },
                     reason: self.link_words.clone(),
                     since_unix_ms: self.link_since_unix_ms,
                     next: String::new(),
@@ -81,7 +94,9 @@ impl Keeper {
                 generation,
                 pid: self.standby_pid(),
                 promotable_epoch: some(committed).filter(|_| !self.is_off),
-                promotable_age_ms: self.committed_at.map(|at| u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX)),
+                promotable_age_ms: self
+                    .committed_at
+                    .map(|at| u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX)),
                 if_promoted: self.if_promoted(committed),
             }),
             bounds: Bounds {
@@ -104,9 +119,13 @@ impl Keeper {
 
     fn next(&self) -> &'static str {
         match self.state {
-            GuestProtection::Waiting => "start `checkpointer protect` or `checkpointer run` where the guest runs",
+            GuestProtection::Waiting => {
+                "start `checkpointer protect` or `checkpointer run` where the guest runs"
+            }
             GuestProtection::Copying => "it follows when the first checkpoint is whole",
-            GuestProtection::Lost => "`blockrepctl guest promote` when the primary is dead; or it comes back by itself",
+            GuestProtection::Lost => {
+                "`blockrepctl guest promote` when the primary is dead; or it comes back by itself"
+            }
             GuestProtection::Failed => "see the reason, then start the daemon again",
             _ => "",
         }
@@ -116,7 +135,9 @@ impl Keeper {
         match (&self.promoted, &self.waiting) {
             (Some(_), _) => "it was".to_owned(),
             _ if self.is_off => "nothing: the guest is off".to_owned(),
-            (None, Waiting::Up(..)) if committed != Epoch::NONE => format!("the guest goes on from epoch {committed}"),
+            (None, Waiting::Up(..)) if committed != Epoch::NONE => {
+                format!("the guest goes on from epoch {committed}")
+            }
             (None, Waiting::Failed { why, .. }) => format!("refused: {why}"),
             _ => "refused: no epoch is whole here yet, or the standby is starting".to_owned(),
         }

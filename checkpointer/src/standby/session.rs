@@ -67,16 +67,25 @@ impl Sessions {
                     thread::sleep(Duration::from_millis(100));
                     continue;
                 };
-                let (mine, store, admit, told) = (mine.clone(), Arc::clone(&store), admit.clone(), told.clone());
+                let (mine, store, admit, told) = (
+                    mine.clone(),
+                    Arc::clone(&store),
+                    admit.clone(),
+                    told.clone(),
+                );
                 if !mine.greets() {
                     continue;
                 }
                 let run = move || mine.one(stream, limit, &store, &admit, &told);
                 // Without a thread the connection closes, and the primary tries again.
-                let _ = thread::Builder::new().name("memory-session".to_owned()).spawn(run);
+                let _ = thread::Builder::new()
+                    .name("memory-session".to_owned())
+                    .spawn(run);
             }
         };
-        thread::Builder::new().name("memory-listen".to_owned()).spawn(run)?;
+        thread::Builder::new()
+            .name("memory-listen".to_owned())
+            .spawn(run)?;
         Ok(sessions)
     }
 
@@ -92,7 +101,11 @@ impl Sessions {
     }
 
     fn greets(&self) -> bool {
-        let mut current = self.current.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self
+            .current
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let has_room = current.greeting < GREETING_MAX;
         current.greeting += usize::from(has_room);
         has_room
@@ -128,7 +141,8 @@ impl Sessions {
         told: &impl Fn(Told) -> bool,
     ) {
         let session = std::cell::Cell::new(0);
-        let pair = set_limits(&stream, limit).and_then(|()| Ok((stream.try_clone()?, stream.try_clone()?)));
+        let pair = set_limits(&stream, limit)
+            .and_then(|()| Ok((stream.try_clone()?, stream.try_clone()?)));
         let Ok((from, known)) = pair else {
             self.greeted();
             return;
@@ -172,7 +186,11 @@ impl Sessions {
     }
 
     fn greeted(&self) {
-        let mut current = self.current.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self
+            .current
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         current.greeting = current.greeting.saturating_sub(1);
     }
 }

@@ -85,6 +85,11 @@ impl Spec {
     /// What is wrong with it, and what to type instead, in one line.
     pub fn parse(text: &str) -> Result<Self, String> {
         let spec: Self = toml::from_str(text).map_err(|e| one_line(&e.to_string()))?;
+        spec.checked()
+    }
+
+    fn checked(self) -> Result<Self, String> {
+        let spec = self;
         let name = &spec.guest;
         let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         let is_name = !name.is_empty() && !name.starts_with('.') && name.len() <= NAME_BYTES_MAX;
@@ -104,6 +109,20 @@ impl Spec {
         }
         refuse_ours(&spec.qemu.args)?;
         Ok(spec)
+    }
+
+    /// Of the `[qemu]` of a configuration.
+    ///
+    /// # Errors
+    /// As [`Spec::parse`].
+    pub fn of(guest: &str, qemu: &toml::Table) -> Result<Self, String> {
+        let qemu = toml::Value::Table(qemu.clone());
+        let qemu: QemuSpec = qemu.try_into().map_err(|e| one_line(&e.to_string()))?;
+        Self {
+            guest: guest.to_owned(),
+            qemu,
+        }
+        .checked()
     }
 
     /// Bytes of the guest's memory.

@@ -67,6 +67,12 @@ impl Standby {
         )))
     }
 
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.pid()
+    }
+
     /// Its monitor.
     pub fn qemu(&mut self) -> &mut Qemu {
         &mut self.qemu

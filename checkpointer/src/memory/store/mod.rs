@@ -311,6 +311,17 @@ impl Store {
             .collect()
     }
 
+    /// The same with the history of the disks that each is of.
+    #[must_use]
+    pub fn whole_of(&self) -> Vec<(Epoch, LineageId)> {
+        let epochs = self.whole();
+        let mine = self
+            .whole
+            .iter()
+            .map(|whole| (whole.header.epoch, whole.header.lineage));
+        mine.filter(|(epoch, _)| epochs.contains(epoch)).collect()
+    }
+
     /// What the guest would go on from; none before the first commit.
     #[must_use]
     pub fn committed(&self) -> Epoch {
