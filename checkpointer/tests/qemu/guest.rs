@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// Patience with what takes as long as it takes.
-pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 const COUNTER: u64 = 0x600;
 const ORDER: u64 = 0x608;
 
@@ -63,9 +63,10 @@ pub(crate) fn dir() -> TempDir {
 
 /// The boot disk, in a directory.
 pub(crate) fn boot_disk(dir: &Path) -> PathBuf {
-    let mut sector = [0; 512];
+    // The firmware reads no disk that is as short as this sector.
+    let mut sector = vec![0; 1 << 20];
     sector[..CODE.len()].copy_from_slice(&CODE);
-    sector[510..].copy_from_slice(&[0x55, 0xaa]);
+    sector[510..512].copy_from_slice(&[0x55, 0xaa]);
     let path = dir.join("boot");
     fs::write(&path, sector).expect("a boot sector");
     path
@@ -131,7 +132,7 @@ impl Guest {
         }
     }
 
-    /// Another place with a copy of the memory as it is now.
+    /// Another place with memory for it.
     pub(crate) fn standby_place(&self) -> Place {
         let dir = self.dir.path().join("standby");
         fs::create_dir_all(&dir).expect("a directory");
@@ -139,6 +140,14 @@ impl Guest {
         let file = File::create(&place.memory).expect("a file");
         file.set_len(self.spec.memory_bytes()).expect("its length");
         place
+    }
+}
+
+impl Guest {
+    /// Into the file that is there: a standby has it mapped.
+    pub(crate) fn copy_memory(&self, place: &Place) {
+        let pages = fs::read(&self.place.memory).expect("memory");
+        fs::write(&place.memory, pages).expect("copied");
     }
 }
 

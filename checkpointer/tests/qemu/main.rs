@@ -14,7 +14,6 @@ use checkpointer::hypervisor::qemu::standby::Standby;
 use checkpointer::hypervisor::qemu::state::{Kind, Saver};
 use checkpointer::hypervisor::qemu::{Event, Stopped};
 use guest::{Guest, Order, limits, program};
-use std::fs;
 use std::time::{Duration, Instant};
 
 const ROUNDS: usize = 50;
@@ -107,9 +106,7 @@ fn failover(kind: Kind) {
     let mut state = Vec::new();
     saver.save(&mut guest.qemu, &mut state).expect("saved");
     let at = guest.memory.counter();
-    // Into the file that is there: QEMU has it mapped.
-    let pages = fs::read(&guest.place.memory).expect("memory");
-    fs::write(&place.memory, pages).expect("copied");
+    guest.copy_memory(&place);
     guest.qemu.cont().expect("going on");
     guest.memory.wait_beyond(at);
     guest.child.kill();
@@ -159,6 +156,7 @@ fn a_standby_of_another_shape_refuses() {
     guest.qemu.stop().expect("paused");
     let mut state = Vec::new();
     saver.save(&mut guest.qemu, &mut state).expect("saved");
+    guest.copy_memory(&place);
     let told = standby
         .take_over(saver.constant(), &state)
         .expect_err("it fits not");

@@ -24,9 +24,11 @@ pub mod ram;
 pub mod spec;
 pub mod standby;
 pub mod state;
+mod ticket;
 
 pub use event::{EVENTS_MAX, Event};
-pub use qmp::{LINE_BYTES_MAX, Qmp, Ticket};
+pub use qmp::{LINE_BYTES_MAX, Qmp};
+pub use ticket::Ticket;
 
 use serde_json::{Value, json};
 use std::fmt;

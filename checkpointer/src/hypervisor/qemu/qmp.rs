@@ -9,6 +9,7 @@
 
 use super::event::{Event, Queue};
 use super::input::{Input, wait_on};
+use super::ticket::Ticket;
 use super::{Error, Version};
 use rustix::event::{PollFd, PollFlags};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
@@ -27,22 +28,6 @@ pub const LINE_BYTES_MAX: usize = 16 << 20;
 const ANSWERS_MAX: usize = 64;
 /// How long QEMU may take to read a command.
 const SEND_LIMIT: Duration = Duration::from_secs(2);
-
-/// A command on its way.
-#[derive(Debug)]
-#[must_use = "its answer is to be waited for"]
-pub struct Ticket {
-    id: u64,
-    command: &'static str,
-}
-
-impl Ticket {
-    /// What it is of.
-    #[must_use]
-    pub fn command(&self) -> &'static str {
-        self.command
-    }
-}
 
 /// A connection to the monitor.
 #[derive(Debug)]
