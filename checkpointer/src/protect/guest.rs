@@ -8,7 +8,7 @@ use super::first_copy::FirstCopy;
 use super::guardian::Guardian;
 use super::records::Records;
 use crate::hypervisor::qemu::ram::Layout;
-use crate::hypervisor::qemu::state::{Kind as StateWay, Saver};
+use crate::hypervisor::qemu::state::{Kind as StateWay, Saver, may_save};
 use crate::hypervisor::qemu::{Event, Limits, Qemu, Resumed};
 use crate::memory::dirty::Pages;
 use crate::memory::ram::Mapping;
@@ -226,7 +226,8 @@ impl Guest {
             .map_err(|e| format!("nobody would end the pause: {e}"))?;
         let done = self.qemu.stop();
         self.steps.stop = us(begun);
-        done.map(drop).map_err(|e| e.to_string())
+        let stopped = done.map_err(|e| e.to_string())?;
+        may_save(stopped)
     }
 
     /// # Errors
