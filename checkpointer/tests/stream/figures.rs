@@ -73,10 +73,8 @@ fn thread_time() -> Duration {
         tv_nsec: 0,
     };
     // SAFETY: the kernel writes the time into `time`, which outlives the call.
-    assert_eq!(
-        unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) },
-        0
-    );
+    let done = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    assert_eq!(done, 0);
     let (seconds, nanos) = (time.tv_sec.try_into(), time.tv_nsec.try_into());
     Duration::new(seconds.unwrap(), nanos.unwrap())
 }
