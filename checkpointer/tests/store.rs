@@ -46,7 +46,7 @@ fn limits() -> Limits {
 
 /// Whether an epoch begins a new copy and so has every page.
 fn is_first(epoch: u64) -> bool {
-    epoch == 1 || epoch % COPY_EVERY == 0
+    epoch == 1 || epoch.is_multiple_of(COPY_EVERY)
 }
 
 /// What an epoch writes is told by its number, so that every process knows what memory it stands for.
@@ -61,7 +61,7 @@ fn writes(epoch: u64) -> Vec<u32> {
 }
 
 fn page(page: u32, epoch: u64) -> Vec<u8> {
-    if (u64::from(page) + epoch) % 5 == 0 {
+    if (u64::from(page) + epoch).is_multiple_of(5) {
         return vec![0; PAGE];
     }
     let mut random = fastrand::Rng::with_seed(epoch << 32 | u64::from(page));

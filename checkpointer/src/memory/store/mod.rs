@@ -352,9 +352,8 @@ impl Store {
     /// I/O: what it was doing is finished by the next [`Store::open`].
     pub fn commit(&mut self, epoch: Epoch) -> Result<Epoch, StoreError> {
         let last_of = |generation| {
-            let mine = self.whole.iter().map(|whole| &whole.header);
-            mine.filter(|header| header.generation == generation && header.epoch <= epoch)
-                .next_back()
+            let mut mine = self.whole.iter().map(|whole| &whole.header);
+            mine.rfind(|header| header.generation == generation && header.epoch <= epoch)
                 .copied()
         };
         let of_next = self.next.as_ref().and_then(|copy| last_of(copy.generation));

@@ -50,7 +50,7 @@ impl<R: Read, W: Write> AckReader<R, W> {
     }
 
     fn next(&mut self) -> Result<Option<Acked>, LinkLost> {
-        let Some((frame, session)) = self.frames.next()? else {
+        let Some((frame, session)) = self.frames.read()? else {
             return Ok(Some(Acked::Quiet));
         };
         if session != self.link.session() {

@@ -64,7 +64,7 @@ impl<R: Read> FrameReader<R> {
     ///
     /// # Errors
     /// Closed, failed, or not a frame. The session is over then.
-    pub fn next(&mut self) -> Result<Option<(Frame<'_>, SessionId)>, LinkLost> {
+    pub fn read(&mut self) -> Result<Option<(Frame<'_>, SessionId)>, LinkLost> {
         if std::mem::take(&mut self.given) {
             self.filled = 0;
         }

@@ -82,7 +82,7 @@ pub fn serve<R: Read, W: Write>(
     mut got: impl FnMut(Got, &Link<W>) -> bool,
 ) -> LinkLost {
     let mut frames = FrameReader::new(from);
-    let (hello, session) = match frames.next() {
+    let (hello, session) = match frames.read() {
         Ok(Some((Frame::Hello(hello), session))) => (*hello, session),
         Ok(Some(_)) => return LinkLost::Peer("no hello".to_owned()),
         Ok(None) => return LinkLost::Silent,
@@ -109,7 +109,7 @@ pub fn serve<R: Read, W: Write>(
         return bye(&link);
     }
     loop {
-        let told = match frames.next() {
+        let told = match frames.read() {
             Ok(None) => Got::Quiet,
             Ok(Some((frame, of))) => match session.take(frame, of, &link) {
                 Ok(told) => told,

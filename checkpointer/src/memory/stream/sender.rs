@@ -54,7 +54,7 @@ impl<W: Write> Sender<W> {
         let link = Link::new(to, session);
         link.say(&Frame::Hello(Box::new(hello.clone())))?;
         let mut frames = FrameReader::new(from);
-        let welcome = match frames.next()? {
+        let welcome = match frames.read()? {
             None => return Err(LinkLost::Silent),
             Some((Frame::Refuse { code, text }, _)) => {
                 return Err(LinkLost::Refused { code, text });

@@ -109,7 +109,7 @@ fn a_slow_wire_loses_nothing() {
     let mut reader = FrameReader::new(Slow(bytes.clone(), false));
     let (mut frames, mut quiet) = (Vec::new(), 0);
     let end = loop {
-        match reader.next() {
+        match reader.read() {
             Ok(Some((frame, _))) => {
                 let mut bytes = Vec::new();
                 frame.encode(SessionId(1), &mut bytes);
@@ -124,7 +124,7 @@ fn a_slow_wire_loses_nothing() {
     let mut reader = FrameReader::new(
         &b"GET / HTTP/1.1\r\nHost: a\r\n\r\n......................................"[..],
     );
-    assert!(matches!(reader.next(), Err(LinkLost::Protocol(_))));
+    assert!(matches!(reader.read(), Err(LinkLost::Protocol(_))));
 }
 
 #[test]
