@@ -99,8 +99,8 @@ impl Staging {
         })
     }
 
-    /// Makes room for that much, where there is not; what it held is gone then. Not for the pause: it takes
-    /// about a quarter of a second per GiB.
+    /// Makes room for that much, where there is not; what it held is gone then. Not for the pause: all
+    /// of it is got from the system and touched.
     ///
     /// # Errors
     /// As of [`new`](Self::new); the buffer is as it was.
