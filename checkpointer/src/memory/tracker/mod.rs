@@ -27,7 +27,7 @@
 //!
 //! Not seen by userfaultfd and soft-dirty: writes of other processes through mappings of their own (a vhost-user
 //! back end, a child that was forked), of devices (VFIO, vDPA), by write(2) to the file, and holes that are
-//! punched (a balloon: the page reads as zero afterwards, and is not told). Whoever protects the guest refuses
+//! punched (a balloon: the page reads as zero afterwards, and may not be told). Whoever protects the guest refuses
 //! such devices, or has the pages from whoever writes them.
 
 mod compare;
