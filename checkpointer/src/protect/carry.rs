@@ -1,10 +1,10 @@
 //! The sequence's orders, carried out.
 
+use super::Protector;
 use super::guest::{Named, Uncollected};
 use super::link::{self, Job};
-use super::{Orders as Order, Protector};
 use crate::memory::stream::Acked;
-use crate::sequence::{Attempt, Event, Part};
+use crate::sequence::{Attempt, Event, Order, Part};
 use blkback_proto::ids::{Epoch, LineageId};
 use std::time::Instant;
 
@@ -224,7 +224,7 @@ impl Protector {
                 let part = Part::Memory;
                 self.step(Event::Back { part, has_base });
             }
-            link::Told::Down { why, .. } => {
+            link::Told::Down { why } => {
                 if std::mem::take(&mut self.standing.is_up) {
                     self.standing.since_unix_ms = blockrep_host::clock::unix_ms();
                 }

@@ -23,7 +23,7 @@ const NAME: &str = concat!("checkpointer ", env!("CARGO_PKG_VERSION"));
 
 /// What the threads say, on the way to the sequence.
 #[derive(Debug)]
-pub enum Told {
+pub(super) enum Told {
     /// For the sequence.
     Event(Event),
     /// An epoch that was cut, with the history it is of.
@@ -34,7 +34,7 @@ pub enum Told {
 
 /// The threads.
 #[derive(Debug)]
-pub struct Disks {
+pub(super) struct Disks {
     cuts: SyncSender<Attempt>,
     commits: Sender<(Epoch, LineageId)>,
 }
@@ -44,7 +44,7 @@ impl Disks {
     ///
     /// # Errors
     /// Of starting a thread.
-    pub fn start(
+    pub(super) fn start(
         control: &Path,
         cut_max: Duration,
         commit_max: Duration,
@@ -75,12 +75,12 @@ impl Disks {
 
     /// Ends the open epoch; [`Told::Cut`] answers. False where the thread is busy with an attempt before.
     #[must_use]
-    pub fn cut(&self, attempt: Attempt) -> bool {
+    pub(super) fn cut(&self, attempt: Attempt) -> bool {
         self.cuts.try_send(attempt).is_ok()
     }
 
     /// [`Event::DiskCommitted`] follows when the epoch of this history is.
-    pub fn wait_for(&self, epoch: Epoch, lineage: LineageId) {
+    pub(super) fn wait_for(&self, epoch: Epoch, lineage: LineageId) {
         // A thread that has ended has told why.
         let _ = self.commits.send((epoch, lineage));
     }

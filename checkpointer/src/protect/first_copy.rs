@@ -13,9 +13,9 @@ const COPY_PAGES: u64 = 256;
 
 /// How far it is.
 #[derive(Debug)]
-pub struct FirstCopy {
-    pub attempt: Attempt,
-    pub since: Instant,
+pub(super) struct FirstCopy {
+    pub(super) attempt: Attempt,
+    pub(super) since: Instant,
     stage: Stage,
 }
 
@@ -28,7 +28,7 @@ enum Stage {
 
 /// What a step gave.
 #[derive(Debug)]
-pub enum Step {
+pub(super) enum Step {
     /// More is to be done.
     More,
     /// Pages behind one another, and the first one's number.
@@ -39,7 +39,7 @@ pub enum Step {
 impl FirstCopy {
     /// Pages that are copied, of all.
     #[must_use]
-    pub fn done_pages(&self) -> u64 {
+    pub(super) fn done_pages(&self) -> u64 {
         match self.stage {
             Stage::Copying { next } => next,
             _ => 0,
@@ -50,7 +50,7 @@ impl FirstCopy {
 impl Guest {
     /// # Errors
     /// Pages cannot be watched, or the disks keep no record, one line.
-    pub fn begin_copy(&mut self, attempt: Attempt) -> Result<(), String> {
+    pub(super) fn begin_copy(&mut self, attempt: Attempt) -> Result<(), String> {
         self.forget();
         self.choose_tracker()?;
         self.records.arm()?;
@@ -66,7 +66,7 @@ impl Guest {
     ///
     /// # Errors
     /// It cannot go on, one line.
-    pub fn copy_step(&mut self) -> Result<Step, String> {
+    pub(super) fn copy_step(&mut self) -> Result<Step, String> {
         let pages = self.mapping.pages();
         let (Some(copy), Some(tracker)) = (&mut self.copy, &mut self.tracker) else {
             return Err("no copy was begun".to_owned());

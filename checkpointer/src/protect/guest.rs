@@ -9,7 +9,7 @@ use super::guardian::Guardian;
 use super::records::Records;
 use crate::hypervisor::qemu::ram::Layout;
 use crate::hypervisor::qemu::state::{Kind as StateWay, Saver, may_save};
-use crate::hypervisor::qemu::{Event, Limits, Qemu, Resumed};
+use crate::hypervisor::qemu::{Event, Qemu, Resumed};
 use crate::memory::dirty::Pages;
 use crate::memory::ram::Mapping;
 use crate::memory::staging::Staging;
@@ -24,10 +24,10 @@ use std::time::{Duration, Instant};
 
 /// The copy of one checkpoint. It goes to whoever sends it, and comes back.
 #[derive(Debug)]
-pub struct Load {
-    pub staging: Staging,
+pub(super) struct Load {
+    pub(super) staging: Staging,
     /// As [`framed`] makes it.
-    pub state: Vec<u8>,
+    pub(super) state: Vec<u8>,
 }
 
 /// A checkpoint that was collected.
@@ -38,11 +38,11 @@ struct InHand {
 }
 
 /// What a pause took so far, in microseconds.
-pub type Steps = StepTimes<u64>;
+pub(super) type Steps = StepTimes<u64>;
 
 /// What went wrong with a collection.
 #[derive(Debug)]
-pub enum Uncollected {
+pub(super) enum Uncollected {
     /// The checkpoint is none.
     GivenUp(String),
     /// Nothing is known of the guest's pages any more: all are dirty, and a copy begins anew.
@@ -51,7 +51,7 @@ pub enum Uncollected {
 
 /// See the module.
 #[derive(Debug)]
-pub struct Guest {
+pub(super) struct Guest {
     guardian: Guardian,
     pub(super) qemu: Qemu,
     pub(super) layout: Layout,
@@ -98,16 +98,14 @@ pub fn unframed(bytes: &[u8]) -> Result<(&[u8], &[u8]), String> {
 
 /// What a guest is opened with.
 #[derive(Debug, Clone)]
-pub struct Opening {
-    /// Of QEMU's monitor.
-    pub limits: Limits,
+pub(super) struct Opening {
     /// For the pages of all checkpoints on their way.
-    pub buffer_bytes: u64,
+    pub(super) buffer_bytes: u64,
     /// Copies that are on their way at once.
-    pub loads: usize,
+    pub(super) loads: usize,
     /// Control socket of the daemon of the disks, for the pages that it writes.
-    pub disks: Option<std::path::PathBuf>,
-    pub tracker: Option<TrackerKind>,
+    pub(super) disks: Option<std::path::PathBuf>,
+    pub(super) tracker: Option<TrackerKind>,
 }
 
 impl Guest {
@@ -180,7 +178,7 @@ impl Guest {
 
     /// As the standby is told.
     #[must_use]
-    pub fn hello(&self, guest: &str, incarnation: u64, generation: u64) -> Hello {
+    pub(super) fn hello(&self, guest: &str, incarnation: u64, generation: u64) -> Hello {
         let block = |block: &crate::memory::ram::Block| Block {
             id: block.id.clone(),
             size_bytes: block.size_bytes,
@@ -198,7 +196,7 @@ impl Guest {
     }
 
     #[must_use]
-    pub fn state_kind(&self) -> StateKind {
+    pub(super) fn state_kind(&self) -> StateKind {
         match self.saver.kind() {
             StateWay::Devices => StateKind::SaveDevices,
             StateWay::Whole => StateKind::Migrate,
@@ -206,19 +204,19 @@ impl Guest {
     }
 
     #[must_use]
-    pub fn state_way(&self) -> StateWay {
+    pub(super) fn state_way(&self) -> StateWay {
         self.saver.kind()
     }
 
     /// Why the device state is read that way.
     #[must_use]
-    pub fn saver_why(&self) -> &str {
+    pub(super) fn saver_why(&self) -> &str {
         self.saver.why()
     }
 
     /// # Errors
     /// Of the monitor; the guest may be paused yet.
-    pub fn pause(&mut self) -> Result<(), String> {
+    pub(super) fn pause(&mut self) -> Result<(), String> {
         let begun = Instant::now();
         self.steps = Steps::default();
         self.guardian
@@ -232,7 +230,7 @@ impl Guest {
 
     /// # Errors
     /// Of the monitor; the guest may stand still.
-    pub fn resume(&mut self) -> Result<Resumed, String> {
+    pub(super) fn resume(&mut self) -> Result<Resumed, String> {
         let begun = Instant::now();
         let done = self.qemu.cont();
         self.steps.cont = us(begun);
@@ -247,7 +245,7 @@ impl Guest {
     ///
     /// # Errors
     /// [`Uncollected`]; every page that was dirty still counts as such.
-    pub fn collect(&mut self) -> Result<(), Uncollected> {
+    pub(super) fn collect(&mut self) -> Result<(), Uncollected> {
         let Some(mut load) = self.free.pop() else {
             let text = "every buffer is on its way still: the link is slower than the guest writes";
             return Err(Uncollected::GivenUp(text.to_owned()));
@@ -315,7 +313,7 @@ impl Guest {
     }
 
     /// What is in hand is no checkpoint: its pages are dirty still.
-    pub fn abandon(&mut self) {
+    pub(super) fn abandon(&mut self) {
         if let Some(InHand { load, pages }) = self.in_hand.take() {
             self.pending.unite(&pages);
             self.spare.push(pages);
@@ -325,19 +323,19 @@ impl Guest {
 
     /// What is in hand, to be sent as this epoch.
     #[must_use]
-    pub fn take(&mut self, epoch: Epoch) -> Option<Box<Load>> {
+    pub(super) fn take(&mut self, epoch: Epoch) -> Option<Box<Load>> {
         let InHand { load, pages } = self.in_hand.take()?;
         self.sent.push_back((epoch, pages));
         Some(load)
     }
 
     /// A buffer is back.
-    pub fn give_back(&mut self, load: Box<Load>) {
+    pub(super) fn give_back(&mut self, load: Box<Load>) {
         self.free.push(load);
     }
 
     /// The backup has everything up to this epoch.
-    pub fn acked(&mut self, epoch: Epoch) {
+    pub(super) fn acked(&mut self, epoch: Epoch) {
         while self.sent.front().is_some_and(|(of, _)| *of <= epoch) {
             let (_, pages) = self.sent.pop_front().expect("it was just seen");
             self.spare.push(pages);
@@ -345,7 +343,7 @@ impl Guest {
     }
 
     /// What was sent and not acknowledged is dirty again.
-    pub fn take_back(&mut self) {
+    pub(super) fn take_back(&mut self) {
         for (_, pages) in self.sent.drain(..) {
             self.pending.unite(&pages);
             self.spare.push(pages);
@@ -353,7 +351,7 @@ impl Guest {
     }
 
     /// Everything that is known of dirty pages is void: a copy begins from nothing.
-    pub fn forget(&mut self) {
+    pub(super) fn forget(&mut self) {
         self.abandon();
         self.take_back();
         self.pending.clear();
@@ -364,16 +362,16 @@ impl Guest {
     ///
     /// # Errors
     /// It is gone, in words.
-    pub fn event(&mut self) -> Result<Option<Event>, String> {
+    pub(super) fn event(&mut self) -> Result<Option<Event>, String> {
         self.qemu.event(Duration::ZERO).map_err(|e| e.to_string())
     }
 }
 
 /// What a sent epoch is named by.
 #[derive(Debug, Clone, Copy)]
-pub struct Named {
-    pub epoch: Epoch,
-    pub lineage: LineageId,
+pub(super) struct Named {
+    pub(super) epoch: Epoch,
+    pub(super) lineage: LineageId,
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ const JOBS_MAX: usize = 8;
 
 /// What is to be sent.
 #[derive(Debug)]
-pub enum Job {
+pub(super) enum Job {
     /// A copy begins, under this id.
     StartCopy(u64),
     /// Pages of it, behind one another.
@@ -42,11 +42,11 @@ pub enum Job {
 
 /// What the threads say.
 #[derive(Debug)]
-pub enum Told {
+pub(super) enum Told {
     /// A session; and whether the standby has what this process goes on from.
     Up { session: u64, has_base: bool },
     /// It is over.
-    Down { session: u64, why: String },
+    Down { why: String },
     /// The standby's word.
     Acked { session: u64, acked: Acked },
     /// A checkpoint was handed to the kernel; the buffer is back.
@@ -62,17 +62,17 @@ pub enum Told {
 
 /// Of the link.
 #[derive(Debug, Clone)]
-pub struct LinkSettings {
+pub(super) struct LinkSettings {
     /// `HOST:PORT` of the standby.
-    pub peer: String,
+    pub(super) peer: String,
     /// Of every read and write.
-    pub limit: Duration,
-    pub sender: Settings,
+    pub(super) limit: Duration,
+    pub(super) sender: Settings,
 }
 
 /// The way in.
 #[derive(Debug)]
-pub struct MemoryLink {
+pub(super) struct MemoryLink {
     jobs: SyncSender<(u64, Job)>,
 }
 
@@ -81,7 +81,7 @@ impl MemoryLink {
     ///
     /// # Errors
     /// Of starting it.
-    pub fn start(
+    pub(super) fn start(
         settings: LinkSettings,
         hello: Hello,
         told: impl Fn(Told) -> bool + Clone + Send + 'static,
@@ -108,7 +108,7 @@ impl MemoryLink {
     ///
     /// # Errors
     /// The job.
-    pub fn send(&self, session: u64, job: Job) -> Result<(), Job> {
+    pub(super) fn send(&self, session: u64, job: Job) -> Result<(), Job> {
         self.jobs
             .try_send((session, job))
             .map_err(|error| match error {
@@ -159,7 +159,7 @@ impl<F: Fn(Told) -> bool + Clone + Send + 'static> Worker<F> {
             Ok(None) => return false,
             Ok(Some(why)) | Err(why) => why,
         };
-        if !(self.told)(Told::Down { session, why }) {
+        if !(self.told)(Told::Down { why }) {
             return false;
         }
         // What was meant for it.

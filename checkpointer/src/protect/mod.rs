@@ -30,7 +30,7 @@ use crate::authority::Record;
 use crate::config::{Config, Interval};
 use crate::hypervisor::qemu::check::{Finding, Served, Weight, check};
 use crate::hypervisor::qemu::{Event as QemuEvent, Limits, Qemu};
-use crate::sequence::{Event, Order, Part, Sequence, Settings, Word};
+use crate::sequence::{Event, Part, Sequence, Settings, Word};
 use blkback_proto::ctl::{DriveAnswer, EventKind, Request};
 use blkback_proto::ids::{Epoch, LineageId};
 use blockrep_host::ctl::{EventLog, NewEvent, ReplyHandle};
@@ -117,7 +117,6 @@ struct LinkStanding {
     /// The backup has committed an epoch of the present copy: memory is a member of its group.
     is_member: bool,
     generation: u64,
-    rtt_us: Option<u64>,
     sent_bytes: u64,
     heard: Option<Instant>,
 }
@@ -192,7 +191,6 @@ pub fn run(protection: Protection) -> Result<(), ProtectError> {
     }
     let loads = config.epochs.in_flight_max + 1;
     let opening = Opening {
-        limits,
         buffer_bytes: config.memory.buffer_mib << 20,
         loads,
         disks: config.disks.clone(),
@@ -560,6 +558,3 @@ impl Protector {
         }
     }
 }
-
-/// The orders are named here so that `carry` has a short list of what it uses.
-type Orders = Order;

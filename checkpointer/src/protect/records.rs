@@ -23,7 +23,7 @@ struct Record {
 
 /// The records of all volumes that are served by vhost-user.
 #[derive(Debug)]
-pub struct Records {
+pub(super) struct Records {
     control: Option<PathBuf>,
     client: Option<Client>,
     records: Vec<Record>,
@@ -32,7 +32,7 @@ pub struct Records {
 impl Records {
     /// `control` is the socket of the disks' daemon, if there is one.
     #[must_use]
-    pub fn new(control: Option<PathBuf>) -> Self {
+    pub(super) fn new(control: Option<PathBuf>) -> Self {
         Self {
             control,
             client: None,
@@ -44,7 +44,7 @@ impl Records {
     ///
     /// # Errors
     /// The daemon does not answer, or keeps no record, one line.
-    pub fn arm(&mut self) -> Result<(), String> {
+    pub(super) fn arm(&mut self) -> Result<(), String> {
         self.records.clear();
         let Some(control) = &self.control else {
             return Ok(());
@@ -80,7 +80,7 @@ impl Records {
     ///
     /// # Errors
     /// Something may be missing: everything has to be copied anew.
-    pub fn take(&mut self, layout: &Layout, pages: &mut Pages) -> Result<(), String> {
+    pub(super) fn take(&mut self, layout: &Layout, pages: &mut Pages) -> Result<(), String> {
         for record in &mut self.records {
             let client = self
                 .client

@@ -25,7 +25,7 @@ const AGAIN: Duration = Duration::from_millis(100);
 
 /// What the threads say.
 #[derive(Debug)]
-pub enum Told {
+pub(super) enum Told {
     /// This epoch of memory is committed together with the disks.
     Committed(Epoch),
     /// The daemon does not answer, or does not take the memory; one line. Empty when all is well again.
@@ -41,7 +41,7 @@ enum Say {
 
 /// The threads.
 #[derive(Debug)]
-pub struct Disks {
+pub(super) struct Disks {
     control: PathBuf,
     say: Sender<Say>,
 }
@@ -53,7 +53,7 @@ fn connect(path: &Path) -> Result<Client, ClientError> {
 impl Disks {
     /// # Errors
     /// Of starting a thread.
-    pub fn start(
+    pub(super) fn start(
         control: PathBuf,
         store: Arc<Mutex<Store>>,
         told: impl Fn(Told) -> bool + Clone + Send + 'static,
@@ -81,13 +81,13 @@ impl Disks {
     }
 
     /// The store has all of this epoch.
-    pub fn whole(&self, epoch: Epoch, lineage: LineageId) {
+    pub(super) fn whole(&self, epoch: Epoch, lineage: LineageId) {
         // A thread that has ended has told why.
         let _ = self.say.send(Say::Whole(epoch, lineage));
     }
 
     /// Protection has ended in order: the disks decide alone again.
-    pub fn leave(&self) {
+    pub(super) fn leave(&self) {
         let _ = self.say.send(Say::Leave);
     }
 
@@ -95,7 +95,7 @@ impl Disks {
     ///
     /// # Errors
     /// The daemon's reason, one line.
-    pub fn promote(&self, reason: &str) -> Result<PromoteAnswer, String> {
+    pub(super) fn promote(&self, reason: &str) -> Result<PromoteAnswer, String> {
         let request = PromoteRequest {
             // The authority has decided.
             force: true,
@@ -109,7 +109,7 @@ impl Disks {
 
     /// How long ago the disks heard of their primary; nothing where they never did, or nobody knows.
     #[must_use]
-    pub fn heard_ms(&self) -> Option<u64> {
+    pub(super) fn heard_ms(&self) -> Option<u64> {
         let status = connect(&self.control).ok()?.status().ok()?;
         let now = blockrep_host::clock::unix_ms();
         let heard = status.link.heard_unix_ms?;

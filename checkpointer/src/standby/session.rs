@@ -17,7 +17,7 @@ const END: Duration = Duration::from_secs(2);
 
 /// What a session says.
 #[derive(Debug)]
-pub enum Told {
+pub(super) enum Told {
     Got {
         session: u64,
         got: Got,
@@ -38,7 +38,7 @@ struct Current {
 
 /// Takes connections in.
 #[derive(Debug, Clone)]
-pub struct Sessions {
+pub(super) struct Sessions {
     current: Arc<(Mutex<Current>, Condvar)>,
     /// Nobody is taken in any more.
     is_closed: Arc<AtomicBool>,
@@ -49,7 +49,7 @@ impl Sessions {
     ///
     /// # Errors
     /// Of starting it.
-    pub fn start(
+    pub(super) fn start(
         listener: TcpListener,
         limit: Duration,
         store: Arc<Mutex<Store>>,
@@ -90,13 +90,13 @@ impl Sessions {
     }
 
     /// Ends the session and takes no other: what comes after is not acknowledged.
-    pub fn close(&self) {
+    pub(super) fn close(&self) {
         self.is_closed.store(true, Ordering::SeqCst);
         self.supersede(None);
     }
 
     /// Takes sessions in again.
-    pub fn reopen(&self) {
+    pub(super) fn reopen(&self) {
         self.is_closed.store(false, Ordering::SeqCst);
     }
 
