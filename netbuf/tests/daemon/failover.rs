@@ -269,8 +269,8 @@ impl Hypervisors {
                     while self.guest.next().is_some() {}
                     if self.story.lost {
                         let heard: Vec<_> = std::iter::from_fn(|| self.standby.next()).collect();
-                        let of_client = heard.into_iter().filter(|frame| is_tcp(frame));
-                        self.seen = of_client.last().or(self.seen.take());
+                        let mut of_client = heard.into_iter().filter(|frame| is_tcp(frame));
+                        self.seen = of_client.next_back().or(self.seen.take());
                     }
                     std::thread::sleep(Duration::from_micros(500));
                 }
