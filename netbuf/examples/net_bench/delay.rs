@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 /// Frames of a burst, and of an epoch whose release is timed.
 const BURST: usize = 32;
 /// What follows must find nothing of it on its way.
-const PAUSE: Duration = Duration::from_millis(1);
+pub(super) const PAUSE: Duration = Duration::from_millis(1);
 /// As long as the last frames may take to be seen.
-const LAST_FRAMES: Duration = Duration::from_millis(20);
+pub(super) const LAST_FRAMES: Duration = Duration::from_millis(20);
 
-fn wires(site: &Site) -> std::io::Result<(Wire, Wire)> {
+pub(super) fn wires(site: &Site) -> std::io::Result<(Wire, Wire)> {
     let guest = site.guest.run(|| Wire::open("g0", false))?;
     let witness = site.witness.run(|| Wire::open("w1", true))?;
     // The kernel begins to stamp frames a moment after it was asked to.
@@ -23,7 +23,7 @@ fn wires(site: &Site) -> std::io::Result<(Wire, Wire)> {
 }
 
 /// Microseconds that a part of them stay below.
-fn part(sorted: &[u64], part: f64) -> Outcome<f64> {
+pub(super) fn part(sorted: &[u64], part: f64) -> Outcome<f64> {
     let last = sorted.len().checked_sub(1).ok_or("no frame came")?;
     Ok(sorted[(last as f64 * part).round() as usize] as f64 / 1000.0)
 }

@@ -13,6 +13,7 @@
 //! was about to give it. So no figure has a witness's wake-up in it.
 
 mod delay;
+mod dissect;
 mod memory;
 mod rate;
 mod site;
@@ -53,6 +54,9 @@ struct Options {
     /// What it may hold then, in MiB
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=2000))]
     limit_mib: u32,
+    /// Only: where the time of a plug's RELEASE goes
+    #[arg(long)]
+    dissect: bool,
 }
 
 impl Options {
@@ -80,6 +84,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Before the first thread: all of them are in it.
     site::leave_the_hosts_network()?;
     for round in 1..=options.rounds {
+        if options.dissect {
+            dissect_release(round, options.epochs)?;
+            continue;
+        }
         // Another one first in every round.
         let first = round as usize % options.ways.len();
         for &way in options
@@ -91,6 +99,19 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         {
             measure(round, way, &options)?;
         }
+    }
+    Ok(())
+}
+
+fn dissect_release(round: u32, epochs: u64) -> Result<(), Box<dyn std::error::Error>> {
+    tell(
+        round,
+        Way::Nothing,
+        "hop",
+        delay::hop(&mut Site::new(Way::Nothing)?, epochs)?,
+    )?;
+    for (manner, figures) in dissect::release(&mut Site::new(Way::Plug)?, epochs)? {
+        tell(round, Way::Plug, manner, figures)?;
     }
     Ok(())
 }

@@ -19,15 +19,18 @@ mod announcing;
 mod changes;
 mod either;
 mod either_tampered;
+mod failover;
 mod holding;
 #[path = "../relay/kinds.rs"]
 mod kinds;
 mod leaving;
 #[path = "../relay/namespace.rs"]
 mod namespace;
+mod packets;
 mod plant;
 mod site;
 mod streams;
+mod tap;
 mod unit;
 #[allow(
     dead_code,

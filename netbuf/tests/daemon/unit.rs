@@ -2,7 +2,7 @@
 
 use crate::namespace::{ip, ip_shows};
 use crate::site::{Site, in_namespace};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Every thread, not only the first.
@@ -52,26 +52,27 @@ fn the_mechanism_is_found_out_and_leaves_nothing() {
     });
 }
 
-#[test]
-fn systemd_reads_the_unit() {
+/// A unit like the one that is installed; the program stands elsewhere here. `None`, with a line, without systemd.
+fn unit() -> Option<(tempfile::TempDir, PathBuf)> {
     let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd/netbuf.service");
     let text = std::fs::read_to_string(&unit).unwrap();
-    if Command::new("systemd-analyze")
-        .arg("--version")
-        .output()
-        .is_err()
-    {
+    let version = Command::new("systemd-analyze").arg("--version").output();
+    if version.is_err() {
         eprintln!("skipped: needs systemd-analyze (Debian package systemd)");
-        return;
+        return None;
     }
-    // The program stands elsewhere here; that is all that may be found wrong.
     let dir = tempfile::tempdir().unwrap();
     let here = dir.path().join("netbuf.service");
-    std::fs::write(
-        &here,
-        text.replace("/usr/sbin/netbuf", env!("CARGO_BIN_EXE_netbuf")),
-    )
-    .unwrap();
+    let text = text.replace("/usr/sbin/netbuf", env!("CARGO_BIN_EXE_netbuf"));
+    std::fs::write(&here, text).unwrap();
+    Some((dir, here))
+}
+
+#[test]
+fn systemd_reads_the_unit() {
+    let Some((_dir, here)) = unit() else {
+        return;
+    };
     let output = Command::new("systemd-analyze")
         .args(["verify", "--man=no"])
         .arg(&here)
@@ -83,4 +84,25 @@ fn systemd_reads_the_unit() {
         .filter(|line| line.contains("netbuf.service"))
         .collect();
     assert!(output.status.success() && ours.is_empty(), "{found}");
+}
+
+/// By systemd's own scale, of which 10.0 is a service without any bounds.
+#[test]
+fn the_unit_gives_no_more_than_systemd_calls_ok() {
+    let Some((_dir, here)) = unit() else {
+        return;
+    };
+    let output = Command::new("systemd-analyze")
+        .args(["security", "--offline=yes", "--no-pager", "--threshold=30"])
+        .arg(&here)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    if text.is_empty() && String::from_utf8_lossy(&output.stderr).contains("option") {
+        eprintln!("skipped: this systemd-analyze cannot look at a unit that is not loaded");
+        return;
+    }
+    let level = text.lines().find(|line| line.contains("exposure level"));
+    println!("{}", level.unwrap_or("no level").trim());
+    assert!(output.status.success() && level.is_some(), "{text}");
 }

@@ -25,7 +25,7 @@ use crate::{parcel, process, ui};
 use said::Said;
 
 /// What netbuf needs of the kernel, and the tests of a network.
-const MODULES: [&str; 7] = [
+const MODULES: [&str; 8] = [
     "sch_plug",
     "sch_ingress",
     "cls_u32",
@@ -33,10 +33,11 @@ const MODULES: [&str; 7] = [
     "ifb",
     "veth",
     "bridge",
+    "tun",
 ];
 const MEMORY_MIB: u32 = 512;
 /// The tests that hold for either mechanism.
-const TESTS: &str = "either::,either_tampered::,streams::";
+const TESTS: &str = "either::,either_tampered::,failover::,streams::";
 /// Those of the program that libxl starts; only a plug will do for them.
 const SCRIPT_TESTS: &str = "plugged::";
 /// All of them but kills and TCP, on an emulated processor beside other work.

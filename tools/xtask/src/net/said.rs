@@ -37,7 +37,7 @@ impl Said {
         for (at, line) in lines.iter().enumerate() {
             let begun = line
                 .strip_prefix("test ")
-                .filter(|rest| rest.contains(" ... "));
+                .filter(|rest| rest.contains(" ... ") && !rest.contains(" ... ignored"));
             if let Some(name) = begun.and_then(|rest| rest.split_whitespace().next()) {
                 tests.push(Test {
                     name: name.to_owned(),
@@ -113,7 +113,7 @@ mod tests {
         let text = "LEDGER-READY\r\ntest a::one ... INFO vm1: attached\r\nINFO more ok\r\n\r\nnoted: 20 kills\r\nok\r\n\
                     test a::two ... ok\r\ntest a::three ... INFO\r\n\
                     thread '<unnamed>' (7) panicked at a.rs:1:2:\r\nheld, and these left early: []\r\n\
-                    note: run with `RUST_BACKTRACE=1`\r\nFAILED\r\ntest a::four ... INFO\r\n";
+                    note: run with `RUST_BACKTRACE=1`\r\nFAILED\r\ntest a::left ... ignored, a measurement\r\ntest a::four ... INFO\r\n";
         let said = Said::parse(text);
         let ends: Vec<_> = said
             .tests

@@ -65,7 +65,15 @@ fn net_parts(checkout: &Checkout, extent: Extent) -> Vec<Part> {
     let [of_relay, of_plug] = [of_relay, of_plug].map(|why| why.or_else(|| missing_tool("tc")));
     let kills = extent.net_kills.to_string();
     let seconds = extent.tcp_seconds.to_string();
-    let mut parts = vec![xtask(
+    let out = checkout.work().join("test/bench-net");
+    let of_bench = (!root).then(|| "network namespaces need root".to_owned());
+    let of_bench = of_bench.or_else(|| missing_tool("ip"));
+    let bench = xtask(checkout, "bench net runs", 10, 0, &of_bench, |command| {
+        command.args(["bench", "net", "--quick", "--no-guest", "--no-install"]);
+        command.arg("--out").arg(&out);
+    });
+    let mut parts = vec![bench];
+    parts.push(xtask(
         checkout,
         "netbuf with the plug",
         15,
@@ -75,7 +83,7 @@ fn net_parts(checkout: &Checkout, extent: Extent) -> Vec<Part> {
             command.args(["net", "--mechanism", "plug", "--no-install"]);
             command.args(["--kills", &kills, "--tcp-seconds", &seconds]);
         },
-    )];
+    ));
     for (mechanism, skip) in [("plug", &of_plug), ("relay", &of_relay)] {
         for plant in ["early-release", "ipv4-only", "lost-frame"] {
             let name = format!("netbuf with the {mechanism} finds {plant}");

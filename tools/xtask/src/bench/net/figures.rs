@@ -132,6 +132,21 @@ impl Figures {
         )
     }
 
+    /// Every point in a line.
+    pub(super) fn lines(&self) -> String {
+        let line = |point: &Point| {
+            let each = point.figures.iter();
+            let figures: String = each
+                .map(|(name, value)| format!("  {name} {value:.0}"))
+                .collect();
+            format!(
+                "round {}  {:<8} {:<16}{figures}\n",
+                point.round, point.way, point.name
+            )
+        };
+        self.points.iter().map(line).collect()
+    }
+
     pub(super) fn json(&self) -> Value {
         let point = |point: &Point| {
             json!({

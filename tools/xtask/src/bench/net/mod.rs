@@ -13,6 +13,7 @@ mod chart;
 mod charts;
 mod figures;
 mod report;
+mod whole;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -50,6 +51,9 @@ pub(crate) struct Options {
     /// Only in the guest's kernel: no relay
     #[arg(long, conflicts_with = "no_guest")]
     only_guest: bool,
+    /// Only where the time from RELEASE to the first frame goes, in the guest's kernel
+    #[arg(long, conflicts_with = "no_guest")]
+    dissect: bool,
     /// Where to write net.md, net.json and charts [default: `bench` in cargo's target directory]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -83,7 +87,9 @@ pub(crate) fn run(checkout: &Checkout, options: &Options) -> Result<Verdict> {
     step.done("");
     let mut figures = Figures::default();
     match possible() {
-        _ if options.only_guest => skipped.push("relay: only the guest was wanted".to_owned()),
+        _ if options.only_guest || options.dissect => {
+            skipped.push("relay: only the guest was wanted".to_owned())
+        }
         Ok(()) => figures.extend(here(&built, options, &dir)?),
         Err(why) => skipped.push(format!("relay: {why}")),
     }
@@ -92,6 +98,10 @@ pub(crate) fn run(checkout: &Checkout, options: &Options) -> Result<Verdict> {
         let (version, more) = in_guest(checkout, &built, options, &dir)?;
         kernel = Some(version);
         figures.extend(more);
+    }
+    if options.dissect {
+        print!("{}", figures.lines());
+        return Ok(Verdict::Holds);
     }
     for text in &skipped {
         println!("skipped: {text}");
@@ -111,6 +121,11 @@ pub(crate) fn run(checkout: &Checkout, options: &Options) -> Result<Verdict> {
         "\nwritten: {}, net.json and charts beside it",
         out.join("net.md").display()
     );
+    let missing = report.missing();
+    if !missing.is_empty() {
+        bail!("not measured: {}", missing.join("; "));
+    }
+    whole::check_charts(&out, &report.ways())?;
     Ok(Verdict::Holds)
 }
 
@@ -144,6 +159,9 @@ fn words(options: &Options, ground: Ground, built: &Built) -> Vec<String> {
         format!("--limit-mib={limit_mib}"),
         format!("--daemon={}", built.daemon.display()),
     ];
+    if options.dissect {
+        words.push("--dissect".to_owned());
+    }
     if options.quick {
         words.extend(["--run-ms=100", "--epochs=20", "--epoch-ms=5+25"].map(str::to_owned));
     }

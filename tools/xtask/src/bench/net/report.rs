@@ -37,14 +37,14 @@ pub(super) const RATES: [(&str, &str); 6] = [
     ("full-held", "1514-byte frames, 25 ms epochs"),
     ("full-paced", "1514-byte frames, paced"),
 ];
-const STREAMS: [(&str, &str); 2] = [
+pub(super) const STREAMS: [(&str, &str); 2] = [
     ("tcp", "one TCP stream, offloads as the kernel has them"),
     (
         "tcp-1500",
         "one TCP stream, cut by its sender to 1500 bytes",
     ),
 ];
-const DELAYS: [(&str, &str, [&str; 2]); 5] = [
+pub(super) const DELAYS: [(&str, &str, [&str; 2]); 5] = [
     ("hop", "one frame, open", ["p50_us", "p99_us"]),
     (
         "burst",
