@@ -154,7 +154,6 @@ impl<F: Fn(Told) -> bool + Clone + Send + 'static> Worker<F> {
     /// One session, from connecting to its end. False when the owner has gone.
     fn session(&mut self, todo: &Receiver<(u64, Job)>) -> bool {
         self.session += 1;
-        let session = self.session;
         let why = match self.serve(todo) {
             Ok(None) => return false,
             Ok(Some(why)) | Err(why) => why,

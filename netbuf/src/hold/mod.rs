@@ -219,6 +219,8 @@ impl Hold {
         let Some(port) = self.ports.get(&Interface(index)) else {
             return Ok(None);
         };
+        // A standby's is down until now, so that its queue has room for what comes for the guest.
+        self.netlink.ask("bring the device up", request::set_up(index, true))?;
         Ok(match &port.holder {
             Holder::Plug(_) => {
                 let bridge = self.netlink.link_of(index)?.and_then(|link| link.master);
