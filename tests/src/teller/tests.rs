@@ -39,6 +39,7 @@ struct Guest {
     /// What the disk has; memory has all of `records`.
     on_disk: usize,
     flags: u32,
+    is_damaged: bool,
 }
 
 impl Guest {
@@ -87,6 +88,9 @@ impl Guest {
 
     /// Damage after the answer to [`AT`] has left; false if the connection is dead now.
     fn damage(&mut self) -> bool {
+        if std::mem::replace(&mut self.is_damaged, true) {
+            return true;
+        }
         match self.plant {
             Plant::EarlyRelease | Plant::Forgets => {
                 self.records.truncate(self.records.len() - 5);
@@ -141,6 +145,7 @@ fn faults(plant: Plant) -> Vec<String> {
         records: Vec::new(),
         on_disk: 0,
         flags: 0,
+        is_damaged: false,
     }));
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
