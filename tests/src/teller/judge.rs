@@ -37,7 +37,7 @@ pub(super) fn of_stream(options: &Options, stream: &Stream) -> Vec<String> {
     let mut faults = match &stream.ended {
         Ended::Whole => Vec::new(),
         Ended::Stalled => {
-            let seconds = options.stall.as_secs();
+            let seconds = options.stall.as_secs_f32();
             vec![format!(
                 "the connection is silent: no answer for {seconds} s"
             )]
