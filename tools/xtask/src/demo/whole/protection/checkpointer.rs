@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::super::{Plant, machine, stage};
 use super::configuration::{Memory, Side};
+use super::shared::SharedMemory;
 use super::{Protection, Scene, Takeover, said};
 use crate::checkout::find_program;
 use crate::guest::BOOT_LIMIT;
@@ -40,6 +41,7 @@ const BATCHES_MAX: usize = 64;
 pub(crate) struct Checkpointer<'a> {
     scene: Scene<'a>,
     authority: PathBuf,
+    memory: SharedMemory,
     a: Crew<'a>,
     b: Crew<'a>,
     epochs: Vec<Value>,
@@ -97,6 +99,7 @@ impl<'a> Checkpointer<'a> {
         Ok(Self {
             scene,
             authority: scene.place.socket("authority"),
+            memory: SharedMemory::new()?,
             a: side(&scene.stage.a, "a")?,
             b: side(&scene.stage.b, "b")?,
             epochs: Vec::new(),
@@ -114,7 +117,7 @@ impl<'a> Checkpointer<'a> {
         let mut command = crate::checkout::tool("unshare");
         command.args(["--pid", "--fork", "--kill-child=KILL", "--mount-proc"]);
         command.arg(self.scene.ground.programs.dir.join("checkpointer"));
-        command.arg(verb).arg(file);
+        command.arg(verb).arg("--config").arg(file);
         if let Some(plant) = self.scene.ground.options.whole_plant {
             let name = match plant {
                 Plant::EarlyRelease => "early-release",
@@ -221,6 +224,7 @@ impl Protection for Checkpointer<'_> {
         let mut netbuf = self.netbuf(&self.b);
         let memory = Memory::Listen {
             address: format!("{address}:{MEMORY_PORT}"),
+            store: self.memory.file("b"),
         };
         let file = self.configuration(&self.b, memory)?;
         let mut receive = self.checkpointer("receive", &file);
@@ -249,10 +253,13 @@ impl Protection for Checkpointer<'_> {
         let mut netbuf = self.netbuf(&self.a);
         let memory = Memory::Backup {
             address: format!("{backup}:{MEMORY_PORT}"),
+            host: self.b.name.to_owned(),
             interval_ms: scene.ground.options.epoch_ms,
+            file: self.memory.file("a"),
         };
         let file = self.configuration(&self.a, memory)?;
         let mut run = self.checkpointer("run", &file);
+        run.arg("--served").arg(unix(&self.a.disk()));
         self.a.start(&mut disk, scene, "blockrep")?;
         self.a.start(&mut netbuf, scene, "netbuf")?;
         wait_for_sockets(&mut self.a, &["disk", "disk.sock", "netbuf.sock"])?;

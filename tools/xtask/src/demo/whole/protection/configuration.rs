@@ -1,7 +1,7 @@
 //! What the two checkpointers are told, as TOML.
 
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
@@ -28,9 +28,20 @@ pub(super) struct Side<'a> {
 #[derive(Debug)]
 pub(super) enum Memory {
     /// To the backup's address, at this interval.
-    Backup { address: String, interval_ms: u64 },
+    Backup {
+        address: String,
+        /// The standby's name at the authority.
+        host: String,
+        interval_ms: u64,
+        /// The guest's memory.
+        file: PathBuf,
+    },
     /// Taken in at this address; it takes over by itself.
-    Listen { address: String },
+    Listen {
+        address: String,
+        /// Directory in memory for what was acknowledged.
+        store: PathBuf,
+    },
 }
 
 impl Side<'_> {
@@ -56,15 +67,20 @@ impl Side<'_> {
         ));
         line("\n[memory]");
         match &self.memory {
-            Memory::Backup { address, .. } => line(&format!("backup = {}", quoted(address))),
-            Memory::Listen { address } => line(&format!("listen = {}", quoted(address))),
-        }
-        match &self.memory {
-            Memory::Backup { interval_ms, .. } => {
+            Memory::Backup {
+                address,
+                host,
+                interval_ms,
+                ..
+            } => {
+                line(&format!("backup = {}", quoted(address)));
+                line(&format!("backup_host = {}", quoted(host)));
                 line("\n[epochs]");
                 line(&format!("interval_ms = {interval_ms}"));
             }
-            Memory::Listen { .. } => {
+            Memory::Listen { address, store } => {
+                line(&format!("listen = {}", quoted(address)));
+                line(&format!("store = {}", path(store)));
                 line("\n[standby]");
                 line("promote = \"auto\"");
             }
@@ -74,6 +90,9 @@ impl Side<'_> {
         line("\n[qemu]");
         line(&format!("program = {}", path(self.qemu)));
         line(&format!("memory_mib = {MEMORY_MIB}"));
+        if let Memory::Backup { file, .. } = &self.memory {
+            line(&format!("memory_file = {}", path(file)));
+        }
         let arguments: Vec<String> = self.arguments.iter().map(|word| quoted(word)).collect();
         line(&format!("args = [\n  {},\n]", arguments.join(",\n  ")));
         text
@@ -113,27 +132,29 @@ mod tests {
     fn each_side_has_its_own_words_and_strings_are_quoted() {
         let primary = side(Memory::Backup {
             address: "10.77.0.2:9100".to_owned(),
+            host: "b".to_owned(),
             interval_ms: 25,
+            file: PathBuf::from("/dev/shm/x/a"),
         });
         let standby = side(Memory::Listen {
             address: "10.77.0.2:9100".to_owned(),
+            store: PathBuf::from("/dev/shm/x/b"),
         });
-        assert!(
-            primary.contains("backup = \"10.77.0.2:9100\"\n\n[epochs]\ninterval_ms = 25\n"),
-            "{primary}"
-        );
-        assert!(
-            !primary.contains("[standby]") && !standby.contains("[epochs]"),
-            "{standby}"
-        );
-        assert!(
-            standby.contains("listen = \"10.77.0.2:9100\"\n\n[standby]\npromote = \"auto\"\n"),
-            "{standby}"
-        );
-        assert!(primary.contains("\"say \\\"x\\\\y\\\"\",\n]"), "{primary}");
-        assert!(
-            primary.contains("stations = [{ interface = \"tap0\", mac = "),
-            "{primary}"
-        );
+        for (text, words) in [
+            (
+                &primary,
+                "backup_host = \"b\"\n\n[epochs]\ninterval_ms = 25\n",
+            ),
+            (&primary, "memory_file = \"/dev/shm/x/a\""),
+            (&primary, "\"say \\\"x\\\\y\\\"\",\n]"),
+            (&primary, "stations = [{ interface = \"tap0\", mac = "),
+            (
+                &standby,
+                "store = \"/dev/shm/x/b\"\n\n[standby]\npromote = \"auto\"\n",
+            ),
+        ] {
+            assert!(text.contains(words), "{words} in {text}");
+        }
+        assert!(!primary.contains("[standby]") && !standby.contains("[epochs]"));
     }
 }

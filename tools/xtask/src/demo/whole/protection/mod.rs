@@ -4,6 +4,7 @@ mod checkpointer;
 mod configuration;
 mod none;
 mod said;
+mod shared;
 
 use std::path::PathBuf;
 

@@ -1,20 +1,15 @@
 //! No protection: the guest alone at host A, on a raw file.
 
-use std::fs;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
 use super::super::{machine, stage};
+use super::shared::SharedMemory;
 use super::{Protection, Scene, Takeover};
-use crate::checkout::{SOCKETS_PREFIX, sweep};
 use crate::guest::{self, BOOT_LIMIT, Boot, Guest, Word};
 use crate::ui;
-
-/// Where files are memory.
-const SHARED_MEMORY: &str = "/dev/shm";
 
 #[derive(Debug)]
 pub(crate) struct Unprotected<'a> {
@@ -40,9 +35,9 @@ impl Protection for Unprotected<'_> {
     fn start_primary(&mut self) -> Result<()> {
         let step = ui::step("booting the guest at host A, without protection");
         let ground = self.scene.ground;
-        let memory = MemoryFile::new()?;
+        let memory = SharedMemory::new()?;
         let disk = self.scene.disk("disk.img")?;
-        let mut devices = machine::memory(&memory.path()).to_vec();
+        let mut devices = machine::memory(&memory.file("guest")).to_vec();
         devices.extend(machine::network());
         devices.extend(guest::image_disk(&disk));
         let mut guest = Guest::boot(&Boot {
@@ -89,31 +84,5 @@ impl Protection for Unprotected<'_> {
 
     fn epochs(&mut self) -> Result<Value> {
         Ok(json!([]))
-    }
-}
-
-/// A directory in memory for the guest's; removed with the guard, and by the next run if this one is killed.
-#[derive(Debug)]
-struct MemoryFile(PathBuf);
-
-impl MemoryFile {
-    fn new() -> Result<Self> {
-        let shared = Path::new(SHARED_MEMORY);
-        sweep(shared, SOCKETS_PREFIX);
-        let dir = shared.join(format!("{SOCKETS_PREFIX}{}", std::process::id()));
-        fs::create_dir(&dir).with_context(|| format!("create {}", dir.display()))?;
-        Ok(Self(dir))
-    }
-
-    fn path(&self) -> PathBuf {
-        self.0.join("guest")
-    }
-}
-
-impl Drop for MemoryFile {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.0) {
-            eprintln!("cannot remove {}: {error}", self.0.display());
-        }
     }
 }
