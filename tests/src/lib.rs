@@ -7,4 +7,5 @@ pub mod journal;
 pub mod programs;
 pub mod sim;
 pub mod soak;
+pub mod teller;
 pub mod tidy;

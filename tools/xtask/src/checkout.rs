@@ -163,7 +163,7 @@ impl Scratch {
     }
 }
 
-const SOCKETS_PREFIX: &str = "blockrep-xtask-";
+pub(crate) const SOCKETS_PREFIX: &str = "blockrep-xtask-";
 
 impl Drop for Scratch {
     fn drop(&mut self) {
@@ -176,7 +176,7 @@ impl Drop for Scratch {
 }
 
 /// Removes what runs that were killed outright have left: directories named after dead processes.
-fn sweep(dir: &Path, prefix: &str) {
+pub(crate) fn sweep(dir: &Path, prefix: &str) {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let pid = name.to_str().and_then(|name| name.strip_prefix(prefix));

@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -30,30 +31,56 @@ impl Host {
     /// Two hosts with a cable. Needs root.
     pub(crate) fn pair() -> Result<[Self; 2]> {
         let [one, two] = ADDRESSES;
-        let hosts = [
-            Self {
-                namespace: new_namespace()?,
-                address: one,
-            },
-            Self {
-                namespace: new_namespace()?,
-                address: two,
-            },
-        ];
-        let other = format!(
-            "/proc/{}/fd/{}",
-            std::process::id(),
-            hosts[1].namespace.as_raw_fd()
-        );
-        hosts[0].ip(&format!(
-            "link add eth0 type veth peer name eth0 netns {other}"
-        ))?;
+        let hosts = [Self::alone(one)?, Self::alone(two)?];
+        hosts[0].cable("eth0", &hosts[1], "eth0")?;
         for host in &hosts {
-            host.ip("link set lo up")?;
             host.ip(&format!("address add {}/30 dev eth0", host.address))?;
             host.ip("link set eth0 up")?;
         }
         Ok(hosts)
+    }
+
+    /// A host that reaches nobody yet; its address is given to no device. Needs root.
+    pub(crate) fn alone(address: Ipv4Addr) -> Result<Self> {
+        let host = Self {
+            namespace: new_namespace()?,
+            address,
+        };
+        host.ip("link set lo up")?;
+        Ok(host)
+    }
+
+    /// Joins a new device `name` with a new one of another host.
+    pub(crate) fn cable(&self, name: &str, other: &Self, other_name: &str) -> Result<()> {
+        let there = format!(
+            "/proc/{}/fd/{}",
+            std::process::id(),
+            other.namespace.as_raw_fd()
+        );
+        self.ip(&format!(
+            "link add {name} type veth peer name {other_name} netns {there}"
+        ))
+    }
+
+    /// Every process on this host, whoever started it.
+    pub(crate) fn processes(&self) -> Result<Vec<u32>> {
+        let own = File::from(self.namespace.try_clone()?).metadata()?;
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir("/proc").context("read /proc")? {
+            let Some(pid) = entry?
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse().ok())
+            else {
+                continue;
+            };
+            // One that has just ended is on no host.
+            let its = std::fs::metadata(format!("/proc/{pid}/ns/net"));
+            if its.is_ok_and(|its| (its.dev(), its.ino()) == (own.dev(), own.ino())) {
+                found.push(pid);
+            }
+        }
+        Ok(found)
     }
 
     /// Lets `command` start on this host.
@@ -69,7 +96,8 @@ impl Host {
         }
     }
 
-    fn ip(&self, arguments: &str) -> Result<()> {
+    /// Runs `ip` there; words are parted by one space.
+    pub(crate) fn ip(&self, arguments: &str) -> Result<()> {
         let mut command = tool("ip");
         command.args(arguments.split(' '));
         self.place(&mut command);
@@ -97,25 +125,26 @@ fn new_namespace() -> Result<OwnedFd> {
     made.context("make a network namespace (unshare)")
 }
 
+/// Runs `what` with the network of `host`, on a thread of its own.
+#[cfg(test)]
+pub(crate) fn on<T: Send>(host: &Host, what: impl FnOnce() -> T + Send) -> T {
+    let namespace = host.namespace.as_raw_fd();
+    std::thread::scope(|scope| {
+        let there = scope.spawn(move || {
+            // SAFETY: changes this thread only, which ends with the closure.
+            assert_eq!(unsafe { libc::setns(namespace, libc::CLONE_NEWNET) }, 0);
+            what()
+        });
+        there.join().expect("the closure does not panic")
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::{SocketAddr, TcpListener, TcpStream};
     use std::time::Duration;
 
     use super::*;
-
-    /// Runs `what` with the network of `host`, on a thread of its own.
-    fn on<T: Send>(host: &Host, what: impl FnOnce() -> T + Send) -> T {
-        let namespace = host.namespace.as_raw_fd();
-        std::thread::scope(|scope| {
-            let there = scope.spawn(move || {
-                // SAFETY: changes this thread only, which ends with the closure.
-                assert_eq!(unsafe { libc::setns(namespace, libc::CLONE_NEWNET) }, 0);
-                what()
-            });
-            there.join().expect("the closure does not panic")
-        })
-    }
 
     // Hosts without a cable would make every demo wait for a connection that cannot come.
     #[test]

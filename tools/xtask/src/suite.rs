@@ -212,8 +212,8 @@ fn static_parts(checkout: &Checkout, extent: Extent) -> Vec<Part> {
         Part::new(name, command, minutes)
     };
     let mut rustfmt = Command::new("rustfmt");
-    let programs =
-        ["ledger", "power", "churn", "program"].map(|name| format!("tests/guest/{name}.rs"));
+    let programs = ["ledger", "power", "churn", "program", "teller"]
+        .map(|name| format!("tests/guest/{name}.rs"));
     rustfmt
         .args(["--check", "--edition", "2024"])
         .args(programs);

@@ -1,0 +1,273 @@
+//! `cargo xtask demo --whole`: a whole VM loses its host in the middle of a TCP connection, and goes on.
+//!
+//! ```text
+//!  host A ── br0 ── up0 ─┐                      ┌─ up0 ── br0 ── host B
+//!  guest's tap0 ──┘      ├── bridge: switch ────┤              └── tap0 of the standby
+//!                        └──────── eth0, client ┘
+//!  host A ── repl0 ──────────────────────────────── repl0 ── host B
+//! ```
+//!
+//! Hosts, switch and client are network namespaces without a name ([`stage`]). The guest runs `tests/guest/teller.rs`,
+//! the client is the program `teller` of the tests package, in the clients' namespace. What protects the guest is a
+//! [`protection::Protection`]; without any, the same round shows that guest, client and network are sound.
+
+mod client;
+mod machine;
+mod protection;
+mod round;
+mod stage;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use clap::{Args, ValueEnum};
+
+use super::{Verdict, aligned};
+use crate::checkout::{Checkout, Scratch};
+use crate::guest::{self, Accelerator};
+use crate::kernel::{self, Contents, GuestKernel};
+use crate::lab::{Place, Programs};
+use crate::packages::{self, Purpose};
+use crate::process::{self, Process};
+use crate::stop::minutes;
+use crate::{stop, ui};
+use round::Row;
+use stage::Stage;
+
+const BUILD_LIMIT: Duration = minutes(25);
+const REPORT_LIMIT: Duration = minutes(1);
+
+/// What protects the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum Kind {
+    /// blockrep, netbuf and the checkpointer
+    #[default]
+    Checkpointer,
+    /// Nothing: it runs at host A until the end, which tests guest, client and network
+    None,
+}
+
+/// Damage done on purpose, which the client has to find.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Plant {
+    /// Output is let go before the backup has its epoch.
+    EarlyRelease,
+    /// The memory of an epoch before is taken.
+    OlderEpoch,
+    /// A page that was written is left out.
+    SkipPage,
+}
+
+/// What the command line says of the whole VM.
+#[derive(Debug, Clone, Default, Args)]
+#[group(id = "whole-options")]
+pub(crate) struct Options {
+    /// The whole VM instead of its disk: two hosts, a client that keeps one TCP connection; needs root
+    #[arg(long)]
+    whole: bool,
+    /// With --whole: what protects the guest
+    #[arg(long, value_enum, default_value = "checkpointer", requires = "whole")]
+    protection: Kind,
+    /// With --whole: seconds that the client streams, until the kill at most
+    #[arg(long, default_value_t = 20, requires = "whole", value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    seconds: u64,
+    /// With --whole: time from one checkpoint to the next
+    #[arg(long, default_value_t = 25, requires = "whole", value_parser = clap::value_parser!(u64).range(5..=10_000))]
+    epoch_ms: u64,
+    /// With --whole: transactions in flight
+    #[arg(long, default_value_t = 4, requires = "whole", value_parser = clap::value_parser!(u64).range(1..=16))]
+    window: u64,
+    /// With --whole: pages of its memory that the guest rewrites each second
+    #[arg(long, default_value_t = 2_000, requires = "whole")]
+    pages_per_second: u64,
+    /// With --whole: do damage on purpose; the demo must then fail
+    #[arg(long, value_enum, requires = "whole")]
+    whole_plant: Option<Plant>,
+}
+
+impl Options {
+    pub(super) fn is_wanted(&self) -> bool {
+        self.whole
+    }
+}
+
+/// What all rounds share.
+#[derive(Debug)]
+struct Ground<'a> {
+    options: &'a Options,
+    kernel: GuestKernel,
+    accelerator: Accelerator,
+    programs: Programs,
+    /// Where what the rounds have shown is kept.
+    out: PathBuf,
+}
+
+/// Runs it all; prints the table and writes the report.
+pub(super) fn run(checkout: &Checkout, options: &super::Options) -> Result<Verdict> {
+    if let Err(error) = Stage::build() {
+        bail!(
+            "left out: the whole demo, hosts, guest, client and failover, for want of network namespaces ({error:#}); \
+             `cargo xtask demo` shows the disk alone"
+        );
+    }
+    let whole = &options.whole;
+    let seed = options.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
+    let scratch = Scratch::new(checkout)?;
+    packages::provide(
+        checkout,
+        &[Purpose::Guest, Purpose::Hosts],
+        options.no_install,
+    )?;
+    packages::require(&[Purpose::Guest, Purpose::Hosts])?;
+    let (programs, out) = build(checkout, whole, options.release)?;
+    let contents = Contents {
+        program: "teller",
+        modules: &["virtio_net"],
+        files: &[],
+    };
+    let kernel = kernel::provide_with(checkout, &contents)?;
+    let accelerator = guest::accelerator(checkout, &kernel)?;
+    let ground = Ground {
+        options: whole,
+        kernel,
+        accelerator,
+        programs,
+        out,
+    };
+    let headline = ground.headline(seed);
+    ui::note(&headline);
+    let mut rows = Vec::new();
+    for number in 1..=options.rounds {
+        if options.rounds > 1 {
+            ui::note(format!("round {number} of {}", options.rounds));
+        }
+        rows.push(ground.round(&scratch, number, seed)?);
+    }
+    let page = ground.report(&headline, &rows)?;
+    print_all(&headline, &rows);
+    println!("report: {}", page.display());
+    let verdict = match rows.iter().all(Row::holds) {
+        true => Verdict::Holds,
+        false => Verdict::Failed,
+    };
+    if whole.whole_plant.is_some() {
+        let found = if verdict == Verdict::Failed {
+            "was found"
+        } else {
+            "WAS NOT FOUND"
+        };
+        println!("planted damage: {found}");
+    }
+    Ok(verdict)
+}
+
+impl Ground<'_> {
+    fn headline(&self, seed: u64) -> String {
+        let protection = match self.options.protection {
+            Kind::Checkpointer => format!("checkpoints every {} ms", self.options.epoch_ms),
+            Kind::None => "NO protection".to_owned(),
+        };
+        format!(
+            "whole VM, {protection}; {} transactions in flight; guest Linux {} under {}; seed {seed}",
+            self.options.window,
+            self.kernel.version,
+            self.accelerator.name()
+        )
+    }
+
+    /// One round in a directory of its own, which is gone afterwards; logs stay if it failed.
+    fn round(&self, scratch: &Scratch, number: u32, seed: u64) -> Result<Row> {
+        let dir = scratch.round(&format!("whole-{number}"))?;
+        let place = Place {
+            dir: dir.clone(),
+            sockets: scratch.socket(&format!("{number}-")),
+        };
+        let kept = self.out.join(format!("round-{number}"));
+        std::fs::create_dir_all(&kept).with_context(|| format!("create {}", kept.display()))?;
+        let random = fastrand::Rng::with_seed(seed.wrapping_add(u64::from(number)));
+        let row = round::run(self, &place, &kept, random);
+        let is_failed = match &row {
+            Ok(row) => !row.holds(),
+            Err(error) => !error.is::<stop::Interrupted>(),
+        };
+        if is_failed {
+            let logs = scratch.keep_logs(&dir)?;
+            ui::note(format!(
+                "the logs of this round are kept in {}",
+                logs.display()
+            ));
+        }
+        std::fs::remove_dir_all(&dir).with_context(|| format!("remove {}", dir.display()))?;
+        row
+    }
+
+    fn report(&self, headline: &str, rows: &[Row]) -> Result<PathBuf> {
+        let page = self.out.join("whole.html");
+        let mut command = self.programs.command("teller");
+        command
+            .args(["report", "--title", headline, "--out"])
+            .arg(&page);
+        command.args(rows.iter().map(|row| &row.kept));
+        let said = process::run(&mut command, &self.out.join("report.log"), REPORT_LIMIT)?;
+        said.success("teller report")?;
+        Ok(page)
+    }
+}
+
+fn print_all(headline: &str, rows: &[Row]) {
+    println!("\n{headline}");
+    let lines = rows.iter().enumerate().map(|(at, row)| row.cells(at + 1));
+    let cells: Vec<Vec<String>> = std::iter::once(Row::head()).chain(lines).collect();
+    print!("{}", aligned(&cells));
+    for (at, row) in rows.iter().enumerate() {
+        for fault in &row.faults {
+            println!("round {}: {fault}", at + 1);
+        }
+    }
+    let held = rows.iter().filter(|row| row.holds()).count();
+    println!("{held} of {} hold", ui::count(rows.len(), "round"));
+}
+
+/// Builds the client, and the daemons where they are wanted; and makes room for what the rounds show.
+fn build(checkout: &Checkout, options: &Options, release: bool) -> Result<(Programs, PathBuf)> {
+    let metadata = checkout.metadata()?;
+    let mut wanted = vec![("blockrep-tests", "teller")];
+    if options.protection == Kind::Checkpointer {
+        wanted.extend([
+            ("blockrep", "blockrep"),
+            ("blockrep", "blockrep-backup"),
+            ("netbuf", "netbuf"),
+            ("blockrep-tools", "blockrepctl"),
+            ("checkpointer", "checkpointer"),
+        ]);
+    }
+    let mut cargo = checkout.cargo();
+    cargo.arg("build");
+    for (package, program) in wanted {
+        if !metadata.has_program(package, program) {
+            bail!(
+                "this checkout does not build the program {program}; \
+                 `--protection none` shows guest, client and network without it"
+            );
+        }
+        cargo.args(["-p", package, "--bin", program]);
+    }
+    if release {
+        cargo.arg("--release");
+    }
+    ui::note("building the client and the daemons");
+    let status = Process::spawn_shown(&mut cargo, "cargo build")?.wait(BUILD_LIMIT)?;
+    if !status.success() {
+        return Err(anyhow!("cargo build failed; its messages stand above"));
+    }
+    let target = metadata.target_dir()?;
+    let out = target.join("demo");
+    if out.exists() {
+        std::fs::remove_dir_all(&out).with_context(|| format!("remove {}", out.display()))?;
+    }
+    std::fs::create_dir_all(&out).with_context(|| format!("create {}", out.display()))?;
+    let profile = if release { "release" } else { "debug" };
+    let dir = target.join(profile);
+    Ok((Programs { dir }, out))
+}
