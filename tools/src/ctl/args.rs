@@ -30,7 +30,7 @@ pub(super) struct TargetArgs {
     /// Group whose daemon on this host is meant
     #[arg(long, global = true, value_name = "NAME")]
     pub(super) group: Option<String>,
-    /// How long to wait for an answer [default: 10; cut --wait: 30; promote: 60]
+    /// How long to wait for an answer [default: 10; cut --wait: 30; promote: 60; guest stop and guest promote: 120]
     #[arg(
         long,
         global = true,
@@ -79,6 +79,9 @@ pub(super) enum Command {
     /// says what a turn promises.
     #[command(subcommand)]
     Pages(PagesCommand),
+    /// Look at a guest that is protected with its memory, and tell its checkpointers what to do
+    #[command(subcommand)]
+    Guest(GuestCommand),
     /// Read a journal and its metadata while no daemon uses them
     Journal(crate::journal::JournalArgs),
 }
@@ -169,6 +172,76 @@ pub(super) struct PagesTakeArgs {
     pub(super) turn: u64,
     #[command(flatten)]
     pub(super) pages: PagesArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum GuestCommand {
+    /// Show how the guest is protected, and everything else there is to know
+    Status(GuestArgs),
+    /// Show the last checkpoints one by one, with what each step took
+    Timeline(GuestTimelineArgs),
+    /// End the protection; the guest runs on, unprotected
+    ///
+    /// The backup is taken out of the in-sync set first, so that it is not promoted beside the
+    /// guest. With an operator for an authority that needs --by-hand: look first that the guest does
+    /// not run at the backup.
+    Stop(GuestStopArgs),
+    /// Let the guest go on at this standby, at the last checkpoint that is whole
+    ///
+    /// The authority decides; what it has given to the primary, nothing here can take. Beside a
+    /// primary that is heard of it needs --force. --by-hand is for an operator who has looked that
+    /// the guest does not run at the other host, nor will: where nothing fences that host, only you
+    /// can say so. If it runs there all the same, two guests with one name and one disk are the end
+    /// of both.
+    Promote(GuestPromoteArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct GuestArgs {
+    /// Name of the guest; it may be left out where this host has one
+    pub(super) guest: Option<String>,
+    /// As JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct GuestTimelineArgs {
+    #[command(flatten)]
+    pub(super) guest: GuestArgs,
+    /// Number of the first checkpoint wanted; 0 is the oldest kept
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        allow_negative_numbers = true
+    )]
+    pub(super) from: u64,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct GuestStopArgs {
+    #[command(flatten)]
+    pub(super) guest: GuestArgs,
+    /// The guest does not run at the other host, nor will: you have looked
+    #[arg(long)]
+    pub(super) by_hand: bool,
+    /// Why, for the events
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "asked for with blockrepctl"
+    )]
+    pub(super) reason: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct GuestPromoteArgs {
+    #[command(flatten)]
+    pub(super) stop: GuestStopArgs,
+    /// Also beside a primary that is heard of
+    #[arg(long)]
+    pub(super) force: bool,
 }
 
 /// Help and version go out as they are; a mistake becomes one line.
@@ -286,6 +359,12 @@ mod tests {
             (&["status", "--control"], "--control <PATH>"),
             (&["pages", "take", "9f0c", "soon"], "'soon'"),
             (&["pages", "take", "9f0c"], "<TURN>"),
+            (
+                &["guest"],
+                "type blockrepctl guest status, blockrepctl guest timeline, blockrepctl guest stop, \
+                 blockrepctl guest promote, or blockrepctl guest --help",
+            ),
+            (&["guest", "promote", "vm1", "--byhand"], "--by-hand"),
         ] {
             let line = ["blockrepctl"].iter().chain(words);
             let text = mistake(&Cli::try_parse_from(line).expect_err("a mistake"));

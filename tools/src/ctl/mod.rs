@@ -7,6 +7,7 @@ mod actions;
 mod args;
 mod events;
 mod failure;
+mod guest;
 mod pages;
 mod render;
 mod target;
@@ -59,6 +60,7 @@ fn run(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
         Command::Cut(args) => actions::cut(&cli.target, args, out),
         Command::Promote(args) => actions::promote(&cli.target, args, out),
         Command::Pages(command) => pages::pages(&cli.target, command, out),
+        Command::Guest(command) => guest::guest(&cli.target, command, out),
         Command::Journal(args) => {
             let _quiet = args
                 .must_be_quiet()

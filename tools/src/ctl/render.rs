@@ -15,27 +15,27 @@ use super::units::{bar, bytes, counted, micros, millis, percent, seconds};
 
 /// Lines of `label  text`, under headings.
 #[derive(Debug, Default)]
-struct Page(String);
+pub(super) struct Page(pub(super) String);
 
 impl Page {
-    fn heading(&mut self, text: &str) {
+    pub(super) fn heading(&mut self, text: &str) {
         if !self.0.is_empty() {
             self.0.push('\n');
         }
         self.push_line(text);
     }
 
-    fn row(&mut self, label: &str, text: &str) {
+    pub(super) fn row(&mut self, label: &str, text: &str) {
         self.push_line(&format!("  {label:<9} {}", one_line(text)));
     }
 
-    fn push_line(&mut self, text: &str) {
+    pub(super) fn push_line(&mut self, text: &str) {
         self.0.push_str(one_line(text).trim_end());
         self.0.push('\n');
     }
 
     /// Since, reason, next.
-    fn stated<S>(&mut self, stated: &Stated<S>, now_unix_ms: u64) {
+    pub(super) fn stated<S>(&mut self, stated: &Stated<S>, now_unix_ms: u64) {
         self.row("since", &since(stated.since_unix_ms, now_unix_ms));
         self.row("reason", &stated.reason);
         self.row("next", &stated.next);
@@ -530,7 +530,7 @@ fn unapplied(count: u64, is_epoch: bool) -> String {
     }
 }
 
-fn since(unix_ms: u64, now_unix_ms: u64) -> String {
+pub(super) fn since(unix_ms: u64, now_unix_ms: u64) -> String {
     let ago = seconds(now_unix_ms.saturating_sub(unix_ms) / 1000);
     format!("{}, {ago} ago", utc_text(unix_ms))
 }

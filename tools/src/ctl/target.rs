@@ -144,8 +144,32 @@ fn group_of(socket: &Path) -> Option<&str> {
     Some(name.strip_suffix(".backup").unwrap_or(name))
 }
 
-/// Sockets behind which somebody listens, by name. A killed daemon leaves its file.
+/// Whether a socket is that of a guest's checkpointer, by its name.
+fn is_of_guest(socket: &Path) -> bool {
+    let name = socket.file_name().and_then(|name| name.to_str());
+    let endings = [".checkpointer.sock", ".standby.sock"];
+    name.is_some_and(|name| endings.iter().any(|ending| name.ends_with(ending)))
+}
+
+/// The sockets of checkpointers behind which somebody listens, by name.
+pub(super) fn living_guests(dir: &Path) -> Vec<PathBuf> {
+    let mut sockets = all_living(dir);
+    sockets.retain(|path| is_of_guest(path));
+    sockets
+}
+
+/// The sockets of groups behind which somebody listens, by name.
 fn living_sockets(dir: &Path) -> Vec<PathBuf> {
+    let mut sockets = all_living(dir);
+    // The one of netbuf answers for guests, not for a group.
+    sockets.retain(|path| {
+        !is_of_guest(path) && path.file_name().is_some_and(|name| name != "netbuf.sock")
+    });
+    sockets
+}
+
+/// Sockets behind which somebody listens, by name. A killed daemon leaves its file.
+fn all_living(dir: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(dir) else {
         return Vec::new();
     };
@@ -155,8 +179,6 @@ fn living_sockets(dir: &Path) -> Vec<PathBuf> {
             path.extension()
                 .is_some_and(|extension| extension == "sock")
         })
-        // It answers for guests, not for a group.
-        .filter(|path| path.file_name().is_some_and(|name| name != "netbuf.sock"))
         .filter(|path| somebody_listens(path))
         .collect();
     sockets.sort();
@@ -320,6 +342,13 @@ mod tests {
             "{wrong}"
         );
 
+        // Those of a guest's memory answer no group's questions.
+        let _guest = [
+            serve(at("vm1.standby.sock")),
+            serve(at("vm1.checkpointer.sock")),
+        ];
+        assert_eq!(find(None, None).unwrap(), at("vm1.sock"));
+        assert_eq!(living_guests(dir.path()).len(), 2);
         let _second = serve(at("vm2.backup.sock"));
         assert_eq!(find(None, Some("vm2")).unwrap(), at("vm2.backup.sock"));
         assert_eq!(find(None, Some("vm1")).unwrap(), at("vm1.sock"));
