@@ -5,6 +5,7 @@ pub mod cli;
 pub mod config;
 pub mod hypervisor;
 pub mod memory;
+mod plant;
 pub mod protect;
 pub mod sequence;
 pub mod standby;

@@ -48,6 +48,15 @@ impl Pages {
         }
     }
 
+    /// Takes one page out.
+    ///
+    /// # Panics
+    /// Where there is no such page.
+    pub fn remove(&mut self, page: u64) {
+        assert!(page < self.pages, "page {page} of {}", self.pages);
+        self.words[Self::word(page)] &= !(1 << (page % 64));
+    }
+
     #[must_use]
     pub fn contains(&self, page: u64) -> bool {
         page < self.pages && self.words[Self::word(page)] >> (page % 64) & 1 == 1

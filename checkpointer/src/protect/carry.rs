@@ -4,6 +4,7 @@ use super::Protector;
 use super::guest::{Named, Uncollected};
 use super::link::{self, Job};
 use crate::memory::stream::Acked;
+use crate::plant::{Plant, planted};
 use crate::sequence::{Attempt, Event, Order, Part};
 use blkback_proto::ids::{Epoch, LineageId};
 use std::time::Instant;
@@ -181,6 +182,9 @@ impl Protector {
             None => self.events.push_back(Event::DiskCommitted(epoch)),
         }
         self.timeline.cut(epoch);
+        if planted(Plant::EarlyRelease) {
+            self.release(epoch);
+        }
         let Some(load) = self.guest.take(epoch) else {
             return;
         };

@@ -14,6 +14,7 @@ use crate::memory::dirty::Pages;
 use crate::memory::ram::Mapping;
 use crate::memory::staging::Staging;
 use crate::memory::tracker::{self, Kind as TrackerKind, Tracker};
+use crate::plant::{Plant, planted};
 use blkback_proto::ctl::StepTimes;
 use blkback_proto::ids::{Epoch, LineageId};
 use blkback_proto::memory::{Block, Hello, StateKind, VERSION_MAX, VERSION_MIN};
@@ -299,6 +300,11 @@ impl Guest {
             .take(&self.layout, pages)
             .map_err(Uncollected::Blind)?;
         pages.unite(&self.pending);
+        if planted(Plant::SkipPage)
+            && let Some((first, count)) = pages.runs().max_by_key(|run| run.1)
+        {
+            pages.remove(first + count / 2);
+        }
         self.steps.scan = us(begun);
         let begun = Instant::now();
         let copied = load.staging.copy(&self.mapping, pages);

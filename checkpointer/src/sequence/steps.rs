@@ -99,7 +99,8 @@ impl Sequence {
     }
 
     pub(super) fn lost(&mut self, now: Nanos, part: Part, why: String, orders: &mut Vec<Order>) {
-        self.missing.entry(part).or_insert(why);
+        // What is told last is nearest to what an operator can change.
+        self.missing.insert(part, why);
         match part {
             // Of what is under way there may be no commit any more; a later checkpoint's counts for it.
             Part::Disk => self.in_flight.clear(),

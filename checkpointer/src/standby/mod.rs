@@ -21,10 +21,11 @@ use crate::hypervisor::qemu::spec::{Place, Spec};
 use crate::hypervisor::qemu::standby::Standby;
 use crate::memory::store::{self, Store};
 use crate::memory::stream::{Got, Link, commit};
+use crate::plant::{Plant, planted};
 use crate::protect::output::{Interface, Output};
 use blkback_proto::ctl::{EventKind, GuestPromoteAnswer, GuestProtection, Request};
 use blkback_proto::ids::Epoch;
-use blkback_proto::memory::{Hello, RefuseCode};
+use blkback_proto::memory::{Frame, Hello, RefuseCode};
 use blockrep_host::ctl::{EventLog, NewEvent, ReplyHandle};
 use disks::Disks;
 use session::Sessions;
@@ -344,7 +345,12 @@ impl Keeper {
         if self.promoted.is_some() {
             return;
         }
-        match commit(&self.store, self.link.as_ref(), epoch) {
+        let applied = if planted(Plant::OlderEpoch) {
+            self.tell_without_applying(epoch)
+        } else {
+            epoch
+        };
+        match commit(&self.store, self.link.as_ref(), applied) {
             Ok(_) => self.committed_at = Some(Instant::now()),
             Err(error) => {
                 tracing::error!("epoch {epoch} of memory was not applied: {error}");
@@ -357,6 +363,14 @@ impl Keeper {
                 disks.leave();
             }
         }
+    }
+
+    /// The planted bug: the primary is told of an epoch that is not applied.
+    fn tell_without_applying(&self, epoch: Epoch) -> Epoch {
+        if let Some(link) = &self.link {
+            let _ = link.say(&Frame::Committed(epoch));
+        }
+        Epoch(epoch.0.saturating_sub(promote::OLDER_BY))
     }
 
     fn fail(&mut self, why: String) {

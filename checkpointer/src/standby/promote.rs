@@ -6,6 +6,8 @@
 
 use super::{Keeper, Waiting, lock};
 use crate::authority::{By, Decision, Stamp, Wish, decide};
+use crate::memory::store::Ready;
+use crate::plant::{Plant, planted};
 use crate::protect::unframed;
 use blkback_proto::ctl::{
     EventKind, GuestPromoteAnswer, GuestProtection, NetStation, PromoteSteps,
@@ -14,6 +16,9 @@ use blkback_proto::ids::{Epoch, LineageId};
 use blockrep_host::clock;
 use blockrep_host::ctl::NewEvent;
 use std::time::Instant;
+
+/// By so many epochs the planted bug is behind.
+pub(super) const OLDER_BY: u64 = 20;
 
 fn us(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
@@ -50,7 +55,7 @@ impl Keeper {
         let (epoch, note) = self.promote_disks(reason)?;
         let disk_us = us(step);
         let step = Instant::now();
-        let ready = lock(&self.store).ready(epoch).map_err(|e| e.to_string())?;
+        let ready = self.ready(epoch)?;
         let memory_us = us(step);
         let (load_us, cont_us) = self.load(&ready.state.bytes, lineage)?;
         lock(&self.store)
@@ -81,6 +86,7 @@ impl Keeper {
             answer.duration_us
         );
         let event = NewEvent::new(&self.config.guest, EventKind::GuestPromoted, &text, "");
+        let event = event.detail("epoch", epoch).detail("lineage", lineage);
         self.log.publish(event);
         self.change(GuestProtection::Promoted, text);
         Ok(answer)
@@ -134,6 +140,19 @@ impl Keeper {
                 Ok((newest.unwrap_or(store.committed()), String::new()))
             }
         }
+    }
+
+    /// RAM and device state of exactly this epoch.
+    fn ready(&self, epoch: Epoch) -> Result<Ready, String> {
+        let mut store = lock(&self.store);
+        let epoch = if planted(Plant::OlderEpoch) {
+            store
+                .commit(Epoch(epoch.0.saturating_sub(OLDER_BY)))
+                .map_err(|e| e.to_string())?
+        } else {
+            epoch
+        };
+        store.ready(epoch).map_err(|e| e.to_string())
     }
 
     fn load(&mut self, state: &[u8], lineage: LineageId) -> Result<(u64, u64), String> {

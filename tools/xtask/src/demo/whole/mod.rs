@@ -99,6 +99,8 @@ struct Ground<'a> {
     kernel: GuestKernel,
     accelerator: Accelerator,
     programs: Programs,
+    /// The checkpointer; built with planted bugs where one is wanted.
+    checkpointer: PathBuf,
     /// Where what the rounds have shown is kept.
     out: PathBuf,
 }
@@ -121,6 +123,10 @@ pub(super) fn run(checkout: &Checkout, options: &super::Options) -> Result<Verdi
     )?;
     packages::require(&[Purpose::Guest, Purpose::Hosts])?;
     let (programs, out) = build(checkout, whole, options.release)?;
+    let checkpointer = match whole.whole_plant {
+        Some(_) => build_planted(checkout, options.release)?,
+        None => programs.dir.join("checkpointer"),
+    };
     let contents = Contents {
         program: "teller",
         modules: &["virtio_net"],
@@ -133,6 +139,7 @@ pub(super) fn run(checkout: &Checkout, options: &super::Options) -> Result<Verdi
         kernel,
         accelerator,
         programs,
+        checkpointer,
         out,
     };
     let headline = ground.headline(seed);
@@ -227,6 +234,26 @@ fn print_all(headline: &str, rows: &[Row]) {
     }
     let held = rows.iter().filter(|row| row.holds()).count();
     println!("{held} of {} hold", ui::count(rows.len(), "round"));
+}
+
+/// A checkpointer with planted bugs, in a directory of its own: no other build has the switch.
+fn build_planted(checkout: &Checkout, release: bool) -> Result<PathBuf> {
+    let target = checkout.metadata()?.target_dir()?.join("planted");
+    let mut cargo = checkout.cargo();
+    cargo.args(["build", "-p", "checkpointer", "--bin", "checkpointer"]);
+    cargo
+        .args(["--features", "plants", "--target-dir"])
+        .arg(&target);
+    if release {
+        cargo.arg("--release");
+    }
+    ui::note("building the checkpointer with planted bugs");
+    let status = Process::spawn_shown(&mut cargo, "cargo build")?.wait(BUILD_LIMIT)?;
+    if !status.success() {
+        return Err(anyhow!("cargo build failed; its messages stand above"));
+    }
+    let profile = if release { "release" } else { "debug" };
+    Ok(target.join(profile).join("checkpointer"))
 }
 
 /// Builds the client, and the daemons where they are wanted; and makes room for what the rounds show.

@@ -34,8 +34,6 @@ const SOCKET_LIMIT: Duration = Duration::from_secs(20);
 const PLANT: &str = "CHECKPOINTER_PLANT";
 /// How often figures of checkpoints are fetched: a host that was killed tells none any more.
 const FETCH_EVERY: Duration = Duration::from_millis(500);
-/// Batches that are fetched at a time.
-const BATCHES_MAX: usize = 64;
 
 #[derive(Debug)]
 pub(crate) struct Checkpointer<'a> {
@@ -116,7 +114,7 @@ impl<'a> Checkpointer<'a> {
     fn checkpointer(&self, verb: &str, file: &Path) -> Command {
         let mut command = crate::checkout::tool("unshare");
         command.args(["--pid", "--fork", "--kill-child=KILL", "--mount-proc"]);
-        command.arg(self.scene.ground.programs.dir.join("checkpointer"));
+        command.arg(&self.scene.ground.checkpointer);
         command.arg(verb).arg("--config").arg(file);
         if let Some(plant) = self.scene.ground.options.whole_plant {
             let name = match plant {
@@ -182,16 +180,16 @@ impl<'a> Checkpointer<'a> {
     /// Fetches what there is of checkpoints that was not fetched yet.
     fn fetch(&mut self) -> Result<()> {
         let socket = self.a.socket(&format!("{GUEST}.checkpointer.sock"));
-        for _ in 0..BATCHES_MAX {
-            let from = self.next_seq.to_string();
-            let text = self.ask(&socket, &["guest", "timeline", "--from", &from, "--json"])?;
-            let batch: Value = serde_json::from_str(&text).context("answer of guest timeline")?;
-            self.epochs.extend(said::epochs(&batch));
-            self.next_seq = batch["next_seq"].as_u64().unwrap_or(self.next_seq);
-            if batch["more"] != true {
-                break;
-            }
+        let from = self.next_seq.to_string();
+        let text = self.ask(&socket, &["guest", "timeline", "--from", &from, "--json"])?;
+        let lines = text.lines().map(serde_json::from_str);
+        let told: Vec<Value> = lines
+            .collect::<Result<_, _>>()
+            .context("answer of guest timeline")?;
+        if let Some(last) = told.last().and_then(|one| one["seq"].as_u64()) {
+            self.next_seq = last + 1;
         }
+        self.epochs.extend(said::epochs(&told));
         Ok(())
     }
 }
@@ -247,7 +245,7 @@ impl Protection for Checkpointer<'_> {
             "tap:remus:{backup}:{DISK_PORT}|aio:{}",
             image.display()
         ));
-        disk.args(["--group", GUEST, "--epoch", "manual"]);
+        disk.args(["--group", GUEST, "--epoch", "manual", "--ack", "local"]);
         disk.arg("--nbd").arg(unix(&self.a.disk()));
         disk.arg("--control").arg(self.a.socket("disk.sock"));
         let mut netbuf = self.netbuf(&self.a);
