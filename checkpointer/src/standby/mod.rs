@@ -495,6 +495,7 @@ impl Keeper {
         }
         let silent = self.heard.map_or(0, |heard| heard.elapsed().as_millis());
         let reason = format!("the primary was silent for {silent} ms");
+        self.change(GuestProtection::Lost, reason.clone());
         if let Err(why) = self.promote(&reason, false) {
             tracing::error!("not promoted: {why}");
             self.unpromoted = Some((why, Instant::now()));

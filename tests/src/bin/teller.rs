@@ -1,6 +1,6 @@
 //! `teller`: the client of the whole demo, and the report of its rounds; see [`blockrep_tests::teller`].
 //!
-//! Started by `cargo xtask demo --whole`, the client inside the clients' network.
+//! Started by `cargo xtask demo`, the client inside the clients' network.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

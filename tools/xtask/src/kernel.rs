@@ -49,7 +49,7 @@ pub(crate) fn provide(checkout: &Checkout) -> Result<GuestKernel> {
 /// As [`provide`], for a guest with `contents`.
 pub(crate) fn provide_with(checkout: &Checkout, contents: &Contents<'_>) -> Result<GuestKernel> {
     if !cfg!(target_arch = "x86_64") {
-        bail!("the guest is x86-64 only; run `cargo xtask demo --no-guest` on this machine");
+        bail!("the guest is x86-64 only; run `cargo xtask demo-disk --no-guest` on this machine");
     }
     let cache = checkout.work().join("guest");
     fs::create_dir_all(&cache).with_context(|| format!("create {}", cache.display()))?;

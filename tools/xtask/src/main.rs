@@ -58,8 +58,10 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Let a real guest lose its host and carry on from the backup's disk
-    Demo(demo::Options),
+    /// Let a real guest lose its host and go on at the other one, in the middle of a TCP connection
+    Demo(demo::whole::Options),
+    /// Let a real guest lose its host and boot again from the backup's disk
+    DemoDisk(demo::Options),
     /// The demo's rounds on qemu-nbd alone, to tell faults of the lab from faults of the product
     GuestSelftest(demo::SelftestOptions),
     /// Run the whole test suite, with a time table
@@ -139,7 +141,8 @@ fn run(command: Command) -> Result<Verdict> {
     let checkout = Checkout::find()?;
     stop::catch_signals()?;
     match command {
-        Command::Demo(options) => demo::run(&checkout, &options, Under::Blockrep),
+        Command::Demo(options) => demo::whole::run(&checkout, &options),
+        Command::DemoDisk(options) => demo::run(&checkout, &options, Under::Blockrep),
         Command::GuestSelftest(options) => demo::run(&checkout, &options.into(), Under::QemuNbd),
         Command::Test(options) => suite::run(&checkout, &options),
         Command::Power(options) => power::run(&checkout, &options),

@@ -174,11 +174,11 @@ fn parts(checkout: &Checkout, extent: Extent) -> Result<Vec<Part>> {
     let daemons = missing_program(&metadata, "blockrep", "blockrep")
         .or_else(|| missing_program(&metadata, "blockrep-tools", "blockrep-load"))
         .or_else(|| missing_program(&metadata, "blockrep-tools", "blockrepctl"));
-    let load = ["demo", "--no-guest", "--no-install"];
+    let load = ["demo-disk", "--no-guest", "--no-install"];
     let rounds = extent.load_rounds.to_string();
     parts.push(xtask(
         checkout,
-        "demo without a guest",
+        "disk demo without a guest",
         10,
         0,
         &daemons,
@@ -191,7 +191,7 @@ fn parts(checkout: &Checkout, extent: Extent) -> Result<Vec<Part>> {
             "older-epoch" => missing_tool("qemu-nbd"),
             _ => None,
         });
-        let name = format!("demo without a guest finds {plant}");
+        let name = format!("disk demo without a guest finds {plant}");
         parts.push(xtask(checkout, &name, 5, 1, &skip, |command| {
             command.args(load).args(["--plant", plant]);
         }));

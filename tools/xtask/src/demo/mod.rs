@@ -1,10 +1,10 @@
-//! `cargo xtask demo`: a guest loses its host and carries on from the backup's disk.
+//! `cargo xtask demo-disk`: a guest loses its host and carries on from the backup's disk.
 
 mod judge;
 mod load;
 pub(crate) mod plant;
 mod round;
-mod whole;
+pub(crate) mod whole;
 
 use std::path::Path;
 
@@ -82,8 +82,6 @@ pub(crate) struct Options {
     /// Build and use optimised daemons
     #[arg(long)]
     pub(crate) release: bool,
-    #[command(flatten)]
-    whole: whole::Options,
 }
 
 /// What the command line says where no daemon of ours takes part.
@@ -120,7 +118,6 @@ impl From<SelftestOptions> for Options {
             no_install,
             no_guest: false,
             release: false,
-            whole: whole::Options::default(),
         }
     }
 }
@@ -148,9 +145,6 @@ struct Stage<'a> {
 
 /// Runs it all; prints the table.
 pub(crate) fn run(checkout: &Checkout, options: &Options, under: Under) -> Result<Verdict> {
-    if options.whole.is_wanted() {
-        return whole::run(checkout, options);
-    }
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
     let scratch = Scratch::new(checkout)?;
     packages::provide(checkout, &purposes(options), options.no_install)?;

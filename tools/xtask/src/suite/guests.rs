@@ -29,19 +29,29 @@ pub(super) fn parts(checkout: &Checkout, extent: Extent, daemons: &Option<String
             &tools,
             &[selftest, "--plant", "older-epoch"],
         ),
-        part("demo, ack flush", 0, &both, &["demo", "--rounds", &rounds]),
         part(
-            "demo, ack local",
+            "disk demo, ack flush",
             0,
             &both,
-            &["demo", "--ack", "local", "--rounds", &rounds],
+            &["demo-disk", "--rounds", &rounds],
         ),
-        part("demo finds flip", 1, &both, &["demo", "--plant", "flip"]),
         part(
-            "demo finds older-epoch",
+            "disk demo, ack local",
+            0,
+            &both,
+            &["demo-disk", "--ack", "local", "--rounds", &rounds],
+        ),
+        part(
+            "disk demo finds flip",
             1,
             &both,
-            &["demo", "--plant", "older-epoch"],
+            &["demo-disk", "--plant", "flip"],
+        ),
+        part(
+            "disk demo finds older-epoch",
+            1,
+            &both,
+            &["demo-disk", "--plant", "older-epoch"],
         ),
         part("power cuts", 0, &both, &["power", "--rounds", &cuts]),
         part(
@@ -51,8 +61,26 @@ pub(super) fn parts(checkout: &Checkout, extent: Extent, daemons: &Option<String
             &["power", "--plant", "no-sync", "--rounds", "6"],
         ),
     ];
+    parts.extend(demo_parts(checkout, extent));
     parts.extend(churn_parts(checkout, extent, &both));
     parts.extend(net_parts(checkout, extent));
+    parts
+}
+
+/// A whole VM that goes on at the other host, and what must not go unnoticed.
+fn demo_parts(checkout: &Checkout, extent: Extent) -> Vec<Part> {
+    let tools = missing_tool("qemu-system-x86_64").or_else(|| missing_tool("ip"));
+    let rounds = extent.guest_rounds.to_string();
+    let part = |name: &str, code: i32, words: &[&str]| {
+        xtask(checkout, name, 15, code, &tools, |command| {
+            command.arg("demo").args(words);
+            command.args(["--seconds", "10", "--no-install"]);
+        })
+    };
+    let mut parts = vec![part("demo", 0, &["--rounds", &rounds])];
+    for plant in ["early-release", "older-epoch", "skip-page"] {
+        parts.push(part(&format!("demo finds {plant}"), 1, &["--plant", plant]));
+    }
     parts
 }
 

@@ -1,4 +1,4 @@
-//! `cargo xtask demo --whole`: a whole VM loses its host in the middle of a TCP connection, and goes on.
+//! `cargo xtask demo`: a whole VM loses its host in the middle of a TCP connection, and goes on.
 //!
 //! ```text
 //!  host A ── br0 ── up0 ─┐                      ┌─ up0 ── br0 ── host B
@@ -40,7 +40,7 @@ const REPORT_LIMIT: Duration = minutes(1);
 
 /// What protects the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub(crate) enum Kind {
+enum Kind {
     /// blockrep, netbuf and the checkpointer
     #[default]
     Checkpointer,
@@ -50,7 +50,7 @@ pub(crate) enum Kind {
 
 /// Damage done on purpose, which the client has to find.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Plant {
+enum Plant {
     /// Output is let go before the backup has its epoch.
     EarlyRelease,
     /// The memory of an epoch before is taken.
@@ -59,37 +59,39 @@ pub(crate) enum Plant {
     SkipPage,
 }
 
-/// What the command line says of the whole VM.
-#[derive(Debug, Clone, Default, Args)]
-#[group(id = "whole-options")]
+/// What the command line says.
+#[derive(Debug, Clone, Args)]
 pub(crate) struct Options {
-    /// The whole VM instead of its disk: two hosts, a client that keeps one TCP connection; needs root
+    /// How often to do it all, each time with a fresh guest, killed at another moment
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    rounds: u32,
+    /// Decides the random moments; without it a new one is taken and printed
     #[arg(long)]
-    whole: bool,
-    /// With --whole: what protects the guest
-    #[arg(long, value_enum, default_value = "checkpointer", requires = "whole")]
+    seed: Option<u64>,
+    /// Do damage on purpose; the demo must then fail
+    #[arg(long, value_enum)]
+    plant: Option<Plant>,
+    /// Only print the command that would install what is missing
+    #[arg(long)]
+    no_install: bool,
+    /// Build and use optimised daemons
+    #[arg(long)]
+    release: bool,
+    /// What protects the guest
+    #[arg(long, value_enum, default_value = "checkpointer")]
     protection: Kind,
-    /// With --whole: seconds that the client streams, until the kill at most
-    #[arg(long, default_value_t = 20, requires = "whole", value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    /// Seconds that the client streams, until the kill at most
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=3_600))]
     seconds: u64,
-    /// With --whole: time from one checkpoint to the next
-    #[arg(long, default_value_t = 25, requires = "whole", value_parser = clap::value_parser!(u64).range(5..=10_000))]
+    /// Time from one checkpoint to the next
+    #[arg(long, default_value_t = 25, value_parser = clap::value_parser!(u64).range(5..=10_000))]
     epoch_ms: u64,
-    /// With --whole: transactions in flight
-    #[arg(long, default_value_t = 4, requires = "whole", value_parser = clap::value_parser!(u64).range(1..=16))]
+    /// Transactions in flight
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=16))]
     window: u64,
-    /// With --whole: pages of its memory that the guest rewrites each second
-    #[arg(long, default_value_t = 2_000, requires = "whole")]
+    /// Pages of its memory that the guest rewrites each second
+    #[arg(long, default_value_t = 2_000)]
     pages_per_second: u64,
-    /// With --whole: do damage on purpose; the demo must then fail
-    #[arg(long, value_enum, requires = "whole")]
-    whole_plant: Option<Plant>,
-}
-
-impl Options {
-    pub(super) fn is_wanted(&self) -> bool {
-        self.whole
-    }
 }
 
 /// What all rounds share.
@@ -106,14 +108,13 @@ struct Ground<'a> {
 }
 
 /// Runs it all; prints the table and writes the report.
-pub(super) fn run(checkout: &Checkout, options: &super::Options) -> Result<Verdict> {
+pub(crate) fn run(checkout: &Checkout, options: &Options) -> Result<Verdict> {
     if let Err(error) = Stage::build() {
         bail!(
-            "left out: the whole demo, hosts, guest, client and failover, for want of network namespaces ({error:#}); \
-             `cargo xtask demo` shows the disk alone"
+            "left out: all of it, hosts, guest, client and failover, for want of network namespaces ({error:#}); run it \
+             as root, or `cargo xtask demo-disk`, which shows the disk alone"
         );
     }
-    let whole = &options.whole;
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
     let scratch = Scratch::new(checkout)?;
     packages::provide(
@@ -122,8 +123,8 @@ pub(super) fn run(checkout: &Checkout, options: &super::Options) -> Result<Verdi
         options.no_install,
     )?;
     packages::require(&[Purpose::Guest, Purpose::Hosts])?;
-    let (programs, out) = build(checkout, whole, options.release)?;
-    let checkpointer = match whole.whole_plant {
+    let (programs, out) = build(checkout, options)?;
+    let checkpointer = match options.plant {
         Some(_) => build_planted(checkout, options.release)?,
         None => programs.dir.join("checkpointer"),
     };
@@ -135,7 +136,7 @@ pub(super) fn run(checkout: &Checkout, options: &super::Options) -> Result<Verdi
     let kernel = kernel::provide_with(checkout, &contents)?;
     let accelerator = guest::accelerator(checkout, &kernel)?;
     let ground = Ground {
-        options: whole,
+        options,
         kernel,
         accelerator,
         programs,
@@ -158,7 +159,7 @@ pub(super) fn run(checkout: &Checkout, options: &super::Options) -> Result<Verdi
         true => Verdict::Holds,
         false => Verdict::Failed,
     };
-    if whole.whole_plant.is_some() {
+    if options.plant.is_some() {
         let found = if verdict == Verdict::Failed {
             "was found"
         } else {
@@ -257,7 +258,7 @@ fn build_planted(checkout: &Checkout, release: bool) -> Result<PathBuf> {
 }
 
 /// Builds the client, and the daemons where they are wanted; and makes room for what the rounds show.
-fn build(checkout: &Checkout, options: &Options, release: bool) -> Result<(Programs, PathBuf)> {
+fn build(checkout: &Checkout, options: &Options) -> Result<(Programs, PathBuf)> {
     let metadata = checkout.metadata()?;
     let mut wanted = vec![("blockrep-tests", "teller")];
     if options.protection == Kind::Checkpointer {
@@ -280,7 +281,7 @@ fn build(checkout: &Checkout, options: &Options, release: bool) -> Result<(Progr
         }
         cargo.args(["-p", package, "--bin", program]);
     }
-    if release {
+    if options.release {
         cargo.arg("--release");
     }
     ui::note("building the client and the daemons");
@@ -294,7 +295,7 @@ fn build(checkout: &Checkout, options: &Options, release: bool) -> Result<(Progr
         std::fs::remove_dir_all(&out).with_context(|| format!("remove {}", out.display()))?;
     }
     std::fs::create_dir_all(&out).with_context(|| format!("create {}", out.display()))?;
-    let profile = if release { "release" } else { "debug" };
+    let profile = if options.release { "release" } else { "debug" };
     let dir = target.join(profile);
     Ok((Programs { dir }, out))
 }

@@ -65,10 +65,12 @@ impl Stage {
             for port in [UPLINK, TAP] {
                 host.ip(&format!("link set {port} master {BRIDGE}"))?;
             }
-            for device in [REPLICATION, BRIDGE, UPLINK, TAP] {
+            for device in [REPLICATION, BRIDGE, UPLINK] {
                 host.ip(&format!("link set {device} up"))?;
             }
         }
+        // The standby's is brought up by the announcement: nobody reads it before, and it would fill up.
+        a.ip(&format!("link set {TAP} up"))?;
         client.ip(&format!("address add {CLIENT}/24 dev eth0"))?;
         client.ip("link set eth0 up")?;
         for device in [REPLICATION, UPLINK] {

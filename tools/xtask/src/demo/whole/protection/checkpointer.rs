@@ -116,7 +116,7 @@ impl<'a> Checkpointer<'a> {
         command.args(["--pid", "--fork", "--kill-child=KILL", "--mount-proc"]);
         command.arg(&self.scene.ground.checkpointer);
         command.arg(verb).arg("--config").arg(file);
-        if let Some(plant) = self.scene.ground.options.whole_plant {
+        if let Some(plant) = self.scene.ground.options.plant {
             let name = match plant {
                 Plant::EarlyRelease => "early-release",
                 Plant::OlderEpoch => "older-epoch",
