@@ -4,7 +4,7 @@
 /// What is wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Plant {
-    /// What the guest says leaves before the backup has what it came from.
+    /// What the guest says is never held: it leaves before the backup has what it came from.
     EarlyRelease,
     /// The standby goes on from older memory than its disks are of.
     OlderEpoch,

@@ -139,6 +139,8 @@ impl Protector {
         let begun = Instant::now();
         let result = match &mut self.output {
             None => Ok(()),
+            // Never cut, it is never held.
+            Some(_) if planted(Plant::EarlyRelease) => Ok(()),
             Some(output) => output.cut(epoch).map(|done| {
                 if done.limit_reached {
                     tracing::warn!("netbuf drops frames of the guest at its limit");
@@ -182,9 +184,6 @@ impl Protector {
             None => self.events.push_back(Event::DiskCommitted(epoch)),
         }
         self.timeline.cut(epoch);
-        if planted(Plant::EarlyRelease) {
-            self.release(epoch);
-        }
         let Some(load) = self.guest.take(epoch) else {
             return;
         };
@@ -208,6 +207,7 @@ impl Protector {
 
     fn release(&mut self, epoch: Epoch) {
         if let Some(output) = &mut self.output
+            && !planted(Plant::EarlyRelease)
             && let Err(why) = output.release(epoch)
         {
             self.output_lost(why);
