@@ -107,7 +107,7 @@ fn is_there(answer: &DriveAnswer) -> Result<(), String> {
     }
 }
 
-fn watch(path: &PathBuf, tell: &impl Fn(Told) -> bool) {
+fn watch(path: &Path, tell: &impl Fn(Told) -> bool) {
     let lost = |why: String| {
         let part = Part::Disk;
         tell(Told::Event(Event::Lost { part, why }))

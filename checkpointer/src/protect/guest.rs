@@ -34,7 +34,7 @@ pub(super) struct Load {
 /// A checkpoint that was collected.
 #[derive(Debug)]
 struct InHand {
-    load: Box<Load>,
+    load: Load,
     pages: Pages,
 }
 
@@ -65,7 +65,7 @@ pub(super) struct Guest {
     pending: Pages,
     in_hand: Option<InHand>,
     sent: VecDeque<(Epoch, Pages)>,
-    free: Vec<Box<Load>>,
+    free: Vec<Load>,
     /// Spare sets, so that a pause allocates none.
     spare: Vec<Pages>,
     pub(super) copy: Option<FirstCopy>,
@@ -133,7 +133,7 @@ impl Guest {
         for _ in 0..opening.loads {
             let staging = Staging::new(each).map_err(|e| format!("memory for checkpoints: {e}"))?;
             let state = Vec::with_capacity(1 << 20);
-            free.push(Box::new(Load { staging, state }));
+            free.push(Load { staging, state });
         }
         let spare = (0..opening.loads + 2).map(|_| Pages::none(pages)).collect();
         let mut guest = Self {
@@ -329,14 +329,14 @@ impl Guest {
 
     /// What is in hand, to be sent as this epoch.
     #[must_use]
-    pub(super) fn take(&mut self, epoch: Epoch) -> Option<Box<Load>> {
+    pub(super) fn take(&mut self, epoch: Epoch) -> Option<Load> {
         let InHand { load, pages } = self.in_hand.take()?;
         self.sent.push_back((epoch, pages));
         Some(load)
     }
 
     /// A buffer is back.
-    pub(super) fn give_back(&mut self, load: Box<Load>) {
+    pub(super) fn give_back(&mut self, load: Load) {
         self.free.push(load);
     }
 

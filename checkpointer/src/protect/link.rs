@@ -33,7 +33,7 @@ pub(super) enum Job {
     /// Pages of it, behind one another.
     Slice(u64, Vec<u8>),
     /// A checkpoint.
-    Epoch(Named, Box<Load>),
+    Epoch(Named, Load),
     /// The guest is off.
     End(Named),
     /// The session ends; the next one says this hello.
@@ -52,12 +52,12 @@ pub(super) enum Told {
     /// A checkpoint was handed to the kernel; the buffer is back.
     Sent {
         named: Named,
-        load: Box<Load>,
+        load: Load,
         counts: Counts,
         took: Duration,
     },
     /// The buffer of one that was not.
-    Unsent(Box<Load>),
+    Unsent(Load),
 }
 
 /// Of the link.
