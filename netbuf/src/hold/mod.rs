@@ -220,7 +220,8 @@ impl Hold {
             return Ok(None);
         };
         // A standby's is down until now, so that its queue has room for what comes for the guest.
-        self.netlink.ask("bring the device up", request::set_up(index, true))?;
+        self.netlink
+            .ask("bring the device up", request::set_up(index, true))?;
         Ok(match &port.holder {
             Holder::Plug(_) => {
                 let bridge = self.netlink.link_of(index)?.and_then(|link| link.master);

@@ -7,7 +7,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use blkback_proto::ctl::{
-    Answer, GuestPromoteAnswer, GuestPromoteRequest, GuestReport, GuestSide, GuestStatusRequest,
+    Answer, GuestPromoteAnswer, GuestPromoteRequest, GuestSide, GuestStatusRequest,
     GuestStopAnswer, GuestStopRequest, GuestTimelineAnswer, GuestTimelineRequest, Request,
     one_line,
 };
