@@ -34,6 +34,24 @@ fn both_files_of_the_readme_are_taken() {
     assert_eq!(spec.memory_bytes(), 4 << 30);
 }
 
+/// Commented out, since what starts QEMU is not wanted by everybody; copied all the same.
+#[test]
+fn the_examples_describe_a_qemu_that_can_be_started() {
+    for (text, side) in [
+        (PROTECT_EXAMPLE, Side::Protect),
+        (STANDBY_EXAMPLE, Side::Standby),
+    ] {
+        let (head, qemu) = text.split_once("# [qemu]").unwrap();
+        let qemu: String = qemu.lines().fold(String::new(), |text, line| {
+            text + line.strip_prefix("# ").unwrap_or(line) + "\n"
+        });
+        let config = Config::parse("vm1.toml", &format!("{head}[qemu]{qemu}"), side, "x").unwrap();
+        let spec = Spec::of(&config.guest, &config.qemu).unwrap();
+        assert_eq!(spec.memory_bytes(), 4 << 30);
+        assert!(!spec.qemu.args.is_empty());
+    }
+}
+
 /// A head line with a command that is not there is typed, and refused.
 #[test]
 fn the_examples_name_the_commands_that_there_are() {
