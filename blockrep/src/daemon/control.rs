@@ -13,7 +13,7 @@ use blkback_proto::ctl::{
 };
 use blkback_proto::ids::Epoch;
 use blockrep_host::clock;
-use blockrep_host::ctl::{Handler, NewEvent, PeerCred, ReplyHandle};
+use blockrep_host::ctl::{Handler, NewEvent, PeerCred, ReplyHandle, elsewhere};
 use std::sync::Arc;
 
 /// Longest wait for a commit that a client may ask for, in milliseconds.
@@ -81,16 +81,7 @@ impl VolumeThread {
             Request::Hello(_) | Request::Events(_) | Request::Status(_) => {
                 reply.error(ErrorCode::Unsupported, "answered elsewhere");
             }
-            request => {
-                let text = format!(
-                    "\"{}\" is for the netbuf daemon: ask it at {}",
-                    request.name(),
-                    blockrep_host::ctl::runtime_dir()
-                        .join("netbuf.sock")
-                        .display()
-                );
-                reply.error(ErrorCode::Unsupported, text);
-            }
+            request => reply.error(ErrorCode::Unsupported, elsewhere(&request)),
         }
     }
 

@@ -10,7 +10,6 @@ pub(super) use self::refused::refused_lately;
 use self::refused::{is_told_still, tell_of_refused};
 use super::loss::{Held, ack_is_in_force, possible_loss};
 use super::nbd_loop::PARTS_MAX;
-use super::net::TRIED_AGAIN;
 use super::on_word;
 use super::role::{Engine, Group};
 use super::thread::VolumeThread;
@@ -533,66 +532,6 @@ impl VolumeThread {
                     ..VolumeCounters::default()
                 }
             }
-        }
-    }
-
-    fn link_status(&self) -> LinkStatus {
-        let stands = self.link_stands();
-        let (state, reason, next) = match stands {
-            LinkStands::Up => (LinkState::Up, "connected".to_owned(), "nothing to do"),
-            LinkStands::Connecting => (
-                LinkState::Connecting,
-                self.trouble_with_backup(),
-                TRIED_AGAIN,
-            ),
-            LinkStands::Refused => (
-                LinkState::Refused,
-                self.trouble_with_backup(),
-                "tried again every five seconds",
-            ),
-            LinkStands::Listening if self.is_promoted() => (
-                LinkState::Listening,
-                "this side is promoted".to_owned(),
-                "a former primary that connects is refused",
-            ),
-            LinkStands::Listening => (
-                LinkState::Listening,
-                "no primary is connected".to_owned(),
-                "taken in when one connects",
-            ),
-            LinkStands::Absent => (
-                LinkState::Absent,
-                "no backup was given".to_owned(),
-                "nothing to do",
-            ),
-        };
-        let credit_bytes = match &self.engine {
-            Engine::Primary(engine) if stands == LinkStands::Up => Some(engine.credit_bytes()),
-            _ => None,
-        };
-        LinkStatus {
-            peer: self
-                .net
-                .link
-                .as_ref()
-                .map(|l| l.peer.clone())
-                .or_else(|| self.net.remote.as_ref().map(ToString::to_string)),
-            stated: Stated {
-                state,
-                reason,
-                since_unix_ms: self.since.link.1,
-                next: next.to_owned(),
-            },
-            // A connection on which nobody has answered is none yet.
-            session: (stands == LinkStands::Up).then(|| self.net.session.to_string()),
-            rtt_us: None,
-            credit_bytes,
-            heard_unix_ms: self
-                .net
-                .last_session
-                .heard_unix_ms(self.now, clock::unix_ms()),
-            lost_unix_ms: self.net.last_session.lost_unix_ms(),
-            refused: self.net.refused.clone(),
         }
     }
 

@@ -9,7 +9,7 @@ use blkback_proto::ctl::{
     NetDetachRequest, NetDone, NetGuest, NetLineageRequest, NetStation, NetStatus, Request,
     Response, one_line,
 };
-use blockrep_host::ctl::{NewEvent, ReplyHandle};
+use blockrep_host::ctl::{NewEvent, ReplyHandle, elsewhere};
 
 const AT_LIMIT: &str = "the newest frames are dropped and counted, as on a full wire";
 
@@ -96,13 +96,7 @@ impl Guests {
                 done.map(Answer::NetResync)
             }
             Request::NetAnnounce(asked) => self.announce(asked).map(Answer::NetAnnounce),
-            other => Err(ErrorReply::new(
-                ErrorCode::Unsupported,
-                format!(
-                    "\"{}\" is for a blockrep daemon; this is netbuf: give the --control of the other",
-                    other.name()
-                ),
-            )),
+            other => Err(ErrorReply::new(ErrorCode::Unsupported, elsewhere(&other))),
         }
     }
 

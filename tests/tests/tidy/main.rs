@@ -18,6 +18,7 @@ use exceptions::{LARGE_FILES, LARGE_FUNCTIONS, OVER_THE_HARD_LIMIT, TWICE};
 use std::process::Command;
 
 const JOURNAL: &str = include_str!("../../../blkback-proto/JOURNAL.md");
+const MEMORY: &str = include_str!("../../../blkback-proto/MEMORY.md");
 const PROTOCOL: &str = include_str!("../../../blkback-proto/PROTOCOL.md");
 
 /// Folders and files without I/O, clock, threads or randomness.
@@ -29,6 +30,17 @@ const PURE: &[&str] = &[
     "blockrep/src/io.rs",
     "blockrep/src/journal/",
     "blockrep/src/overlay/",
+    "checkpointer/src/authority/decide.rs",
+    "checkpointer/src/authority/rules.rs",
+    "checkpointer/src/config/check.rs",
+    "checkpointer/src/config/raw.rs",
+    "checkpointer/src/memory/store/recovery.rs",
+    "checkpointer/src/memory/stream/decoder.rs",
+    "checkpointer/src/memory/stream/digest.rs",
+    "checkpointer/src/memory/stream/encoder.rs",
+    "checkpointer/src/memory/stream/gain.rs",
+    "checkpointer/src/memory/stream/pack.rs",
+    "checkpointer/src/memory/stream/pages.rs",
     "checkpointer/src/sequence/",
     "netbuf/src/announce.rs",
     "netbuf/src/gate/",

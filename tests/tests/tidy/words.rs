@@ -1,8 +1,9 @@
 //! Constants, codes and the recovery table of the documents against those of the code.
 
-use crate::{JOURNAL, PROTOCOL, assert_none};
+use crate::{JOURNAL, MEMORY, PROTOCOL, assert_none};
 use blkback_proto::ids::{self, Epoch, SessionId};
 use blkback_proto::link::{self, Frame};
+use blkback_proto::memory::{self, kept};
 use blkback_proto::{meta, record, segment};
 use blockrep::journal::recovery::{Decision, Facts, TABLE, decide};
 use blockrep_tests::tidy::documents::{constants, tables};
@@ -48,6 +49,35 @@ fn record_constants() -> Vec<(&'static str, String)> {
     ]
 }
 
+fn memory_constants() -> Vec<(&'static str, String)> {
+    vec![
+        ("FRAME_BYTES", memory::FRAME_BYTES.to_string()),
+        ("BODY_BYTES_MAX", memory::BODY_BYTES_MAX.to_string()),
+        ("VERSION_MIN", memory::VERSION_MIN.to_string()),
+        ("VERSION_MAX", memory::VERSION_MAX.to_string()),
+        ("PAGE_BYTES", memory::PAGE_BYTES.to_string()),
+        ("BATCH_PAGES_MAX", memory::BATCH_PAGES_MAX.to_string()),
+        ("ENTRY_BYTES", memory::ENTRY_BYTES.to_string()),
+        ("BLOCKS_MAX", memory::BLOCKS_MAX.to_string()),
+        ("RAM_BYTES_MAX", memory::RAM_BYTES_MAX.to_string()),
+        ("STATE_BYTES_MAX", memory::STATE_BYTES_MAX.to_string()),
+        ("NAME_BYTES_MAX", memory::NAME_BYTES_MAX.to_string()),
+        ("MACHINE_BYTES_MAX", memory::MACHINE_BYTES_MAX.to_string()),
+        ("DIGEST_BYTES", memory::DIGEST_BYTES.to_string()),
+        ("FORMAT_VERSION", kept::FORMAT_VERSION.to_string()),
+        ("EPOCH_HEADER_BYTES", kept::EPOCH_HEADER_BYTES.to_string()),
+        ("INDEX_ENTRY_BYTES", kept::INDEX_ENTRY_BYTES.to_string()),
+        ("SLOT_ZERO", kept::SLOT_ZERO.to_string()),
+        ("KEPT_BYTES", kept::KEPT_BYTES.to_string()),
+        ("STATE_HEADER_BYTES", kept::STATE_HEADER_BYTES.to_string()),
+        ("FRAME_MAGIC", text_of(&memory::FRAME_MAGIC)),
+        ("TEXT_BYTES_MAX", link::TEXT_BYTES_MAX.to_string()),
+        ("EPOCH_MAGIC", text_of(&kept::EPOCH_MAGIC)),
+        ("KEPT_MAGIC", text_of(&kept::KEPT_MAGIC)),
+        ("STATE_MAGIC", text_of(&kept::STATE_MAGIC)),
+    ]
+}
+
 /// Whoever writes a second reader believes the numbers of the document.
 #[test]
 fn constants_of_the_documents_are_those_of_the_code() {
@@ -69,6 +99,7 @@ fn constants_of_the_documents_are_those_of_the_code() {
         ),
     ];
     assert_none(&constants("PROTOCOL.md", PROTOCOL, &of_link));
+    assert_none(&constants("MEMORY.md", MEMORY, &memory_constants()));
 }
 
 /// Recovery is decided by the table people read, for every combination of facts.

@@ -59,7 +59,7 @@ mod tests {
             };
             assert!(text.contains(&wanted), "{shell}: {wanted}");
         }
-        for sub in command.get_subcommands() {
+        for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
             assert!(text.contains(sub.get_name()), "{shell}: {}", sub.get_name());
             offered(sub, text, shell);
         }

@@ -76,12 +76,16 @@ mod tests {
             "man/man8/blockrep.8",
             "man/man8/blockrep-backup.8",
             "man/man8/remus-netbuf-setup.8",
+            "man/man8/checkpointer.8",
+            "man/man8/checkpointer-receive.8",
+            "man/man1/blockrepctl-guest-promote.1",
             "man/man1/blockrepctl.1",
             "man/man1/blockrepctl-promote.1",
             "man/man1/blockrepctl-journal-verify.1",
             "man/man1/blockrep-load.1",
             "bash-completion/completions/blockrep",
             "zsh/site-functions/_blockrep-backup",
+            "zsh/site-functions/_checkpointer",
             "fish/vendor_completions.d/blockrepctl.fish",
         ] {
             let length = fs::metadata(dir.path().join(file)).map(|found| found.len());

@@ -45,7 +45,8 @@ fn with_subcommands(program: &Program) -> Vec<Command> {
     let mut found = vec![root];
     let mut at = 0;
     while let Some(command) = found.get(at) {
-        let below: Vec<Command> = command.get_subcommands().cloned().collect();
+        let shown = command.get_subcommands().filter(|sub| !sub.is_hide_set());
+        let below: Vec<Command> = shown.cloned().collect();
         found.extend(below);
         at += 1;
     }
@@ -206,7 +207,7 @@ mod tests {
                 for flag in flags {
                     assert!(has_flag(options, flag), "{}: --{flag}", page_name(&command));
                 }
-                for sub in command.get_subcommands() {
+                for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
                     let name = format!("{}({})", page_name(sub), program.section);
                     assert!(text.contains(&name), "{name}");
                 }
@@ -274,11 +275,12 @@ mod tests {
             plain(found.expect("this page"))
         };
         assert!(of("blockrepctl-cut.1").ends_with(
-            "blockrepctl(1), blockrep(8), blockrep-backup(8), netbuf(8), remus-netbuf-setup(8), blockrep-load(1)\n"
+            "blockrepctl(1), blockrep(8), blockrep-backup(8), netbuf(8), remus-netbuf-setup(8), \
+             checkpointer(8), blockrep-load(1)\n"
         ));
         assert!(
             of("blockrep.8")
-                .ends_with("blockrep-backup(8), netbuf(8), remus-netbuf-setup(8), blockrepctl(1), blockrep-load(1)\n")
+                .ends_with("blockrep-backup(8), netbuf(8), remus-netbuf-setup(8), checkpointer(8), blockrepctl(1), blockrep-load(1)\n")
         );
     }
 }

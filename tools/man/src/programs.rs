@@ -39,6 +39,13 @@ pub(crate) fn all() -> Vec<Program> {
                 .into(),
         },
         Program {
+            command: checkpointer::cli::Cli::command(),
+            section: "8",
+            exit_codes: checkpointer::cli::EXIT_CODES
+                .map(|(exit, text)| (exit as u8, text))
+                .into(),
+        },
+        Program {
             command: ctl::command(),
             section: "1",
             exit_codes: ctl::EXIT_CODES

@@ -11,6 +11,7 @@
 
 mod client;
 mod conn;
+mod elsewhere;
 mod events;
 mod hint;
 mod log;
@@ -23,6 +24,7 @@ mod tests;
 mod wire;
 
 pub use client::{Client, ClientError, EventStream};
+pub use elsewhere::elsewhere;
 pub use events::{EVENT_LOG_BYTES_MAX, EVENTS_KEPT, EventLog, NewEvent};
 pub use hint::{aimed, shell_word};
 pub use paths::{

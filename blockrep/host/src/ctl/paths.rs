@@ -10,12 +10,14 @@ pub const RUNTIME_DIR: &str = "/run/blockrep";
 pub const RUNTIME_DIR_VARIABLE: &str = "BLOCKREP_RUNTIME_DIR";
 /// Longest group name that goes into a path.
 const NAME_BYTES_MAX: usize = 64;
+/// "x.backup" would share its path with the backup of "x", and so on.
+const ENDS_OF_OTHERS: [&str; 3] = [".backup", ".checkpointer", ".standby"];
 
 /// A group name that cannot be part of a path.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error(
     "group name \"{}\" is not usable: type 1 to {NAME_BYTES_MAX} letters, digits, '-', '_' or '.', \
-     beginning with a letter or digit, not ending in .backup", name.escape_debug()
+     beginning with a letter or digit, not ending in .backup, .checkpointer or .standby", name.escape_debug()
 )]
 pub struct NameError {
     /// As it was given.
@@ -47,9 +49,8 @@ pub fn control_path_of_backup(group: &str) -> Result<PathBuf, NameError> {
 
 fn checked(name: &str) -> Result<&str, NameError> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    // "x.backup" would share its path with the backup of "x".
     let good = name.len() <= NAME_BYTES_MAX
-        && !name.ends_with(".backup")
+        && !ENDS_OF_OTHERS.iter().any(|end| name.ends_with(end))
         && name.starts_with(|c: char| c.is_ascii_alphanumeric())
         && name.chars().all(plain);
     if good {
@@ -77,10 +78,13 @@ mod tests {
             "a b",
             "a\n",
             "x.backup",
+            "x.checkpointer",
+            "x.standby",
             &"x".repeat(65),
         ] {
             assert!(control_path(bad).is_err(), "{bad:?}");
         }
+        assert!(control_path("x.standby2").is_ok() && control_path("standby").is_ok());
         let path = control_path("vm-1.disk_a").unwrap();
         assert_eq!(path, runtime_dir().join("vm-1.disk_a.sock"));
         assert_ne!(path, control_path_of_backup("vm-1.disk_a").unwrap());

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use blkback_proto::ctl::{
-    Answer, EpochFigures, GuestProtection, PromoteSteps, Response, StepTimes,
+    Answer, EpochFigures, GuestProtection, GuestReport, PromoteSteps, Response, StepTimes,
 };
 use blockrep_host::ctl::{EventLog, Handler, Limits, PeerCred, ReplyHandle, Server, ServerConfig};
 
