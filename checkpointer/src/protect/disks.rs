@@ -7,7 +7,7 @@ use crate::sequence::{Attempt, Event, Part};
 use blkback_proto::ctl::{Answer, CutRequest, DriveAnswer, DriveRequest, Request};
 use blkback_proto::ids::{Epoch, LineageId};
 use blockrep_host::ctl::{Client, ClientError};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, sync_channel};
 use std::thread;
 use std::time::Duration;

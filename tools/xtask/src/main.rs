@@ -1,4 +1,4 @@
-//! Project commands: `cargo xtask demo`, `test`, `sim`, `crash`, `power`, `guest-fio`, `restarts`, `migrate`,
+//! Project commands: `cargo xtask demo`, `demo-disk`, `test`, `sim`, `crash`, `power`, `guest-fio`, `restarts`, `migrate`,
 //! `net`, `bench`, `man`, `install`.
 //!
 //! Exit codes: 0 all holds; 1 it was tried and does not hold; 2 it could not be tried, or the command
