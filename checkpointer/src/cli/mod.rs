@@ -10,13 +10,14 @@ use crate::hypervisor::qemu::Limits;
 use crate::hypervisor::qemu::check::Served;
 use crate::hypervisor::qemu::spec::{Role, Spec};
 use crate::protect::{self, ProtectError, Protection};
-use crate::standby::{self, Reception};
+use crate::standby::{self, ReceiveError, Reception};
 use args::{Command, DaemonArgs};
 use blkback_proto::ctl::{GuestSide, guest_socket_name};
 use blockrep_host::ctl::runtime_dir;
 use blockrep_host::exit::{Exit, Failure};
 use blockrep_host::logging;
 use clap::Parser;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -93,6 +94,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
             let dir = runtime_dir();
             std::fs::create_dir_all(&dir).map_err(|e| failed(format!("{}: {e}", dir.display())))?;
             let place = spec.place(&dir);
+            refuse_living(&place.monitor)?;
             let mut child = spec.start(Role::Primary, &place).map_err(failed)?;
             // It answers before it is looked over.
             drop(child.attach(Limits::default()).map_err(failed)?);
@@ -118,9 +120,24 @@ fn run(cli: &Cli) -> Result<(), Failure> {
                 spec,
                 config,
             };
-            standby::run(reception).map_err(failed)
+            standby::run(reception).map_err(|error| match error {
+                ReceiveError::Promoted(_) => Failure::new(Exit::Refused, error.to_string()),
+                _ => failed(error),
+            })
         }
     }
+}
+
+/// A guest that its daemon left running must not be started a second time: that would take its memory away.
+fn refuse_living(monitor: &Path) -> Result<(), Failure> {
+    if UnixStream::connect(monitor).is_err() {
+        return Ok(());
+    }
+    let text = format!(
+        "a guest runs already, its monitor is {0}: protect it with `checkpointer protect --qmp {0}`, or end it first",
+        monitor.display()
+    );
+    Err(Failure::new(Exit::Refused, text))
 }
 
 fn read(args: &DaemonArgs, side: Side) -> Result<Config, Failure> {

@@ -1,8 +1,8 @@
 //! The sequence's orders, carried out.
 
 use super::Protector;
-use super::guest::{Named, Uncollected};
-use super::link::{self, Job};
+use super::guest::Uncollected;
+use super::link::{self, Job, Named};
 use crate::memory::stream::Acked;
 use crate::plant::{Plant, planted};
 use crate::sequence::{Attempt, Event, Order, Part};

@@ -8,6 +8,7 @@ use blkback_proto::ctl::{
 };
 use blockrep_host::ctl::{
     ControlSocket, EventLog, Handler, Limits, PeerCred, ReplyHandle, Server, ServerConfig,
+    elsewhere,
 };
 use std::path::Path;
 use std::sync::mpsc::Sender;
@@ -54,10 +55,7 @@ impl Protector {
                 let text = "the guest runs here: promote it where it would go on";
                 reply.error(ErrorCode::WrongRole, text);
             }
-            other => {
-                let text = format!("\"{}\" is not for a guest's checkpointer", other.name());
-                reply.error(ErrorCode::Unsupported, text);
-            }
+            other => reply.error(ErrorCode::Unsupported, elsewhere(other)),
         }
     }
 

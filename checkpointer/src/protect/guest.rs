@@ -16,7 +16,7 @@ use crate::memory::staging::Staging;
 use crate::memory::tracker::{self, Kind as TrackerKind, Tracker};
 use crate::plant::{Plant, planted};
 use blkback_proto::ctl::StepTimes;
-use blkback_proto::ids::{Epoch, LineageId};
+use blkback_proto::ids::Epoch;
 use blkback_proto::memory::{Block, Hello, StateKind, VERSION_MAX, VERSION_MIN};
 use std::collections::VecDeque;
 use std::path::Path;
@@ -371,13 +371,6 @@ impl Guest {
     pub(super) fn event(&mut self) -> Result<Option<Event>, String> {
         self.qemu.event(Duration::ZERO).map_err(|e| e.to_string())
     }
-}
-
-/// What a sent epoch is named by.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Named {
-    pub(super) epoch: Epoch,
-    pub(super) lineage: LineageId,
 }
 
 #[cfg(test)]

@@ -8,10 +8,10 @@
 //! A job is of a session. One that comes after its session has ended goes back unsent; what became of it the owner
 //! knows by [`Told::Down`], which comes before any [`Told::Up`] of the next.
 
-use super::guest::{Load, Named};
+use super::guest::Load;
 use crate::memory::stream::frames::set_limits;
 use crate::memory::stream::{Acked, Counts, Cut, Sender, Settings};
-use blkback_proto::ids::SessionId;
+use blkback_proto::ids::{Epoch, LineageId, SessionId};
 use blkback_proto::memory::Hello;
 use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
@@ -24,6 +24,13 @@ const AGAIN: Duration = Duration::from_millis(200);
 const HEARTBEAT: Duration = Duration::from_millis(50);
 /// How many pieces of the first copy may wait.
 const JOBS_MAX: usize = 8;
+
+/// What a sent epoch is named by.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Named {
+    pub(super) epoch: Epoch,
+    pub(super) lineage: LineageId,
+}
 
 /// What is to be sent.
 #[derive(Debug)]

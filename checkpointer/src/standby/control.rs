@@ -7,6 +7,7 @@ use blkback_proto::ctl::{
 };
 use blockrep_host::ctl::{
     ControlSocket, EventLog, Handler, Limits, PeerCred, ReplyHandle, Server, ServerConfig,
+    elsewhere,
 };
 use std::path::Path;
 use std::sync::mpsc::Sender;
@@ -54,10 +55,7 @@ impl Keeper {
                 let text = "this is the standby: end the protection where the guest runs";
                 reply.error(ErrorCode::WrongRole, text);
             }
-            other => {
-                let text = format!("\"{}\" is not for a guest's checkpointer", other.name());
-                reply.error(ErrorCode::Unsupported, text);
-            }
+            other => reply.error(ErrorCode::Unsupported, elsewhere(other)),
         }
     }
 

@@ -16,9 +16,9 @@ mod report;
 mod session;
 
 use crate::config::{Config, Promote};
-use crate::hypervisor::qemu::Limits;
 use crate::hypervisor::qemu::spec::{Place, Spec};
 use crate::hypervisor::qemu::standby::Standby;
+use crate::hypervisor::qemu::{Limits, Qemu};
 use crate::memory::store::{self, Store};
 use crate::memory::stream::{Got, Link, commit};
 use crate::plant::{Plant, planted};
@@ -30,7 +30,7 @@ use blockrep_host::ctl::{EventLog, NewEvent, ReplyHandle};
 use disks::Disks;
 use session::Sessions;
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -60,8 +60,9 @@ pub enum ReceiveError {
     Store(#[from] store::StoreError),
     #[error(transparent)]
     Bind(#[from] blockrep_host::ctl::BindError),
+    /// The guest was promoted here, and is nobody's standby any more.
     #[error("{0}")]
-    Config(String),
+    Promoted(String),
 }
 
 fn io_error(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> ReceiveError {
@@ -159,7 +160,7 @@ pub fn run(reception: Reception) -> Result<(), ReceiveError> {
     };
     let store = Arc::new(Mutex::new(Store::open(&path, limits)?));
     if lock(&store).is_promoted() {
-        return Err(ReceiveError::Config(format!(
+        return Err(ReceiveError::Promoted(format!(
             "{}: the guest was promoted here before: when it is off for good, remove {} and start this again",
             config.guest,
             path.display()
@@ -415,8 +416,9 @@ impl Keeper {
         self.waiting = Waiting::Starting(generation);
         let (spec, outbox) = (self.spec.clone(), self.outbox.clone());
         let run = move || {
-            let standby =
-                Standby::start(&spec, &place, Limits::default()).map_err(|e| e.to_string());
+            let standby = end_leftover(&place.monitor).and_then(|()| {
+                Standby::start(&spec, &place, Limits::default()).map_err(|e| e.to_string())
+            });
             // Without the owner it ends here.
             let _ = outbox.send(Input::Up(generation, Box::new(standby)));
         };
@@ -576,6 +578,30 @@ impl Keeper {
             self.is_over = true;
         }
     }
+}
+
+/// A standby of a daemon that was killed waits still: it has the guest's device and maps a file that is gone.
+fn end_leftover(monitor: &Path) -> Result<(), String> {
+    let limits = Limits {
+        ask: Duration::from_secs(2),
+        pause: Duration::from_secs(2),
+    };
+    let Ok(mut qemu) = Qemu::attach(monitor, limits) else {
+        return Ok(());
+    };
+    let status = qemu.status().map_err(|e| e.to_string())?;
+    if status.word != "inmigrate" {
+        return Err(format!(
+            "{}: a guest answers there, and it is {}",
+            monitor.display(),
+            status.word
+        ));
+    }
+    tracing::info!(
+        "a standby of a daemon that was killed is ended, process {}",
+        qemu.pid()
+    );
+    qemu.quit().map_err(|e| e.to_string())
 }
 
 fn admits(hello: &Hello, guest: &str, bytes: u64) -> Result<(), (RefuseCode, String)> {

@@ -1,7 +1,7 @@
 //! The QEMU at the backup that waits for the guest's state, and runs it after a failover.
 //!
-//! It is started when protection begins, has built its machine, and costs nothing while it waits: its memory is a
-//! file that others fill. Loading a state and going on takes milliseconds. A state of another machine is refused
+//! It is started when the first epoch is committed, has built its machine, and costs nothing while it waits: its
+//! memory is a file that others fill. Loading a state and going on takes milliseconds. A state of another machine is refused
 //! by QEMU, which ends with that; so nothing half-loaded ever runs.
 
 use super::spec::{Child, Place, Role, Spec};
