@@ -181,11 +181,13 @@ fn tell(run: &Run, seconds: f64, jobs: usize, enough: bool) -> bool {
         median_of(|s| s.replies),
     );
     println!(
-        "in all: {} crashes, {} recoveries, {} epochs, {} promotions, {} times protected",
+        "in all: {} crashes, {} recoveries, {} epochs, {} promotions ({} with memory), {} checkpoints, {} times protected",
         sum(|s| s.crashes),
         sum(|s| s.recoveries),
         sum(|s| s.epochs),
         sum(|s| s.promotions),
+        sum(|s| s.with_memory),
+        sum(|s| s.checkpoints),
         sum(|s| s.syncs),
     );
     tell_rows(&run.all, enough) && run.failed.is_empty()

@@ -38,6 +38,7 @@ impl World {
         self.hosts[host].boot += 1;
         self.hosts[host].slots = self.fresh_slots(host);
         say!(self, "host {host} starts");
+        self.memory_sees_start(host);
         if host == 0 {
             self.start_primary()
         } else {

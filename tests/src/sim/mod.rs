@@ -47,6 +47,7 @@ pub mod boot;
 pub mod disk;
 pub mod guest;
 pub mod host;
+pub mod memory;
 pub mod model;
 pub mod oracle;
 pub mod plan;
