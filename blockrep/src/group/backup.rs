@@ -450,7 +450,8 @@ impl BackupGroup {
                 .copied()
                 .unwrap_or(LineageEntry {
                     id: *id,
-                    first_epoch: *first_epoch,
+                    // A primary that was started anew counts from below what was sealed here.
+                    first_epoch: (*first_epoch).max(self.seen.next()),
                     why: LineageWhy::Started,
                     unix_s,
                 });
@@ -482,7 +483,7 @@ impl BackupGroup {
                 sync,
             };
             fx.push(GroupEffect::ToVolume(index, accept));
-            self.memory.session(epoch);
+            self.memory.session(epoch, tip.id);
             let member = &mut self.members[index];
             member.accepted = true;
             member.facts.sealed = member.facts.sealed.min(self.committed);

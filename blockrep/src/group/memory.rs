@@ -86,9 +86,11 @@ impl Memory {
         self.changing.is_some()
     }
 
-    /// A session of the disks begins with this epoch: whatever has a number below is not of it.
-    pub(super) fn session(&mut self, first: Epoch) {
-        self.whole.retain(|epoch, _| *epoch >= first);
+    /// A session of the disks begins with this epoch: whatever has a number below is not of it, nor what
+    /// another history gave the same number that the disks never sealed.
+    pub(super) fn session(&mut self, first: Epoch, tip: LineageId) {
+        self.whole
+            .retain(|epoch, lineage| *epoch >= first && *lineage == tip);
     }
 
     /// The newest whole epoch that all disks sealed, and are one disk at.
@@ -222,9 +224,8 @@ impl BackupGroup {
 
     /// Takes what the memory has, and commits what both have.
     fn joined(&mut self, token: u64, facts: MemoryFacts, fx: &mut Vec<GroupEffect>) {
-        let own = |lineage: &LineageId| self.meta.lineage.iter().any(|e| e.id == *lineage);
         let whole: Vec<(Epoch, LineageId)> = (facts.whole.into_iter())
-            .filter(|(_, lineage)| own(lineage))
+            .filter(|(epoch, lineage)| self.is_of_disks(*epoch, *lineage))
             .take(WHOLE_MAX)
             .collect();
         let has = whole.iter().map(|(epoch, _)| *epoch).chain(facts.committed);
@@ -246,6 +247,13 @@ impl BackupGroup {
         self.advance_commit(fx);
         let result = Ok(self.committed);
         fx.push(GroupEffect::MemoryReply { token, result });
+    }
+
+    /// An epoch of this number is of this history: each begins above whatever was sealed here before it.
+    fn is_of_disks(&self, epoch: Epoch, lineage: LineageId) -> bool {
+        let mut newest_first = self.meta.lineage.iter().rev();
+        let of = newest_first.find(|entry| entry.first_epoch <= epoch);
+        of.is_some_and(|entry| entry.id == lineage)
     }
 
     /// The first epoch that the disks can be together, and that is not below what they committed.
@@ -320,7 +328,7 @@ impl BackupGroup {
         disk_only: bool,
     ) -> Result<Epoch, PromoteError> {
         let sealed = self.sealed_by_all();
-        if !self.has_memory() || disk_only {
+        if disk_only || !(self.has_memory() || with_memory) {
             return Ok(sealed);
         }
         let told = |text: String| Err(PromoteError::Memory(text));
@@ -329,6 +337,12 @@ impl BackupGroup {
             return told(format!(
                 "the guest's memory is kept beside these disks, and the two are promoted together: type \
                  `blockrepctl guest promote`; {boot}"
+            ));
+        }
+        if !self.has_memory() {
+            // The disks may have gone past whatever it has, and nobody could take their promotion back.
+            return told(format!(
+                "the guest's memory is no member of this group yet, so no epoch of it is one of the disks; {boot}"
             ));
         }
         if !self.memory.joined {

@@ -357,6 +357,8 @@ impl Plan {
         self.checkpoint_ns = Some(MS * rng.u64(1..12));
         // With others a held guest would wait for the backup in every epoch.
         self.ack = AckMode::Local;
+        // Under `pause` a guest whose writes wait for protection cannot stand still, and protection waits for that.
+        self.loss = LossPolicy::Degrade;
         // Copies and joins take their time.
         self.chaos_ns = self.chaos_ns.max(80 * MS);
         for _ in 0..rng.usize(0..5) {

@@ -41,6 +41,7 @@ impl World {
 
     fn fail_over(&mut self, failover: Failover) {
         self.crash_after = None;
+        self.wait_for_checkpoint();
         if !failover.force && self.hosts[0].up {
             self.crash(0, failover.power, None);
         }

@@ -14,6 +14,8 @@ use blockrep::group::State;
 const DRIVEN_NS: u64 = 30 * MS;
 /// How long a pause may wait for the guest's requests, and for the cut.
 const PAUSE_NS_MAX: u64 = 40 * MS;
+/// Between checkpoints while the disks are compared and do not wish for one.
+const AGAIN_NS: u64 = 20 * MS;
 /// Checkpoints that may be on their way.
 const UNDER_WAY_MAX: usize = 6;
 /// Cuts of a checkpointer have tokens from here on.
@@ -163,7 +165,10 @@ impl World {
     fn advance_checkpoint(&mut self, stands: Option<(State, bool)>) {
         let is_there = match stands {
             Some((State::Protected, _)) => true,
-            Some((State::Resyncing, is_wished)) => is_wished,
+            // Wished for once: where the cut came to nothing, or was one of the disks alone, it is tried again.
+            Some((State::Resyncing, is_wished)) => {
+                is_wished || self.now > self.memory.checkpointer.next_at + AGAIN_NS
+            }
             _ => false,
         };
         let is_linked = self.memory.link.is_some();
@@ -172,7 +177,8 @@ impl World {
             Stage::Copying { until } if now >= until => checkpointer.stage = Stage::Idle,
             Stage::Idle if is_there && is_linked => {
                 let is_wished = stands.is_some_and(|(_, is_wished)| is_wished);
-                let has_room = checkpointer.sent.len() < UNDER_WAY_MAX || is_wished;
+                let is_compared = matches!(stands, Some((State::Resyncing, _)));
+                let has_room = checkpointer.sent.len() < UNDER_WAY_MAX || is_compared;
                 if has_room && (now >= checkpointer.next_at || is_wished) {
                     let pause = self.plan.checkpoint_ns.unwrap_or(5 * MS);
                     checkpointer.next_at = now + self.rng.u64(pause / 2..pause * 2);
@@ -188,7 +194,7 @@ impl World {
             }
             Stage::Pausing { since } => {
                 let open = self.guest.outstanding.values();
-                if !is_there {
+                if !matches!(stands, Some((State::Protected | State::Resyncing, _))) {
                     self.give_up_checkpoint();
                 } else if open.filter(|o| o.host == 0).count() == 0 {
                     let token = TOKENS + self.memory.number();

@@ -250,7 +250,8 @@ impl World {
             _ => Wish::WithMemory,
         });
         let wish = match wish {
-            Wish::WithMemory if !self.memory.holder.up => Wish::DiskOnly,
+            Wish::WithMemory
+                if !self.memory.holder.up || self.memory.store.images().next().is_none() => Wish::DiskOnly,
             wish => wish,
         };
         if wish == Wish::WithMemory {
@@ -282,5 +283,19 @@ impl World {
             self.violated("checkpoints let nothing go any more".to_owned());
         }
         is_good
+    }
+}
+
+impl World {
+    /// Mostly a failover is one of a protected guest.
+    pub fn wait_for_checkpoint(&mut self) {
+        if !self.memory.on || self.rng.u8(..4) == 0 {
+            return;
+        }
+        let before = self.stats.checkpoints;
+        let until = self.now + 400 * MS;
+        self.run(until, |w| w.stats.checkpoints > before);
+        let more = self.rng.u64(..8 * MS);
+        self.run(self.now + more, |_| false);
     }
 }
