@@ -514,7 +514,7 @@ impl BackupGroup {
             let own = self.meta.tip().map(|t| t.id).unwrap_or_default();
             return Err((RefuseCode::Superseded, superseded_text(epoch, own, *tip)));
         }
-        if self.waits_for_memory() {
+        if self.waits_for_memory() && !crate::mutant!("hello-before-join") {
             let text = "the guest's memory is kept there, and its holder has not said yet what it has: start \
                         `checkpointer receive` there, or give the memory up: `blockrepctl memory-leave`";
             return Err((RefuseCode::Busy, text.to_owned()));

@@ -89,6 +89,9 @@ impl Memory {
     /// A session of the disks begins with this epoch: whatever has a number below is not of it, nor what
     /// another history gave the same number that the disks never sealed.
     pub(super) fn session(&mut self, first: Epoch, tip: LineageId) {
+        if crate::mutant!("memory-over-session") {
+            return;
+        }
         self.whole
             .retain(|epoch, lineage| *epoch >= first && *lineage == tip);
     }
@@ -237,7 +240,12 @@ impl BackupGroup {
             let (from, sealed) = (self.memory_from(), self.sealed_by_all());
             let newest = has.filter(|epoch| (from..=sealed).contains(epoch)).max();
             // Without memory the disks are what is left, and they go by themselves.
-            self.commit(newest.unwrap_or(sealed), fx);
+            let epoch = if crate::mutant!("join-commits-sealed") {
+                sealed
+            } else {
+                newest.unwrap_or(sealed)
+            };
+            self.commit(epoch, fx);
             self.memory.at = newest;
         }
         let above = whole
@@ -252,6 +260,9 @@ impl BackupGroup {
     /// An epoch of this number is of this history: each begins above whatever was sealed here before it.
     fn is_of_disks(&self, epoch: Epoch, lineage: LineageId) -> bool {
         let mut newest_first = self.meta.lineage.iter().rev();
+        if crate::mutant!("memory-of-any-lineage") {
+            return newest_first.any(|entry| entry.id == lineage);
+        }
         let of = newest_first.find(|entry| entry.first_epoch <= epoch);
         of.is_some_and(|entry| entry.id == lineage)
     }
@@ -278,7 +289,7 @@ impl BackupGroup {
             return Err(MemoryError::NotJoined);
         }
         let own = self.meta.tip().map(|tip| tip.id).unwrap_or_default();
-        if own != lineage {
+        if own != lineage && !crate::mutant!("memory-of-any-lineage") {
             return Err(MemoryError::Lineage {
                 epoch,
                 given: lineage,
@@ -301,7 +312,7 @@ impl BackupGroup {
     /// What is whole everywhere, memory included where it is a member.
     pub(super) fn whole(&self) -> Epoch {
         let sealed = self.sealed_by_all();
-        if !self.has_memory() {
+        if !self.has_memory() || crate::mutant!("commit-without-memory") {
             return sealed;
         }
         if self.members.iter().any(|m| m.facts.inconsistent) {
@@ -349,6 +360,9 @@ impl BackupGroup {
             return told(format!(
                 "the holder of the guest's memory has not said what it has; {boot}"
             ));
+        }
+        if crate::mutant!("promote-sealed") {
+            return Ok(sealed);
         }
         let epoch = self.whole();
         let is_whole = self.memory.at == Some(epoch) || self.memory.whole.contains_key(&epoch);

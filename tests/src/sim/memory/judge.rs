@@ -63,6 +63,7 @@ impl World {
         if self.memory.joining && standing.at != Some(committed) {
             // Nothing that the disks can be was whole: they are what is left.
             say!(self, "the disks alone are at {committed}");
+            self.check_nothing_is_left(committed);
             return;
         }
         let cut = self.oracle.cuts.find(self.hosts[0].boot, committed);
@@ -81,6 +82,30 @@ impl World {
         if !is_known {
             self.violated(format!(
                 "epoch {committed} is committed, and no memory of it is whole"
+            ));
+        }
+    }
+
+    /// The disks go on alone after a start: then the holder has nothing that they can be.
+    fn check_nothing_is_left(&mut self, committed: Epoch) {
+        let (from, sealed) = self.memory.disks_can_be;
+        let told = self.memory.store.whole_of();
+        let has = told.iter().map(|(epoch, _)| *epoch);
+        let has = has.chain([self.memory.store.committed()]);
+        let can_be = |epoch: &Epoch| (from..=sealed).contains(epoch);
+        let is_one = |epoch: &Epoch| {
+            let mut images = self.memory.store.images();
+            let image = images.find(|image| image.epoch == *epoch);
+            let cut = self.oracle.cuts.numbered(*epoch).next();
+            let (Some(image), Some(cut)) = (image, cut) else {
+                return false;
+            };
+            let at: Vec<Position> = cut.at.iter().map(|p| p.expect("whole")).collect();
+            self.is_of(image, &at)
+        };
+        if let Some(epoch) = has.filter(can_be).find(is_one) {
+            self.violated(format!(
+                "the disks went on to epoch {committed}, and the memory is whole at epoch {epoch}"
             ));
         }
     }

@@ -107,6 +107,8 @@ pub struct Memory {
     pub ever_whole: Vec<Image>,
     /// The backup's group is being told what the holder has.
     pub joining: bool,
+    /// Epochs that the disks of the backup can be, from which and to which, as its daemon started.
+    pub disks_can_be: (Epoch, Epoch),
     links: u64,
     numbers: u64,
     /// Last arrival in each direction: a link keeps the order.
