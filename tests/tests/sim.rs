@@ -138,3 +138,8 @@ fn the_backup_loses_power_and_the_disks_alone_are_promoted() {
 fn images_are_compared_with_old_memory_whole() {
     scenario("images_are_compared_with_old_memory_whole");
 }
+
+#[test]
+fn backup_daemon_restarted_while_the_holder_is_away() {
+    scenario("backup_daemon_restarted_while_the_holder_is_away");
+}

@@ -35,6 +35,10 @@ const FOUND_BY_STORY: &[(&str, &str)] = &[
         "vouched-at-every-start",
         "the_word_for_equal_images_at_a_second_start",
     ),
+    (
+        "hello-before-join",
+        "backup_daemon_restarted_while_the_holder_is_away",
+    ),
 ];
 
 /// Runs the whole of blockrep, two hosts in one process, by seed

@@ -45,12 +45,16 @@ impl World {
         };
         let (committed, boot) = (group.committed(), self.hosts[1].boot);
         let standing = group.memory();
-        let before = if self.memory.boot_seen == boot {
-            self.memory.committed
+        let (seen, had_joined) = self.memory.seen;
+        let (before, had_joined) = if seen == boot {
+            (self.memory.committed, had_joined)
         } else {
-            Epoch::NONE
+            (Epoch::NONE, false)
         };
-        (self.memory.committed, self.memory.boot_seen) = (committed, boot);
+        let is_joined = standing.is_some_and(|memory| memory.joined);
+        (self.memory.committed, self.memory.seen) = (committed, (boot, is_joined));
+        // Of the first join since a start the answer may have waited for metadata.
+        let is_joining = self.memory.joining || !had_joined;
         let Some(standing) = standing.filter(|_| committed > before) else {
             return;
         };
@@ -60,7 +64,7 @@ impl World {
             ));
             return;
         }
-        if self.memory.joining && standing.at != Some(committed) {
+        if is_joining && standing.at != Some(committed) {
             // Nothing that the disks can be was whole: they are what is left.
             say!(self, "the disks alone are at {committed}");
             self.check_nothing_is_left(committed);
@@ -74,7 +78,7 @@ impl World {
             image.epoch == committed && at.as_ref().is_none_or(|at| self.is_of(image, at))
         };
         let any = |image: &Image| image.epoch == committed;
-        let is_known = if self.memory.joining {
+        let is_known = if is_joining {
             self.memory.ever_whole.iter().any(any)
         } else {
             self.memory.ever_whole.iter().any(is_of)

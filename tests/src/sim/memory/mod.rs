@@ -109,13 +109,15 @@ pub struct Memory {
     pub joining: bool,
     /// Epochs that the disks of the backup can be, from which and to which, as its daemon started.
     pub disks_can_be: (Epoch, Epoch),
+    /// Who died with the power of their host, by host, and is started with it.
+    lost_power: [bool; 2],
     links: u64,
     numbers: u64,
     /// Last arrival in each direction: a link keeps the order.
     last_at: [u64; 2],
     committed: Epoch,
-    /// The last commit of the group was one of disks and memory.
-    boot_seen: u32,
+    /// Of which start of the backup's daemon `committed` is, and whether the holder had joined then.
+    seen: (u32, bool),
 }
 
 impl Memory {
@@ -196,6 +198,7 @@ impl World {
         if !self.memory.on {
             return;
         }
+        self.memory.lost_power[host] |= power;
         if host == 1 {
             if power {
                 self.holder_dies();
@@ -211,7 +214,7 @@ impl World {
 
     /// A host was started: so is what belongs to it.
     pub fn memory_sees_start(&mut self, host: usize) {
-        if !self.memory.on {
+        if !self.memory.on || !std::mem::take(&mut self.memory.lost_power[host]) {
             return;
         }
         let delay = self.rng.u64(..5 * MS);
@@ -253,7 +256,10 @@ impl World {
         });
         let wish = match wish {
             Wish::WithMemory
-                if !self.memory.holder.up || self.memory.store.images().next().is_none() => Wish::DiskOnly,
+                if !self.memory.holder.up || self.memory.store.images().next().is_none() =>
+            {
+                Wish::DiskOnly
+            }
             wish => wish,
         };
         if wish == Wish::WithMemory {
@@ -269,6 +275,7 @@ impl World {
     /// No more faults: who is dead comes back.
     pub fn memory_in_peace(&mut self) {
         self.memory.down_until = 0;
+        self.memory.lost_power = [true; 2];
         self.memory_sees_start(0);
         self.memory_sees_start(1);
     }

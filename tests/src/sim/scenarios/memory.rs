@@ -194,3 +194,33 @@ pub(super) fn images_are_compared_with_old_memory_whole() {
         checkpoints(&mut world, 2);
     }
 }
+
+/// The backup's daemon was started anew while the holder was away: a primary that was taken in then would have had
+/// everything dropped that the memory knows to be let go.
+pub(super) fn backup_daemon_restarted_while_the_holder_is_away() {
+    for seed in 0..12 {
+        let mut world = guarded(seed, 1 + seed as usize % 2);
+        write_running(&mut world, seed);
+        checkpoints(&mut world, 1);
+        let epoch = committed(&world);
+        world.holder_dies();
+        world.crash(1, false, None);
+        world.start(1);
+        run_for(&mut world, 400);
+        assert_eq!(
+            committed(&world),
+            Epoch::NONE,
+            "nobody has said what counts"
+        );
+        let has_session = |slot: &crate::sim::host::Slot| match &slot.engine {
+            Engine::Backup(engine) => engine.has_session(),
+            _ => false,
+        };
+        assert!(!world.hosts[1].slots.iter().any(has_session));
+        world.crash(0, true, None);
+        world.memory_in_peace();
+        run_until(&mut world, 1000, is_joined);
+        let promoted = promote_as(&mut world, Wish::WithMemory).expect("memory is whole");
+        assert!(promoted >= epoch);
+    }
+}

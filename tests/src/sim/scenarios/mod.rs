@@ -46,6 +46,7 @@ scenarios! {
     memory::memory_of_an_epoch_cut_before_the_session_of_the_disks,
     memory::the_backup_loses_power_and_the_disks_alone_are_promoted,
     memory::images_are_compared_with_old_memory_whole,
+    memory::backup_daemon_restarted_while_the_holder_is_away,
 }
 
 /// Two hosts, a silent guest, protected.
