@@ -240,9 +240,7 @@ impl World {
             Group::Off => None,
         }
     }
-}
 
-impl World {
     /// Who promotes, and what they ask for: only the holder asks for memory, too.
     pub fn choose_wish(&mut self) -> Wish {
         if !self.memory.on {
@@ -269,9 +267,7 @@ impl World {
         self.memory.asked = wish;
         wish
     }
-}
 
-impl World {
     /// No more faults: who is dead comes back.
     pub fn memory_in_peace(&mut self) {
         self.memory.down_until = 0;
@@ -293,9 +289,7 @@ impl World {
         }
         is_good
     }
-}
 
-impl World {
     /// Mostly a failover is one of a protected guest.
     pub fn wait_for_checkpoint(&mut self) {
         if !self.memory.on || self.rng.u8(..4) == 0 {

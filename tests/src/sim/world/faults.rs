@@ -114,7 +114,6 @@ impl World {
                     alive,
                     with_memory: asked == Wish::WithMemory,
                     disk_only: asked == Wish::DiskOnly,
-                    ..PromoteWish::default()
                 };
                 group.promote(at, 1, wish, fx);
             }
