@@ -106,6 +106,30 @@ pub const ALL: &[(&str, &str)] = &[
         "vouched-at-every-start",
         "a comparison is skipped on the operator's word after the guest has written",
     ),
+    (
+        "commit-without-memory",
+        "an epoch is committed without the guest's memory of it",
+    ),
+    (
+        "join-commits-sealed",
+        "after a start what the disks sealed is committed, whatever the memory has",
+    ),
+    (
+        "memory-over-session",
+        "memory that waits for its disks waits on in their next session",
+    ),
+    (
+        "memory-of-any-lineage",
+        "memory of an epoch counts whatever history of the disks it is of",
+    ),
+    (
+        "promote-sealed",
+        "a promotion with memory takes the epoch that the disks sealed",
+    ),
+    (
+        "hello-before-join",
+        "a primary is taken in before the memory has said what was let go",
+    ),
 ];
 
 /// Bugs in what only a daemon does: a living guest finds them (`cargo xtask restarts`, `migrate`).

@@ -113,3 +113,33 @@ fn writes_after_promotion_wait_for_no_throttle() {
 fn the_word_for_equal_images_at_a_second_start() {
     scenario("the_word_for_equal_images_at_a_second_start");
 }
+
+#[test]
+fn backup_daemon_restarted_between_a_commit_and_the_holders_note() {
+    scenario("backup_daemon_restarted_between_a_commit_and_the_holders_note");
+}
+
+#[test]
+fn a_number_is_used_again_with_memory_of_the_old_one_whole() {
+    scenario("a_number_is_used_again_with_memory_of_the_old_one_whole");
+}
+
+#[test]
+fn memory_of_an_epoch_cut_before_the_session_of_the_disks() {
+    scenario("memory_of_an_epoch_cut_before_the_session_of_the_disks");
+}
+
+#[test]
+fn the_backup_loses_power_and_the_disks_alone_are_promoted() {
+    scenario("the_backup_loses_power_and_the_disks_alone_are_promoted");
+}
+
+#[test]
+fn images_are_compared_with_old_memory_whole() {
+    scenario("images_are_compared_with_old_memory_whole");
+}
+
+#[test]
+fn backup_daemon_restarted_while_the_holder_is_away() {
+    scenario("backup_daemon_restarted_while_the_holder_is_away");
+}

@@ -450,7 +450,8 @@ impl BackupGroup {
                 .copied()
                 .unwrap_or(LineageEntry {
                     id: *id,
-                    first_epoch: *first_epoch,
+                    // A primary that was started anew counts from below what was sealed here.
+                    first_epoch: (*first_epoch).max(self.seen.next()),
                     why: LineageWhy::Started,
                     unix_s,
                 });
@@ -482,7 +483,7 @@ impl BackupGroup {
                 sync,
             };
             fx.push(GroupEffect::ToVolume(index, accept));
-            self.memory.session(epoch);
+            self.memory.session(epoch, tip.id);
             let member = &mut self.members[index];
             member.accepted = true;
             member.facts.sealed = member.facts.sealed.min(self.committed);
@@ -513,7 +514,7 @@ impl BackupGroup {
             let own = self.meta.tip().map(|t| t.id).unwrap_or_default();
             return Err((RefuseCode::Superseded, superseded_text(epoch, own, *tip)));
         }
-        if self.waits_for_memory() {
+        if self.waits_for_memory() && !crate::mutant!("hello-before-join") {
             let text = "the guest's memory is kept there, and its holder has not said yet what it has: start \
                         `checkpointer receive` there, or give the memory up: `blockrepctl memory-leave`";
             return Err((RefuseCode::Busy, text.to_owned()));

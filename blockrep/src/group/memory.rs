@@ -86,9 +86,14 @@ impl Memory {
         self.changing.is_some()
     }
 
-    /// A session of the disks begins with this epoch: whatever has a number below is not of it.
-    pub(super) fn session(&mut self, first: Epoch) {
-        self.whole.retain(|epoch, _| *epoch >= first);
+    /// A session of the disks begins with this epoch: whatever has a number below is not of it, nor what
+    /// another history gave the same number that the disks never sealed.
+    pub(super) fn session(&mut self, first: Epoch, tip: LineageId) {
+        if crate::mutant!("memory-over-session") {
+            return;
+        }
+        self.whole
+            .retain(|epoch, lineage| *epoch >= first && *lineage == tip);
     }
 
     /// The newest whole epoch that all disks sealed, and are one disk at.
@@ -222,9 +227,8 @@ impl BackupGroup {
 
     /// Takes what the memory has, and commits what both have.
     fn joined(&mut self, token: u64, facts: MemoryFacts, fx: &mut Vec<GroupEffect>) {
-        let own = |lineage: &LineageId| self.meta.lineage.iter().any(|e| e.id == *lineage);
         let whole: Vec<(Epoch, LineageId)> = (facts.whole.into_iter())
-            .filter(|(_, lineage)| own(lineage))
+            .filter(|(epoch, lineage)| self.is_of_disks(*epoch, *lineage))
             .take(WHOLE_MAX)
             .collect();
         let has = whole.iter().map(|(epoch, _)| *epoch).chain(facts.committed);
@@ -236,7 +240,12 @@ impl BackupGroup {
             let (from, sealed) = (self.memory_from(), self.sealed_by_all());
             let newest = has.filter(|epoch| (from..=sealed).contains(epoch)).max();
             // Without memory the disks are what is left, and they go by themselves.
-            self.commit(newest.unwrap_or(sealed), fx);
+            let epoch = if crate::mutant!("join-commits-sealed") {
+                sealed
+            } else {
+                newest.unwrap_or(sealed)
+            };
+            self.commit(epoch, fx);
             self.memory.at = newest;
         }
         let above = whole
@@ -246,6 +255,16 @@ impl BackupGroup {
         self.advance_commit(fx);
         let result = Ok(self.committed);
         fx.push(GroupEffect::MemoryReply { token, result });
+    }
+
+    /// An epoch of this number is of this history: each begins above whatever was sealed here before it.
+    fn is_of_disks(&self, epoch: Epoch, lineage: LineageId) -> bool {
+        let mut newest_first = self.meta.lineage.iter().rev();
+        if crate::mutant!("memory-of-any-lineage") {
+            return newest_first.any(|entry| entry.id == lineage);
+        }
+        let of = newest_first.find(|entry| entry.first_epoch <= epoch);
+        of.is_some_and(|entry| entry.id == lineage)
     }
 
     /// The first epoch that the disks can be together, and that is not below what they committed.
@@ -270,7 +289,7 @@ impl BackupGroup {
             return Err(MemoryError::NotJoined);
         }
         let own = self.meta.tip().map(|tip| tip.id).unwrap_or_default();
-        if own != lineage {
+        if own != lineage && !crate::mutant!("memory-of-any-lineage") {
             return Err(MemoryError::Lineage {
                 epoch,
                 given: lineage,
@@ -293,7 +312,7 @@ impl BackupGroup {
     /// What is whole everywhere, memory included where it is a member.
     pub(super) fn whole(&self) -> Epoch {
         let sealed = self.sealed_by_all();
-        if !self.has_memory() {
+        if !self.has_memory() || crate::mutant!("commit-without-memory") {
             return sealed;
         }
         if self.members.iter().any(|m| m.facts.inconsistent) {
@@ -320,7 +339,7 @@ impl BackupGroup {
         disk_only: bool,
     ) -> Result<Epoch, PromoteError> {
         let sealed = self.sealed_by_all();
-        if !self.has_memory() || disk_only {
+        if disk_only || !(self.has_memory() || with_memory) {
             return Ok(sealed);
         }
         let told = |text: String| Err(PromoteError::Memory(text));
@@ -331,10 +350,19 @@ impl BackupGroup {
                  `blockrepctl guest promote`; {boot}"
             ));
         }
+        if !self.has_memory() {
+            // The disks may have gone past whatever it has, and nobody could take their promotion back.
+            return told(format!(
+                "the guest's memory is no member of this group yet, so no epoch of it is one of the disks; {boot}"
+            ));
+        }
         if !self.memory.joined {
             return told(format!(
                 "the holder of the guest's memory has not said what it has; {boot}"
             ));
+        }
+        if crate::mutant!("promote-sealed") {
+            return Ok(sealed);
         }
         let epoch = self.whole();
         let is_whole = self.memory.at == Some(epoch) || self.memory.whole.contains_key(&epoch);

@@ -35,6 +35,10 @@ const FOUND_BY_STORY: &[(&str, &str)] = &[
         "vouched-at-every-start",
         "the_word_for_equal_images_at_a_second_start",
     ),
+    (
+        "hello-before-join",
+        "backup_daemon_restarted_while_the_holder_is_away",
+    ),
 ];
 
 /// Runs the whole of blockrep, two hosts in one process, by seed
@@ -181,11 +185,13 @@ fn tell(run: &Run, seconds: f64, jobs: usize, enough: bool) -> bool {
         median_of(|s| s.replies),
     );
     println!(
-        "in all: {} crashes, {} recoveries, {} epochs, {} promotions, {} times protected",
+        "in all: {} crashes, {} recoveries, {} epochs, {} promotions ({} with memory), {} checkpoints, {} times protected",
         sum(|s| s.crashes),
         sum(|s| s.recoveries),
         sum(|s| s.epochs),
         sum(|s| s.promotions),
+        sum(|s| s.with_memory),
+        sum(|s| s.checkpoints),
         sum(|s| s.syncs),
     );
     tell_rows(&run.all, enough) && run.failed.is_empty()

@@ -38,6 +38,7 @@ impl World {
         self.hosts[host].boot += 1;
         self.hosts[host].slots = self.fresh_slots(host);
         say!(self, "host {host} starts");
+        self.memory_sees_start(host);
         if host == 0 {
             self.start_primary()
         } else {
@@ -193,6 +194,12 @@ impl World {
 
     fn run_backup(&mut self, meta: GroupMeta, starts: Vec<VolumeStart>, promoted: bool) {
         let facts: Vec<MemberFacts> = starts.iter().map(|s| s.facts).collect();
+        let from = facts.iter().map(|f| f.consistent_from.max(f.committed));
+        let sealed = facts.iter().map(|f| f.sealed);
+        self.memory.disks_can_be = (
+            from.max().unwrap_or_default().max(Epoch(1)),
+            sealed.min().unwrap_or_default(),
+        );
         for (volume, start) in starts.into_iter().enumerate() {
             let settings = BackupSettings {
                 name: meta.name.clone(),

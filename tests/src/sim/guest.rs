@@ -51,6 +51,8 @@ pub struct Guest {
     pub lives_on: Option<usize>,
     /// Counts its lives.
     pub life: u32,
+    /// It stands still.
+    pub paused: bool,
     /// It asks for nothing more.
     pub silent: bool,
     next: u64,
@@ -66,6 +68,7 @@ impl Guest {
             outstanding,
             lives_on: None,
             life: 0,
+            paused: false,
             silent: false,
             next: 0x1000,
             volumes,
@@ -117,6 +120,9 @@ impl World {
         self.after(pause, Event::Guest { boot: life, volume });
         if self.rng.u8(..8) == 0 && host == 0 && self.hosts[1].up {
             self.ask(1, volume, Ask::Read);
+        }
+        if self.guest.paused {
+            return;
         }
         if self.guest.busy(volume) >= self.plan.depth {
             return;

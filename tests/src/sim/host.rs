@@ -187,6 +187,12 @@ impl Host {
         }
     }
 
+    /// It was switched on.
+    #[must_use]
+    pub fn was_started(&self) -> bool {
+        self.boot > 0
+    }
+
     /// Writes metadata of the group at once and durably: before anything runs.
     pub fn put_group(&mut self, meta: &GroupMeta) {
         let mut bytes = [0; SLOT_BYTES];

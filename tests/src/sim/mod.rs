@@ -25,6 +25,10 @@
 //! (the seal of the last sealed epoch itself destroyed, which looks like a torn tail), and rot in a
 //! journal of a running daemon.
 //!
+//! **The guest's memory**, in a third of the seeds (`memory/mod.rs`): who makes its epochs beside the primary, and who holds them
+//! beside the backup, in shared memory, which a power cut empties. Either is killed and comes back; their link breaks; answers of
+//! the backup's daemon come late, twice or never, and it is killed by itself.
+//!
 //! **Bounds**: little memory, few extents, apply throttled, windows that are nearly all reserve.
 //!
 //! # What must hold
@@ -36,7 +40,9 @@
 //!   answered if it was only killed. A primary's image keeps what was flushed.
 //! - Every read gives what the guest may see, on both sides, at any time.
 //! - The loss of protection is durable before writes go on without a backup.
-//! - In peace everything is answered, journals drain, and the two sides become equal.
+//! - Memory and disks of a promoted side are of one moment, not before output that both had acknowledged; no epoch is committed
+//!   without memory while that is a member; disks promoted alone are not older than what was released.
+//! - In peace everything is answered, journals drain, and the two sides become equal; checkpoints let output go.
 
 #![allow(
     missing_debug_implementations,
@@ -47,6 +53,7 @@ pub mod boot;
 pub mod disk;
 pub mod guest;
 pub mod host;
+pub mod memory;
 pub mod model;
 pub mod oracle;
 pub mod plan;

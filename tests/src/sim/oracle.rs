@@ -416,6 +416,9 @@ impl World {
 
     /// A group did something: what it says outside becomes a promise.
     pub fn oracle_sees_group(&mut self, host: usize) {
+        if host == 1 && self.oracle.promoted.is_none() {
+            self.memory_sees_group();
+        }
         let era = self.hosts[0].boot;
         match &self.hosts[host].group {
             Group::Primary(group) if host == 0 => {
@@ -446,7 +449,7 @@ impl World {
     }
 
     /// Somebody outside may know of these writes from now on.
-    fn promise(&mut self, at: &[usize], what: &str) {
+    pub fn promise(&mut self, at: &[usize], what: &str) {
         for (volume, at) in at.iter().enumerate() {
             if let Some(promoted) = &self.oracle.promoted
                 && !(self.oracle.rot && self.oracle.accepted_suspect)
@@ -649,6 +652,7 @@ impl World {
                 return;
             }
         };
+        self.check_memory(epoch, &found);
         for (history, (era_start, position)) in self.oracle.volumes.iter_mut().zip(&found) {
             let base = history.at_in_era(*era_start, *position);
             history.rebase(base);

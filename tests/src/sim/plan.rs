@@ -34,6 +34,8 @@ pub struct Plan {
     pub loss: LossPolicy,
     /// Time between cuts.
     pub epoch_ns: Option<u64>,
+    /// The guest's memory is kept, and a checkpoint made about that often.
+    pub checkpoint_ns: Option<u64>,
     /// Window kept for what front ends have in flight.
     pub reserve_bytes: u64,
     /// Time writes may wait for window space.
@@ -133,6 +135,21 @@ pub enum Fault {
     Probe,
     /// The operator cuts.
     CutEpoch,
+    /// Who holds the guest's memory is killed.
+    HolderDies {
+        /// Back after that.
+        back_ns: u64,
+    },
+    /// Who makes the epochs of the whole guest is killed.
+    CheckpointerDies {
+        /// Back after that.
+        back_ns: u64,
+    },
+    /// The connection between them is lost.
+    MemoryLink {
+        /// None comes up before.
+        down_ns: u64,
+    },
 }
 
 fn pick<T: Copy>(rng: &mut Rng, choices: &[T]) -> T {
@@ -153,6 +170,7 @@ impl Plan {
             ack: AckMode::Flush,
             loss: LossPolicy::Pause,
             epoch_ns: None,
+            checkpoint_ns: None,
             reserve_bytes: 1 << 20,
             pressure_ns: 50 * MS,
             identical: false,
@@ -203,6 +221,7 @@ impl Plan {
                 ],
             ),
             loss: pick(rng, &[LossPolicy::Pause, LossPolicy::Degrade]),
+            checkpoint_ns: None,
             epoch_ns: (!manual).then(|| MS * rng.u64(1..20)),
             reserve_bytes: pick(rng, &[1 << 20, 1 << 20, 2 << 20]),
             pressure_ns: MS * pick(rng, &[5, 50, 500]),
@@ -230,6 +249,7 @@ impl Plan {
         plan.chaos_ns = plan.chaos_ns.min(10 * MS + 250 * plan.think_ns);
         plan.add_faults(rng);
         plan.add_failover(rng);
+        plan.add_memory();
         plan
     }
 
@@ -324,6 +344,40 @@ impl Plan {
                 after_ops: 1,
             },
         }
+    }
+
+    /// In a third of the runs the guest's memory is kept, too. Of a seed of its own, so that the others stay what
+    /// they were.
+    fn add_memory(&mut self) {
+        let mut rng = Rng::with_seed(self.seed ^ 0x006d_656d_6f72_7900);
+        let rng = &mut rng;
+        if rng.u8(..3) != 0 {
+            return;
+        }
+        self.checkpoint_ns = Some(MS * rng.u64(1..12));
+        // With others a held guest would wait for the backup in every epoch.
+        self.ack = AckMode::Local;
+        // Under `pause` a guest whose writes wait for protection cannot stand still, and protection waits for that.
+        self.loss = LossPolicy::Degrade;
+        // Copies and joins take their time.
+        self.chaos_ns = self.chaos_ns.max(80 * MS);
+        for _ in 0..rng.usize(0..5) {
+            let back_ns = rng.u64(..60 * MS);
+            let fault = match rng.u8(..4) {
+                0 => Fault::HolderDies { back_ns },
+                1 => Fault::CheckpointerDies { back_ns },
+                2 => Fault::MemoryLink { down_ns: back_ns },
+                // The daemon alone: memory goes on.
+                _ => Fault::Crash {
+                    host: 1,
+                    power: false,
+                    back_ns,
+                    after_ops: rng.u32(..20),
+                },
+            };
+            self.faults.push((rng.u64(..self.chaos_ns), fault));
+        }
+        self.faults.sort_by_key(|(at, _)| *at);
     }
 
     fn add_failover(&mut self, rng: &mut Rng) {

@@ -2,6 +2,7 @@
 //! come to an end.
 
 use super::host::{Engine, Group, Host, Slot};
+use super::memory::Wish;
 use super::plan::{Failover, MS, Plan};
 use super::world::{Event, Stats, World, say};
 use blkback_proto::record::{HEADER_BYTES, Header, RecordKind, placement};
@@ -21,6 +22,9 @@ impl World {
     pub fn tell_story(mut self) -> (Stats, Result<(), String>) {
         self.start(1);
         self.start(0);
+        if self.plan.checkpoint_ns.is_some() {
+            self.start_memory();
+        }
         for index in 0..self.plan.faults.len() {
             let at = self.plan.faults[index].0;
             self.at(at, Event::Fault(index));
@@ -37,6 +41,7 @@ impl World {
 
     fn fail_over(&mut self, failover: Failover) {
         self.crash_after = None;
+        self.wait_for_checkpoint();
         if !failover.force && self.hosts[0].up {
             self.crash(0, failover.power, None);
         }
@@ -64,13 +69,22 @@ impl World {
         self.promote(failover.force, false);
         let mut until = self.now + 10_000 * MS;
         self.run(until, |w| w.promote_reply.is_some());
+        if matches!(self.promote_reply, Some(Err(PromoteError::Memory(_)))) {
+            self.check_memory_refused();
+            self.memory.wish = Some(Wish::DiskOnly);
+            self.promote(failover.force, false);
+            until = self.now + 10_000 * MS;
+            self.run(until, |w| w.promote_reply.is_some());
+        }
         if matches!(self.promote_reply, Some(Err(PromoteError::Suspect { .. }))) {
+            self.memory.wish = Some(self.memory.asked);
             self.promote(failover.force, true);
             until = self.now + 10_000 * MS;
             self.run(until, |w| w.promote_reply.is_some());
         }
         if matches!(self.promote_reply, Some(Err(PromoteError::Alive { .. }))) {
             // The session of a dead primary is still thought alive: the operator knows better.
+            self.memory.wish = Some(self.memory.asked);
             self.promote(true, true);
             until = self.now + 10_000 * MS;
             self.run(until, |w| w.promote_reply.is_some());
@@ -153,6 +167,7 @@ impl World {
         }
         self.crash_after = None;
         self.partition_until = 0;
+        self.memory.down_until = 0;
         self.run(self.now + 300 * MS, |_| false);
         self.guest.silent = true;
         for host in 0..2 {
@@ -162,6 +177,7 @@ impl World {
             }
             self.start_again(host);
         }
+        self.memory_in_peace();
         if self.guest.lives_on.is_none() || self.hosts[1].refused {
             return;
         }
@@ -225,6 +241,9 @@ impl World {
         };
         if !self.run(self.now + PEACE_NS, committed) {
             return self.violated(format!("epoch {epoch} is never committed"));
+        }
+        if !self.checkpoints_go_on() {
+            return;
         }
         // Everything stamped is in it: nobody writes any more.
         let all: Vec<usize> = self.oracle.volumes.iter().map(|v| v.position()).collect();

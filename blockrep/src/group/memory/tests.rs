@@ -109,6 +109,10 @@ impl Rig {
     }
 
     fn hello(&mut self, epoch: u64) -> Option<RefuseCode> {
+        self.hello_of(epoch, &[(TIP, Epoch(1))])
+    }
+
+    fn hello_of(&mut self, epoch: u64, lineage: &[(LineageId, Epoch)]) -> Option<RefuseCode> {
         for index in 0..2 {
             let hello = Hello {
                 version_min: 1,
@@ -122,7 +126,7 @@ impl Rig {
                 assume_identical: false,
                 size_bytes: 1 << 20,
                 epoch: Epoch(epoch),
-                lineage: vec![(TIP, Epoch(1))],
+                lineage: lineage.to_vec(),
             };
             let message = ToGroup::Hello(Box::new(hello));
             let index = usize::from(index);
@@ -134,6 +138,7 @@ impl Rig {
             if refused.is_some() {
                 return refused;
             }
+            self.written();
             with_now(|at| {
                 self.group
                     .volume(at, index, ToGroup::SessionUp, &mut self.fx)
@@ -269,6 +274,42 @@ fn memory_of_another_session_does_not_count() {
     rig.whole(16);
     rig.seal_both(16);
     assert_eq!(rig.commits(), [16]);
+}
+
+/// A primary that is started anew numbers epochs from below: memory of the one before counted for an epoch of
+/// the same number whose memory nobody has. Found by the simulator.
+#[test]
+fn memory_of_a_number_that_is_used_again_does_not_count() {
+    let anew = [(TIP, Epoch(1)), (OTHER, Epoch(2))];
+    let mut rig = Rig::new(false, 3, 0);
+    rig.join(None, &[]);
+    rig.whole(4);
+    assert_eq!(rig.hello_of(2, &anew), None);
+    rig.fx.clear();
+    rig.seal_both(4);
+    assert_eq!(rig.commits(), [0; 0], "this 4 is another one");
+    // The same for a daemon that was started anew, and is told of it then.
+    let meta = rig.group.meta().clone();
+    let facts = rig.group.members[0].facts;
+    let mut group = BackupGroup::new(meta, &[facts, facts], 1);
+    let mut fx = Vec::new();
+    group.start(&mut fx);
+    let mut rig = Rig { group, fx };
+    rig.join(Some(3), &[(3, TIP), (4, TIP)]);
+    assert_eq!(rig.commits(), [3]);
+    rig.fx.clear();
+    let result = rig.group.memory_whole(Epoch(4), OTHER, &mut rig.fx);
+    assert_eq!(result, Ok(Epoch(4)));
+}
+
+/// Where memory is no member the disks go on by themselves: promoted with memory, they were at an epoch that its
+/// holder did not have. Found by the simulator.
+#[test]
+fn memory_that_is_no_member_is_not_promoted_with() {
+    let mut rig = Rig::new(false, 3, 0);
+    let refused = rig.promote(true, false).expect_err("nobody joined");
+    assert!(refused.to_string().contains("no member"), "{refused}");
+    assert_eq!(rig.promote(false, false), Ok(3));
 }
 
 /// After a comparison the disks are one disk only from an epoch on.

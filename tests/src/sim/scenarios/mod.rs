@@ -1,6 +1,7 @@
 //! Stories that must never happen twice, by name: each panics if it does.
 
 mod cuts;
+mod memory;
 mod promotion;
 mod sessions;
 
@@ -40,6 +41,12 @@ scenarios! {
     sessions::a_copy_of_a_lost_session_lands_after_the_comparison,
     sessions::the_ring_goes_round,
     sessions::the_word_for_equal_images_at_a_second_start,
+    memory::backup_daemon_restarted_between_a_commit_and_the_holders_note,
+    memory::a_number_is_used_again_with_memory_of_the_old_one_whole,
+    memory::memory_of_an_epoch_cut_before_the_session_of_the_disks,
+    memory::the_backup_loses_power_and_the_disks_alone_are_promoted,
+    memory::images_are_compared_with_old_memory_whole,
+    memory::backup_daemon_restarted_while_the_holder_is_away,
 }
 
 /// Two hosts, a silent guest, protected.

@@ -163,9 +163,12 @@ impl World {
                 say!(self, "host {host} {old} -> {state}: {reason}");
                 self.oracle_sees_change(host, new.state);
             }
-            GroupEffect::CutReply { token, epoch, .. } => self.cut_replies.push((token, epoch)),
+            GroupEffect::CutReply { token, epoch, .. } => {
+                self.cut_replies.push((token, epoch));
+                self.checkpoint_is_cut(token, epoch);
+            }
             GroupEffect::Latency(_) => self.stats.epochs += 1,
-            GroupEffect::MemoryReply { .. } => unreachable!("no memory joins here"),
+            GroupEffect::MemoryReply { token, result } => self.memory_reply(token, result),
             GroupEffect::PromoteReply { result, .. } => {
                 say!(self, "host {host} promotion: {result:?}");
                 self.promoted(host, result);

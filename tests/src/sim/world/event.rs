@@ -1,6 +1,7 @@
 //! What can happen, and its order: by time, and in the order of asking where the time is the same, so
 //! that a seed is one run.
 
+use crate::sim::memory::Step;
 use blockrep::engine::{Nanos, ToGroup, ToVolume};
 
 /// Something that happens at a time.
@@ -58,8 +59,8 @@ pub enum Event {
     Start { host: usize },
     /// Disks of a host are as fast as ever.
     Fast { host: usize },
-    /// The story of the run goes on.
-    Story,
+    /// Something of the guest's memory.
+    Memory(Step),
 }
 
 pub(super) struct Queued {

@@ -4,6 +4,7 @@ use super::event::Event;
 use super::storage::{apply_op, part_of};
 use super::{World, say};
 use crate::sim::host::{Breakage, Engine, Group, InFlight, Owner, Slot};
+use crate::sim::memory::{Step, Wish};
 use crate::sim::plan::Fault;
 use blockrep::group::{Alive, PromoteWish};
 use blockrep::io::IoId;
@@ -28,6 +29,7 @@ impl World {
             }
             Fault::Partition { ns } => {
                 self.partition_until = self.now + ns;
+                self.cut_memory_link(ns);
                 for conn in 0..self.conns.len() {
                     self.sever(conn, false);
                 }
@@ -59,15 +61,29 @@ impl World {
             Fault::Promote => self.promote(false, false),
             Fault::Probe => self.probe(),
             Fault::CutEpoch => self.cut_epoch(0),
+            Fault::HolderDies { back_ns } => {
+                self.holder_dies();
+                self.after(back_ns, Event::Memory(Step::HolderStarts));
+            }
+            Fault::CheckpointerDies { back_ns } => {
+                self.checkpointer_dies();
+                self.after(back_ns, Event::Memory(Step::CheckpointerStarts));
+            }
+            Fault::MemoryLink { down_ns } => self.cut_memory_link(down_ns),
         }
     }
 
     /// The operator cuts an epoch on the primary.
     pub fn cut_epoch(&mut self, token: u64) {
+        self.cut(token, false);
+    }
+
+    /// Somebody cuts an epoch on the primary.
+    pub fn cut(&mut self, token: u64, leaves_seal: bool) {
         if self.hosts[0].up {
             self.drive_group(0, |group, at, fx| {
                 if let Group::Primary(group) = group {
-                    group.cut(at, token, false, fx);
+                    group.cut(at, token, leaves_seal, fx);
                 }
             });
         }
@@ -84,6 +100,7 @@ impl World {
             _ => false,
         });
         let alive = heard.then(Alive::default);
+        let asked = self.choose_wish();
         self.oracle.accepted_suspect |= accept_suspect;
         say!(
             self,
@@ -95,7 +112,8 @@ impl World {
                     force,
                     accept_suspect,
                     alive,
-                    ..PromoteWish::default()
+                    with_memory: asked == Wish::WithMemory,
+                    disk_only: asked == Wish::DiskOnly,
                 };
                 group.promote(at, 1, wish, fx);
             }
@@ -140,6 +158,7 @@ impl World {
         dead.broken.clear();
         self.oracle_sees_crash(host, power);
         self.guest_dies(host);
+        self.memory_sees_crash(host, power);
         if let Some(ns) = back_ns {
             self.after(ns, Event::Start { host });
         }

@@ -16,6 +16,7 @@ pub use event::Event;
 use crate::sim::disk::Disk;
 use crate::sim::guest::Guest;
 use crate::sim::host::{Engine, Group, Host};
+use crate::sim::memory::Memory;
 use crate::sim::oracle::Oracle;
 use crate::sim::plan::Plan;
 use crate::sim::wires::Conn;
@@ -42,6 +43,10 @@ pub struct Stats {
     pub epochs: u64,
     /// Promotions.
     pub promotions: u64,
+    /// Promotions with the guest's memory.
+    pub with_memory: u64,
+    /// Times that output was let go because memory and disks had it.
+    pub checkpoints: u64,
     /// Requests answered.
     pub replies: u64,
     /// Times images were compared to the end.
@@ -66,6 +71,8 @@ pub struct World {
     pub partition_until: Nanos,
     /// The guest.
     pub guest: Guest,
+    /// The guest's memory, where it is kept.
+    pub memory: Memory,
     /// What must hold.
     pub oracle: Oracle,
     /// Numbers.
@@ -118,6 +125,7 @@ impl World {
             conns: Vec::new(),
             partition_until: 0,
             guest,
+            memory: Memory::default(),
             oracle,
             stats: Stats::default(),
             trace,
@@ -256,6 +264,7 @@ impl World {
             }
             Event::Start { host } if !self.hosts[host].up => self.start(host),
             Event::Fast { host } => self.hosts[host].slow = 1,
+            Event::Memory(step) => self.memory_step(step),
             _ => {}
         }
     }

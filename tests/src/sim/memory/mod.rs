@@ -1,0 +1,304 @@
+//! The guest's memory, in a third of the seeds: who cuts its epochs, who holds them, and what must hold of them.
+//!
+//! Memory is not simulated as bytes: what counts of it is of which moment of the disks it is. So memory of an epoch is
+//! how much of each volume the guest knew to be written when it was paused, and a number that counts checkpoints.
+//!
+//! - [`checkpointer`] runs beside the primary: it drives the epochs, pauses the guest, cuts, and sends memory.
+//! - [`holder`] runs at the backup's host: it keeps whole epochs in shared memory, which survives every process and no
+//!   power cut, and speaks with the backup's daemon as `checkpointer receive` does: one request after the other on
+//!   one connection, waits for commits on another, answers that come late or never, and then it joins anew.
+//! - [`judge`] compares.
+
+pub mod checkpointer;
+pub mod holder;
+pub mod judge;
+pub mod store;
+
+use super::oracle::Position;
+use super::plan::MS;
+use super::world::{Event, World, say};
+use blkback_proto::ids::{Epoch, LineageId};
+use checkpointer::Checkpointer;
+use holder::Holder;
+use store::{Image, Store};
+
+/// What happens between the actors.
+#[derive(Debug)]
+pub enum Step {
+    /// The checkpointer looks around.
+    Checkpointer { life: u32 },
+    /// The checkpointer is started.
+    CheckpointerStarts,
+    /// The holder looks around.
+    Holder { life: u32 },
+    /// The holder is started.
+    HolderStarts,
+    /// Something of the checkpointer arrives at the holder.
+    ToHolder { link: u64, frame: Frame },
+    /// Something of the holder arrives at the checkpointer.
+    ToCheckpointer { link: u64, acked: Acked },
+    /// A request of the holder arrives at the backup's daemon.
+    Ask {
+        life: u32,
+        boot: u32,
+        id: u64,
+        ask: holder::Ask,
+    },
+    /// The answer arrives.
+    Answer {
+        life: u32,
+        id: u64,
+        answer: holder::Answer,
+    },
+}
+
+/// From the checkpointer to the holder.
+#[derive(Debug)]
+pub enum Frame {
+    /// A new copy begins.
+    Copy(u64),
+    /// An epoch, whole.
+    Epoch(Image),
+}
+
+/// From the holder to the checkpointer.
+#[derive(Clone, Copy, Debug)]
+pub enum Acked {
+    /// It is kept.
+    Whole(Epoch),
+    /// It is what the guest would go on from.
+    Committed(Epoch),
+}
+
+/// What a promotion is asked for, where memory is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Wish {
+    /// By who does not know of memory.
+    #[default]
+    Plain,
+    /// By the holder.
+    WithMemory,
+    /// Without it.
+    DiskOnly,
+}
+
+/// All that concerns memory.
+#[derive(Default)]
+pub struct Memory {
+    /// There is a checkpointer, and a holder.
+    pub on: bool,
+    /// What is kept, in shared memory.
+    pub store: Store,
+    /// Who keeps it.
+    pub holder: Holder,
+    /// Who makes it.
+    pub checkpointer: Checkpointer,
+    /// The connection between the two.
+    pub link: Option<u64>,
+    /// No connection comes up before that.
+    pub down_until: u64,
+    /// How the operator promotes next; chosen at random where nothing is said.
+    pub wish: Option<Wish>,
+    /// How the operator has promoted.
+    pub asked: Wish,
+    /// The guest's output up to this checkpoint may have left.
+    pub released: u64,
+    /// Checkpoints that were ever whole at the holder.
+    pub ever_whole: Vec<Image>,
+    /// The backup's group is being told what the holder has.
+    pub joining: bool,
+    /// Epochs that the disks of the backup can be, from which and to which, as its daemon started.
+    pub disks_can_be: (Epoch, Epoch),
+    /// Who died with the power of their host, by host, and is started with it.
+    lost_power: [bool; 2],
+    links: u64,
+    numbers: u64,
+    /// Last arrival in each direction: a link keeps the order.
+    last_at: [u64; 2],
+    committed: Epoch,
+    /// Of which start of the backup's daemon `committed` is, and whether the holder had joined then.
+    seen: (u32, bool),
+}
+
+impl Memory {
+    fn number(&mut self) -> u64 {
+        self.numbers += 1;
+        self.numbers
+    }
+}
+
+impl World {
+    /// Starts who makes and who holds memory.
+    pub fn start_memory(&mut self) {
+        self.memory.on = true;
+        self.after(0, Event::Memory(Step::HolderStarts));
+        self.after(0, Event::Memory(Step::CheckpointerStarts));
+    }
+
+    /// Something of memory happens.
+    pub fn memory_step(&mut self, step: Step) {
+        match step {
+            Step::CheckpointerStarts => self.checkpointer_starts(),
+            Step::Checkpointer { life } => self.checkpointer_acts(life),
+            Step::HolderStarts => self.holder_starts(),
+            Step::Holder { life } => self.holder_acts(life),
+            Step::ToHolder { link, frame } if self.memory.link == Some(link) => {
+                self.holder_hears(frame);
+            }
+            Step::ToCheckpointer { link, acked } if self.memory.link == Some(link) => {
+                self.checkpointer_hears(acked);
+            }
+            Step::ToHolder { .. } | Step::ToCheckpointer { .. } => {}
+            Step::Ask {
+                life,
+                boot,
+                id,
+                ask,
+            } => self.daemon_is_asked(life, boot, id, ask),
+            Step::Answer { life, id, answer } => self.holder_is_answered(life, id, answer),
+        }
+    }
+
+    /// The two are connected: what the holder has decides whether all is copied again.
+    fn link_memory(&mut self) {
+        self.memory.links += 1;
+        let link = self.memory.links;
+        say!(self, "memory link {link} is up");
+        self.memory.link = Some(link);
+        self.memory.last_at = [self.now; 2];
+        self.memory.store.begin_session();
+        let base = self.memory.store.base();
+        self.checkpointer_linked(base);
+        // What was committed while there was no link.
+        self.holder_tells_committed();
+    }
+
+    /// The connection is lost, and what is on its way on it.
+    pub fn cut_memory_link(&mut self, down_ns: u64) {
+        self.memory.down_until = self.memory.down_until.max(self.now + down_ns);
+        if self.memory.link.take().is_some() {
+            say!(self, "memory link is lost");
+            self.checkpointer_lost_link();
+        }
+    }
+
+    fn send_memory(&mut self, direction: usize, step: impl FnOnce(u64) -> Step) {
+        let Some(link) = self.memory.link else {
+            return;
+        };
+        let most = if self.rng.u8(..8) == 0 { 10 * MS } else { MS };
+        let delay = self.rng.u64(50_000..most);
+        let at = self.memory.last_at[direction].max(self.now + delay);
+        self.memory.last_at[direction] = at;
+        self.at(at, Event::Memory(step(link)));
+    }
+
+    /// A host died, and with its power what is in its memory.
+    pub fn memory_sees_crash(&mut self, host: usize, power: bool) {
+        if !self.memory.on {
+            return;
+        }
+        self.memory.lost_power[host] |= power;
+        if host == 1 {
+            if power {
+                self.holder_dies();
+                self.memory.store = Store::default();
+                self.memory.asked = Wish::DiskOnly;
+            } else {
+                self.holder_lost_daemon();
+            }
+        } else if power {
+            self.checkpointer_dies();
+        }
+    }
+
+    /// A host was started: so is what belongs to it.
+    pub fn memory_sees_start(&mut self, host: usize) {
+        if !self.memory.on || !std::mem::take(&mut self.memory.lost_power[host]) {
+            return;
+        }
+        let delay = self.rng.u64(..5 * MS);
+        if host == 1 && !self.memory.holder.up {
+            self.after(delay, Event::Memory(Step::HolderStarts));
+        }
+        if host == 0 && !self.memory.checkpointer.up {
+            self.after(delay, Event::Memory(Step::CheckpointerStarts));
+        }
+    }
+
+    /// How much of each volume is written, in the history of now.
+    fn moment(&self) -> Vec<Position> {
+        let volumes = self.oracle.volumes.iter();
+        volumes.map(|v| (v.era_start(), v.position())).collect()
+    }
+
+    fn tip(&self, host: usize) -> Option<LineageId> {
+        use super::host::Group;
+        match &self.hosts[host].group {
+            Group::Primary(group) => group.meta().tip().map(|tip| tip.id),
+            Group::Backup(group) => group.meta().tip().map(|tip| tip.id),
+            Group::Off => None,
+        }
+    }
+
+    /// Who promotes, and what they ask for: only the holder asks for memory, too.
+    pub fn choose_wish(&mut self) -> Wish {
+        if !self.memory.on {
+            return Wish::Plain;
+        }
+        let wish = self.memory.wish.take();
+        let wish = wish.unwrap_or_else(|| match self.rng.u8(..8) {
+            0 => Wish::Plain,
+            1 | 2 => Wish::DiskOnly,
+            _ => Wish::WithMemory,
+        });
+        let wish = match wish {
+            Wish::WithMemory
+                if !self.memory.holder.up || self.memory.store.images().next().is_none() =>
+            {
+                Wish::DiskOnly
+            }
+            wish => wish,
+        };
+        if wish == Wish::WithMemory {
+            // No session is taken in any more.
+            self.cut_memory_link(20 * MS);
+        }
+        self.memory.asked = wish;
+        wish
+    }
+
+    /// No more faults: who is dead comes back.
+    pub fn memory_in_peace(&mut self) {
+        self.memory.down_until = 0;
+        self.memory.lost_power = [true; 2];
+        self.memory_sees_start(0);
+        self.memory_sees_start(1);
+    }
+
+    /// Whether checkpoints are made and let output go, in peace.
+    pub fn checkpoints_go_on(&mut self) -> bool {
+        if !self.memory.on {
+            return true;
+        }
+        let enough = self.stats.checkpoints + 3;
+        let until = self.now + 10_000 * MS;
+        let is_good = self.run(until, |w| w.stats.checkpoints >= enough);
+        if !is_good {
+            self.violated("checkpoints let nothing go any more".to_owned());
+        }
+        is_good
+    }
+
+    /// Mostly a failover is one of a protected guest.
+    pub fn wait_for_checkpoint(&mut self) {
+        if !self.memory.on || self.rng.u8(..4) == 0 {
+            return;
+        }
+        let before = self.stats.checkpoints;
+        let until = self.now + 400 * MS;
+        self.run(until, |w| w.stats.checkpoints > before);
+        let more = self.rng.u64(..8 * MS);
+        self.run(self.now + more, |_| false);
+    }
+}
