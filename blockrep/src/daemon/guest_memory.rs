@@ -205,7 +205,7 @@ impl VolumeThread {
         DriveAnswer {
             state: standing.state.word().to_owned(),
             reason: standing.reason.clone(),
-            cut_wanted: group.is_cut_wished(),
+            cut_wanted: group.is_cut_wished(self.now),
             ack_mode: self.about.settings.ack.to_string(),
             lineage: lineage.unwrap_or_default(),
             volumes: volumes.collect(),

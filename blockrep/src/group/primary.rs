@@ -30,6 +30,8 @@ use std::collections::VecDeque;
 const INFLIGHT_TIMED_MAX: usize = 8;
 /// Epochs whose cut is remembered while none of them is acknowledged.
 const INFLIGHT_KEPT_MAX: usize = 1024;
+/// How long a commit that makes the group protected is waited for before another cut is wished.
+const WISHED_AGAIN_NS: Nanos = 200_000_000;
 /// The limit of cuts somebody waits for.
 const INFLIGHT_WANTED_MAX: usize = 2;
 
@@ -241,8 +243,13 @@ impl PrimaryGroup {
     /// A cut is wanted before the next one is due: journals fill up, or what was compared waits for its
     /// first commit.
     #[must_use]
-    pub fn is_cut_wished(&self) -> bool {
-        self.is_wished
+    pub fn is_cut_wished(&self, now: Nanos) -> bool {
+        // Asked for once, it may have been another's cut, or memory of it was lost: without a commit there is no
+        // protection, and without a cut no commit.
+        let is_sent = |m: &Member| matches!(m.link, Link::Up { synced: Some(_) });
+        let waits = self.standing.state == State::Resyncing && self.members.iter().all(is_sent);
+        let is_late = self.oldest_uncommitted_ns(now) >= WISHED_AGAIN_NS;
+        self.is_wished || (waits && self.cutting.is_none() && (self.inflight.is_empty() || is_late))
     }
 
     fn is_driven(&self, at: &Now) -> bool {

@@ -30,6 +30,7 @@ use crate::authority::Record;
 use crate::config::{Config, Interval};
 use crate::hypervisor::qemu::check::{Finding, Served, Weight, check};
 use crate::hypervisor::qemu::{Event as QemuEvent, Limits, Qemu};
+use crate::plant::{Plant, planted};
 use crate::sequence::{Event, Part, Sequence, Settings, Word};
 use blkback_proto::ctl::{DriveAnswer, EventKind, Request};
 use blkback_proto::ids::{Epoch, LineageId};
@@ -221,7 +222,11 @@ impl Protector {
         inbox: Receiver<Input>,
         outbox: Sender<Input>,
     ) -> std::io::Result<Self> {
-        let settings = config.epochs.settings(1);
+        let mut settings = config.epochs.settings(1);
+        if planted(Plant::EarlyRelease) {
+            // What leaves early is what a checkpoint does not have: with few of them there is always something.
+            settings.interval_ns *= 20;
+        }
         let incarnation = link::random();
         let (to_disks, to_link) = (outbox.clone(), outbox.clone());
         let disks = match &config.disks {

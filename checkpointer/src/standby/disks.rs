@@ -177,14 +177,19 @@ impl<F: Fn(Told) -> bool> Teller<F> {
         }
     }
 
-    /// With nothing in the store there is nothing to be a member with.
+    /// With nothing in the store there is nothing to be a member with; unless the disks wait to hear just that: the
+    /// memory that was a member went with the host's power.
     fn join(&mut self) -> Result<Option<Epoch>, String> {
         let (committed, whole) = {
             let store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
             (store.committed(), store.whole_of())
         };
+        let mut client = connect(&self.path).map_err(|e| e.to_string())?;
         if committed == Epoch::NONE && whole.is_empty() {
-            return Ok(None);
+            let status = client.status().map_err(|e| e.to_string())?;
+            if status.guest_memory.is_none_or(|memory| memory.joined) {
+                return Ok(None);
+            }
         }
         let whole = whole.iter().map(|(epoch, lineage)| MemoryEpoch {
             epoch: epoch.0,
@@ -194,7 +199,6 @@ impl<F: Fn(Told) -> bool> Teller<F> {
             committed: Some(committed.0).filter(|epoch| *epoch != 0),
             whole: whole.collect(),
         });
-        let mut client = connect(&self.path).map_err(|e| e.to_string())?;
         match client.request(&request, LIMIT) {
             Ok(Answer::MemoryJoin(answer)) => {
                 self.client = Some(client);

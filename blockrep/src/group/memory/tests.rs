@@ -432,7 +432,7 @@ fn who_makes_the_epochs_is_asked_for_a_cut() {
         at.ns = 4_000;
         group.tick(at, &mut fx);
         group.volume(at, 0, ToGroup::WantCut, &mut fx);
-        assert!(group.is_cut_wished());
+        assert!(group.is_cut_wished(at.ns));
         assert!(
             !fx.iter()
                 .any(|fx| matches!(fx, GroupEffect::ToVolume(_, ToVolume::Prepare)))
@@ -445,6 +445,6 @@ fn who_makes_the_epochs_is_asked_for_a_cut() {
             fx.iter()
                 .any(|fx| matches!(fx, GroupEffect::ToVolume(_, ToVolume::Prepare)))
         );
-        assert!(!group.is_cut_wished());
+        assert!(!group.is_cut_wished(at.ns));
     });
 }

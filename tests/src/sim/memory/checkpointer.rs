@@ -14,8 +14,6 @@ use blockrep::group::State;
 const DRIVEN_NS: u64 = 30 * MS;
 /// How long a pause may wait for the guest's requests, and for the cut.
 const PAUSE_NS_MAX: u64 = 40 * MS;
-/// Between checkpoints while the disks are compared and do not wish for one.
-const AGAIN_NS: u64 = 20 * MS;
 /// Checkpoints that may be on their way.
 const UNDER_WAY_MAX: usize = 6;
 /// Cuts of a checkpointer have tokens from here on.
@@ -128,7 +126,7 @@ impl World {
         match &mut self.hosts[0].group {
             Group::Primary(group) => {
                 group.drive(now + DRIVEN_NS);
-                Some((group.standing().state, group.is_cut_wished()))
+                Some((group.standing().state, group.is_cut_wished(now)))
             }
             _ => None,
         }
@@ -165,10 +163,7 @@ impl World {
     fn advance_checkpoint(&mut self, stands: Option<(State, bool)>) {
         let is_there = match stands {
             Some((State::Protected, _)) => true,
-            // Wished for once: where the cut came to nothing, or was one of the disks alone, it is tried again.
-            Some((State::Resyncing, is_wished)) => {
-                is_wished || self.now > self.memory.checkpointer.next_at + AGAIN_NS
-            }
+            Some((State::Resyncing, is_wished)) => is_wished,
             _ => false,
         };
         let is_linked = self.memory.link.is_some();
