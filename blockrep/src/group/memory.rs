@@ -120,7 +120,7 @@ impl BackupGroup {
     /// How memory stands; nothing where it is no member.
     #[must_use]
     pub fn memory(&self) -> Option<MemoryStanding> {
-        self.has_memory().then(|| MemoryStanding {
+        self.has_memory().then_some(MemoryStanding {
             joined: self.memory.joined,
             at: self.memory.at,
             waiting: self.memory.whole.len(),

@@ -96,7 +96,7 @@ impl Guests {
                 done.map(Answer::NetResync)
             }
             Request::NetAnnounce(asked) => self.announce(asked).map(Answer::NetAnnounce),
-            other => Err(ErrorReply::new(ErrorCode::Unsupported, elsewhere(&other))),
+            other => Err(ErrorReply::new(ErrorCode::Unsupported, elsewhere(other))),
         }
     }
 
