@@ -63,6 +63,12 @@ impl Protector {
         }
     }
 
+    /// The standby gets it with each checkpoint: where each host keeps a record of its own, that is how it comes there.
+    pub(super) fn show_record(&mut self) {
+        let record = self.record.as_ref().map(serde_json::to_vec);
+        self.guest.record = record.and_then(Result::ok).unwrap_or_default();
+    }
+
     pub(super) fn taken_in(&mut self, result: Result<Record, String>) {
         let Some(epoch) = self.taking_in.take() else {
             return;
@@ -70,6 +76,7 @@ impl Protector {
         match result {
             Ok(record) => {
                 self.record = Some(record);
+                self.show_record();
                 self.authority_words = None;
                 self.standing.is_member = true;
                 self.memory_acked(epoch);

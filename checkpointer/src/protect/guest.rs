@@ -7,6 +7,7 @@
 use super::first_copy::FirstCopy;
 use super::guardian::Guardian;
 use super::records::Records;
+use super::state::framed;
 use crate::hypervisor::qemu::ram::Layout;
 use crate::hypervisor::qemu::state::{Kind as StateWay, Saver, may_save};
 use crate::hypervisor::qemu::{Event, Qemu, Resumed};
@@ -27,7 +28,7 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub(super) struct Load {
     pub(super) staging: Staging,
-    /// As [`framed`] makes it.
+    /// As [`framed`](super::state::framed) makes it.
     pub(super) state: Vec<u8>,
 }
 
@@ -71,30 +72,13 @@ pub(super) struct Guest {
     pub(super) copy: Option<FirstCopy>,
     pub(super) steps: Steps,
     pub(super) dirty_pages: u64,
+    /// The authority's, as the standby is to have it.
+    pub(super) record: Vec<u8>,
 }
 
 /// Microseconds since a moment.
 pub(super) fn us(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
-}
-
-/// Constant part and state of the devices as one: the length of the first, both.
-fn framed(constant: &[u8], state: &[u8], out: &mut Vec<u8>) {
-    out.clear();
-    out.extend_from_slice(&(constant.len() as u64).to_le_bytes());
-    out.extend_from_slice(constant);
-    out.extend_from_slice(state);
-}
-
-/// Constant part and state of what [`Load::state`] was.
-///
-/// # Errors
-/// It is none.
-pub fn unframed(bytes: &[u8]) -> Result<(&[u8], &[u8]), String> {
-    let cut = || "device state that is cut short".to_owned();
-    let (length, rest) = bytes.split_first_chunk::<8>().ok_or_else(cut)?;
-    let length = usize::try_from(u64::from_le_bytes(*length)).map_err(|_| cut())?;
-    rest.split_at_checked(length).ok_or_else(cut)
 }
 
 /// What a guest is opened with.
@@ -154,6 +138,7 @@ impl Guest {
             copy: None,
             steps: Steps::default(),
             dirty_pages: 0,
+            record: Vec::new(),
         };
         guest.choose_tracker()?;
         Ok(guest)
@@ -284,7 +269,8 @@ impl Guest {
         self.steps.device_state = us(begun);
         copied?;
         saved.map_err(|e| given_up(format!("the state of the devices: {e}")))?;
-        framed(self.saver.constant(), &state, &mut load.state);
+        let parts = [&self.record, self.saver.constant(), &state];
+        framed(parts, &mut load.state);
         Ok(())
     }
 
@@ -370,25 +356,5 @@ impl Guest {
     /// It is gone, in words.
     pub(super) fn event(&mut self) -> Result<Option<Event>, String> {
         self.qemu.event(Duration::ZERO).map_err(|e| e.to_string())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    //! A standby that takes a piece of the constant part for a device's state does not come up.
-    use super::*;
-
-    #[test]
-    fn device_state_comes_apart_as_it_was_put_together() {
-        let mut out = vec![1, 2, 3];
-        framed(b"constant", b"state", &mut out);
-        assert_eq!(unframed(&out), Ok((&b"constant"[..], &b"state"[..])));
-        framed(b"", b"", &mut out);
-        assert_eq!(unframed(&out), Ok((&b""[..], &b""[..])));
-        assert!(unframed(&out[..7]).is_err());
-        out[0] = 1;
-        assert!(unframed(&out).is_err());
-        out[7] = 0xff;
-        assert!(unframed(&out).is_err());
     }
 }

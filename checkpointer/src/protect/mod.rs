@@ -20,11 +20,12 @@ mod link;
 pub mod output;
 mod records;
 mod report;
+mod state;
 mod timeline;
 
 pub use guardian::guard;
-pub use guest::unframed;
 pub use output::Interface;
+pub use state::unframed;
 
 use crate::authority::Record;
 use crate::config::{Config, Interval};
@@ -276,7 +277,7 @@ impl Protector {
                 sequence.step(0, Event::Back { part, has_base }, &mut orders);
             }
         }
-        Ok(Self {
+        let mut protector = Self {
             guest,
             sequence,
             settings,
@@ -313,7 +314,9 @@ impl Protector {
             taking_in: None,
             is_over: false,
             config,
-        })
+        };
+        protector.show_record();
+        Ok(protector)
     }
 
     fn now(&self) -> u64 {
@@ -458,6 +461,11 @@ impl Protector {
                 self.is_output_there = true;
                 self.output_words = String::new();
                 self.settings.output_cuts_max = standing.cuts_max.max(1);
+                if let Some(cut) = standing.unreleased {
+                    // By whoever was here before, or by an order that was given up.
+                    self.own_epoch = self.own_epoch.max(cut.0);
+                    self.sequence.found_output_cut(cut);
+                }
                 self.sequence
                     .set_output_cuts_max(self.settings.output_cuts_max);
                 self.step(Event::Back {

@@ -29,6 +29,8 @@ pub struct OutputStanding {
     pub mechanism: String,
     /// Cuts that may be unreleased.
     pub cuts_max: usize,
+    /// The last one, where there is one.
+    pub unreleased: Option<Epoch>,
 }
 
 /// The connection to netbuf, for one guest. Every wait has a limit.
@@ -123,6 +125,10 @@ impl Output {
             state: guest.state.to_string(),
             mechanism: guest.mechanism.to_string(),
             cuts_max: usize::try_from(guest.epochs_in_flight_max).unwrap_or(1),
+            unreleased: (guest.epochs_in_flight != 0)
+                .then_some(guest.last_cut)
+                .flatten()
+                .map(Epoch),
         })
     }
 

@@ -12,6 +12,12 @@ impl Sequence {
         is_waited_for.then(|| self.settings.interval_ns.saturating_sub(since))
     }
 
+    /// Output that is there again has a cut that was not released: it is let go with the next commit that covers it. To
+    /// be told before [`Event::Back`](super::Event::Back).
+    pub fn found_output_cut(&mut self, epoch: Epoch) {
+        self.output_cuts.push_back(epoch);
+    }
+
     /// What holds the output can do that many cuts from now on.
     pub fn set_output_cuts_max(&mut self, cuts_max: usize) {
         self.settings.output_cuts_max = cuts_max;

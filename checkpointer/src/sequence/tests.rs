@@ -7,6 +7,8 @@ mod parts;
 mod world;
 
 use super::plant::Plant;
+use super::{Attempt, Event, OnLoss, Order, Part, Sequence, Settings};
+use blkback_proto::ids::Epoch;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use world::World;
@@ -91,4 +93,47 @@ fn every_planted_bug_is_found() {
         println!("{plant:?}: seed {found:?}");
         assert!(found.is_some(), "{plant:?} was not found in 400 seeds");
     }
+}
+
+/// Output comes back with a cut that nobody here knows of: a plug refuses another, and the guest would be held for ever.
+#[test]
+fn a_cut_that_was_found_is_let_go_by_a_later_checkpoint() {
+    let settings = Settings {
+        interval_ns: 10,
+        pause_max_ns: 1_000,
+        resume_max_ns: 1_000,
+        answer_max_ns: 10_000,
+        in_flight_max: 2,
+        output_cuts_max: 1,
+        on_loss: OnLoss::Hold,
+    };
+    let mut sequence = Sequence::new(settings, 0);
+    sequence.found_output_cut(Epoch(5));
+    let mut now = 0;
+    let mut step = |event| {
+        now += 11;
+        let mut orders = Vec::new();
+        sequence.step(now, event, &mut orders);
+        orders
+    };
+    for part in [Part::Memory, Part::Disk, Part::Output] {
+        step(Event::Back {
+            part,
+            has_base: true,
+        });
+    }
+    step(Event::FirstCopied(Attempt(1), Ok(())));
+    let attempt = Attempt(2);
+    assert_eq!(step(Event::Tick), [Order::Pause(attempt)]);
+    step(Event::Paused(attempt, Ok(())));
+    step(Event::DiskCut(attempt, Ok(Epoch(6))));
+    let orders = step(Event::Collected(attempt, Ok(())));
+    assert_eq!(orders, [Order::Resume(attempt)], "no cut of the output");
+    assert_eq!(
+        step(Event::Resumed(attempt, Ok(()))),
+        [Order::Send(attempt, Epoch(6))]
+    );
+    step(Event::MemoryAcked(Epoch(6)));
+    let orders = step(Event::DiskCommitted(Epoch(6)));
+    assert!(orders.contains(&Order::Release(Epoch(5))), "{orders:?}");
 }

@@ -609,6 +609,13 @@ fn admits(hello: &Hello, guest: &str, bytes: u64) -> Result<(), (RefuseCode, Str
         let text = format!("this is a standby of {guest}, not of {}", hello.guest);
         return Err((RefuseCode::Shape, text));
     }
+    if hello.blocks.len() != 1 {
+        let text = format!(
+            "the guest has {} blocks of RAM in shared files, and a standby takes one: give it one memory object",
+            hello.blocks.len()
+        );
+        return Err((RefuseCode::Shape, text));
+    }
     let theirs: u64 = hello.blocks.iter().map(|block| block.size_bytes).sum();
     if theirs != bytes {
         let text = format!(

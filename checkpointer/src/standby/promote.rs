@@ -5,7 +5,7 @@
 //! going where nobody is.
 
 use super::{Keeper, Waiting, lock};
-use crate::authority::{By, Decision, Stamp, Wish, decide};
+use crate::authority::{Authority, By, Decision, Record, Stamp, Wish, decide};
 use crate::memory::store::Ready;
 use crate::plant::{Plant, planted};
 use crate::protect::unframed;
@@ -118,6 +118,7 @@ impl Keeper {
             unix_ms: clock::unix_ms(),
             note: note.to_owned(),
         };
+        self.adopt(&*authority)?;
         let by = if by_hand { By::Operator } else { By::Daemon };
         let wish = Wish::Promote;
         match decide(&*authority, &config.guest, &config.host, wish, &stamp, by) {
@@ -125,6 +126,22 @@ impl Keeper {
             Ok(Decision::Refused(refusal)) => Err(refusal.to_string()),
             Err(error) => Err(error.to_string()),
         }
+    }
+
+    /// Where each host keeps a record of its own, the primary's came with the memory.
+    fn adopt(&self, authority: &dyn Authority) -> Result<(), String> {
+        let own = authority.read().map_err(|e| e.to_string())?;
+        if own.is_some_and(|own| own.is_alone(&self.config.host)) {
+            // Decided before; what was wrong then came later.
+            return Ok(());
+        }
+        let state = lock(&self.store)
+            .device_state()
+            .map_err(|e| e.to_string())?;
+        let [record, ..] = unframed(&state.bytes)?;
+        let told: Record = serde_json::from_slice(record)
+            .map_err(|e| format!("the authority's record that came with the memory: {e}"))?;
+        authority.adopt(&told).map_err(|e| e.to_string())
     }
 
     /// The epoch that disks and memory both have; the disks serve it from now on.
@@ -156,7 +173,7 @@ impl Keeper {
     }
 
     fn load(&mut self, state: &[u8], lineage: LineageId) -> Result<(u64, u64), String> {
-        let (constant, state) = unframed(state)?;
+        let [_, constant, state] = unframed(state)?;
         let Waiting::Up(_, standby) = &mut self.waiting else {
             return Err("no standby waits".to_owned());
         };

@@ -119,22 +119,38 @@ impl Stage {
     }
 
     fn start_with(program: &Path, standby: &str, words: &[&str]) -> Self {
+        let shared =
+            |at: &Path, _: &str| format!("file = {:?}", at.join("authority").display().to_string());
+        Self::start_under(program, standby, words, shared)
+    }
+
+    /// `authority` gives the words of a side for it.
+    fn start_under(
+        program: &Path,
+        standby: &str,
+        words: &[&str],
+        authority: impl Fn(&Path, &str) -> String,
+    ) -> Self {
         let dir = dir();
         let at = dir.path();
         let port = free_port();
         let args = plain_args(&boot_disk(at));
-        let shared = format!(
-            "guest = \"vm1\"\n[disks]\nnone = true\n[output]\ninterfaces = []\n[authority]\nfile = {:?}\n[qemu]\n\
-             program = {:?}\nmemory_mib = 32\nargs = {args:?}\n",
-            at.join("authority").display().to_string(),
-            program.display().to_string(),
-        );
+        let shared = |side: &str| {
+            format!(
+                "guest = \"vm1\"\n[disks]\nnone = true\n[output]\ninterfaces = []\n[authority]\n{}\n[qemu]\n\
+                 program = {:?}\nmemory_mib = 32\nargs = {args:?}\n",
+                authority(at, side),
+                program.display().to_string(),
+            )
+        };
         let a = format!(
-            "host = \"a\"\n{shared}[memory]\nbackup = \"127.0.0.1:{port}\"\nbackup_host = \"b\"\n[epochs]\ninterval_ms = 25\n\
-             answer_max_ms = 20000\npause_max_ms = 10000\n"
+            "host = \"a\"\n{}[memory]\nbackup = \"127.0.0.1:{port}\"\nbackup_host = \"b\"\n[epochs]\ninterval_ms = 25\n\
+             answer_max_ms = 20000\npause_max_ms = 10000\n",
+            shared("a")
         );
         let b = format!(
-            "host = \"b\"\n{shared}[memory]\nlisten = \"127.0.0.1:{port}\"\nstore = {:?}\n[standby]\n{standby}\n",
+            "host = \"b\"\n{}[memory]\nlisten = \"127.0.0.1:{port}\"\nstore = {:?}\n[standby]\n{standby}\n",
+            shared("b"),
             at.join("store").display().to_string()
         );
         fs::write(at.join("a.toml"), a).expect("a file");
@@ -298,6 +314,46 @@ fn a_guest_that_was_taken_over_runs_once() {
         stopped.is_err() || over.is_none_or(|report| report.stated.state == GuestProtection::Over),
         "{stopped:?}"
     );
+}
+
+/// Nobody but an operator decides, and each host has a record of its own: the one of the standby comes with the memory.
+#[test]
+fn an_operator_lets_the_guest_go_on() {
+    let Some(program) = program("an_operator_lets_the_guest_go_on") else {
+        return;
+    };
+    let own = |at: &Path, side: &str| {
+        let record = at.join(format!("{side}.record")).display().to_string();
+        format!("manual = true\nrecord = {record:?}")
+    };
+    let mut stage = Stage::start_under(&program, "promote = \"by-hand\"", &[], own);
+    // The record that names the backup comes with the checkpoint after the first.
+    let cut = stage
+        .primary
+        .report()
+        .and_then(|report| report.epochs.cut)
+        .expect("epochs are cut");
+    stage.standby.until("a later epoch", |report| {
+        report
+            .epochs
+            .committed
+            .is_some_and(|committed| committed > cut + 1)
+    });
+    stage.kill_primary();
+    let promote = |by_hand| {
+        stage
+            .standby
+            .ask(&Request::GuestPromote(GuestPromoteRequest {
+                force: true,
+                by_hand,
+                reason: "a test".to_owned(),
+            }))
+    };
+    let refused = promote(false).expect_err("nobody has looked");
+    assert!(refused.contains("--by-hand"), "{refused}");
+    promote(true).expect("promoted");
+    let memory = stage.standby_memory();
+    memory.wait_beyond(memory.counter());
 }
 
 /// A page that is missed once stands wrong in the standby until the guest writes it again.
