@@ -237,7 +237,7 @@ fn what_is_not_for_netbuf_is_refused_in_a_line() {
     in_namespace(|| {
         let site = Site::started(&[]);
         let refused = site.refused(&Request::Status(StatusRequest {}));
-        assert!(refused.contains("this is netbuf"), "{refused}");
+        assert!(refused.contains("is for a blockrep daemon"), "{refused}");
         let nobody = crate::site::of_epoch(1);
         let nobody = blkback_proto::ctl::NetEpochRequest {
             guest: "vm2".into(),
