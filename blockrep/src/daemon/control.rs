@@ -169,6 +169,9 @@ impl VolumeThread {
     pub(super) fn tick_control(&mut self) {
         self.tick_promotions();
         self.tick_guest_memory();
+        if self.cut_waits.is_empty() {
+            return;
+        }
         let (committed, now, lineage) = (self.committed(), self.now, self.lineage_text());
         let failed = match &self.group {
             Some(Group::Primary(group)) if group.standing().state == State::Failed => {
