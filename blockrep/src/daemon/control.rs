@@ -157,14 +157,6 @@ impl VolumeThread {
         }
     }
 
-    pub(super) fn committed(&self) -> Epoch {
-        match &self.group {
-            Some(Group::Primary(group)) => group.epochs().1,
-            Some(Group::Backup(group)) => group.committed(),
-            None => Epoch::NONE,
-        }
-    }
-
     /// Answers waits that are over.
     pub(super) fn tick_control(&mut self) {
         self.tick_promotions();

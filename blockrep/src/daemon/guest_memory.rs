@@ -212,6 +212,15 @@ impl VolumeThread {
         }
     }
 
+    /// The last epoch that both sides have.
+    pub(super) fn committed(&self) -> Epoch {
+        match &self.group {
+            Some(Group::Primary(group)) => group.epochs().1,
+            Some(Group::Backup(group)) => group.committed(),
+            None => Epoch::NONE,
+        }
+    }
+
     /// The history that is written, for the answer to a cut.
     pub(super) fn lineage_text(&self) -> String {
         match &self.group {
