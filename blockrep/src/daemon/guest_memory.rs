@@ -103,6 +103,7 @@ impl VolumeThread {
         let whole: Result<Vec<_>, String> = join
             .whole
             .iter()
+            .rev()
             .take(MEMORY_WHOLE_MAX)
             .map(parsed)
             .collect();

@@ -26,7 +26,7 @@ use std::collections::BTreeMap;
 #[cfg(test)]
 mod tests;
 
-/// Whole epochs that may wait for their disks.
+/// Whole epochs that may wait for their disks; of more the oldest are forgotten.
 pub const WHOLE_MAX: usize = 1024;
 
 /// What the holder of the memory has when it comes.
@@ -60,9 +60,6 @@ pub enum MemoryError {
         /// That of the disks.
         own: LineageId,
     },
-    /// Too many at once.
-    #[error("{WHOLE_MAX} epochs of memory wait for their disks already")]
-    Full,
     /// Metadata failed.
     #[error("the group's metadata cannot be written: {0}")]
     Failed(String),
@@ -227,10 +224,12 @@ impl BackupGroup {
 
     /// Takes what the memory has, and commits what both have.
     fn joined(&mut self, token: u64, facts: MemoryFacts, fx: &mut Vec<GroupEffect>) {
-        let whole: Vec<(Epoch, LineageId)> = (facts.whole.into_iter())
+        let mut whole: Vec<(Epoch, LineageId)> = (facts.whole.into_iter())
             .filter(|(epoch, lineage)| self.is_of_disks(*epoch, *lineage))
-            .take(WHOLE_MAX)
             .collect();
+        // The newest count: what they cover is of no use beside them.
+        whole.sort_unstable_by_key(|(epoch, _)| *epoch);
+        whole.drain(..whole.len().saturating_sub(WHOLE_MAX));
         let has = whole.iter().map(|(epoch, _)| *epoch).chain(facts.committed);
         if std::mem::replace(&mut self.memory.joined, true) {
             let committed = self.committed;
@@ -298,7 +297,7 @@ impl BackupGroup {
         }
         if epoch > self.committed {
             if self.memory.whole.len() >= WHOLE_MAX {
-                return Err(MemoryError::Full);
+                self.memory.whole.pop_first();
             }
             self.memory.whole.insert(epoch, lineage);
             self.advance_commit(fx);

@@ -6,8 +6,8 @@
 
 use crate::memory::store::Store;
 use blkback_proto::ctl::{
-    Answer, MemoryEpoch, MemoryJoinRequest, MemoryLeaveRequest, MemoryWaitRequest, PromoteAnswer,
-    PromoteRequest, Request,
+    Answer, MEMORY_WHOLE_MAX, MemoryEpoch, MemoryJoinRequest, MemoryLeaveRequest,
+    MemoryWaitRequest, PromoteAnswer, PromoteRequest, Request,
 };
 use blkback_proto::ids::{Epoch, LineageId};
 use blockrep_host::ctl::{Client, ClientError};
@@ -191,7 +191,8 @@ impl<F: Fn(Told) -> bool> Teller<F> {
                 return Ok(None);
             }
         }
-        let whole = whole.iter().map(|(epoch, lineage)| MemoryEpoch {
+        let newest = whole.iter().rev().take(MEMORY_WHOLE_MAX).rev();
+        let whole = newest.map(|(epoch, lineage)| MemoryEpoch {
             epoch: epoch.0,
             lineage: lineage.to_string(),
         });

@@ -448,3 +448,21 @@ fn who_makes_the_epochs_is_asked_for_a_cut() {
         assert!(!group.is_cut_wished(at.ns));
     });
 }
+
+/// Memory went on while the disks were away: with the oldest of it kept, nothing would ever be committed again.
+#[test]
+fn of_too_many_whole_epochs_the_newest_count() {
+    let many = super::WHOLE_MAX as u64 + 10;
+    let whole: Vec<(u64, LineageId)> = (4..4 + many).map(|epoch| (epoch, TIP)).collect();
+    let mut rig = Rig::new(false, 3, 0);
+    rig.join(None, &whole);
+    rig.seal_both(3 + many);
+    assert_eq!(rig.group.committed(), Epoch(3 + many));
+    let mut rig = Rig::new(false, 3, 0);
+    rig.join(None, &[]);
+    for (epoch, _) in &whole {
+        rig.whole(*epoch);
+    }
+    rig.seal_both(3 + many);
+    assert_eq!(rig.group.committed(), Epoch(3 + many));
+}
