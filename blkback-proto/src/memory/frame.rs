@@ -141,6 +141,10 @@ pub enum Frame<'a> {
     Bye {
         text: String,
     },
+    /// Primary: the guest cannot go on here, and why; it is off the host for good.
+    HandOver {
+        text: String,
+    },
 }
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
@@ -169,6 +173,7 @@ mod kind {
     pub(super) const PING: u16 = 13;
     pub(super) const PONG: u16 = 14;
     pub(super) const BYE: u16 = 15;
+    pub(super) const HAND_OVER: u16 = 16;
 }
 
 /// Size of the body that follows, in bytes, from the first [`FRAME_BYTES`] alone.
@@ -308,6 +313,10 @@ impl Frame<'_> {
                 out.extend(clip(text));
                 (kind::BYE, [0; 4])
             }
+            Self::HandOver { text } => {
+                out.extend(clip(text));
+                (kind::HAND_OVER, [0; 4])
+            }
         }
     }
 
@@ -346,7 +355,7 @@ fn shape(code: u16) -> Result<(usize, bool), MemoryError> {
         kind::HELLO | kind::PAGES | kind::STATE | kind::END => (2, true),
         kind::REFUSE | kind::END_OF_GUEST => (1, true),
         kind::COPY | kind::BEGIN => (4, true),
-        kind::BYE => (0, true),
+        kind::BYE | kind::HAND_OVER => (0, true),
         kind::WELCOME => (4, false),
         kind::COPY_START | kind::WHOLE | kind::COMMITTED | kind::PING | kind::PONG => (1, false),
         other => return Err(MemoryError::Kind(other)),
@@ -426,6 +435,9 @@ impl<'a> Frame<'a> {
             kind::PING => Self::Ping(a),
             kind::PONG => Self::Pong(a),
             kind::BYE => Self::Bye {
+                text: text_of(body)?,
+            },
+            kind::HAND_OVER => Self::HandOver {
                 text: text_of(body)?,
             },
             other => return Err(MemoryError::Kind(other)),

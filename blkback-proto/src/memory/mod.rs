@@ -15,6 +15,7 @@
 //!   END_OF_GUEST n                         ->
 //!   PING                                  <->  PONG
 //!   BYE (why)                             <->
+//!   HAND_OVER (why)                        ->
 //! ```
 //!
 //! The frame header, HELLO and REFUSE are the same in every version, so that any two versions can at

@@ -95,6 +95,8 @@ fn run(cli: &Cli) -> Result<(), Failure> {
             std::fs::create_dir_all(&dir).map_err(|e| failed(format!("{}: {e}", dir.display())))?;
             let place = spec.place(&dir);
             refuse_living(&place.monitor)?;
+            // Before it runs: it may have gone on elsewhere.
+            protect::claim(&config).map_err(|e| Failure::new(Exit::Refused, e.to_string()))?;
             let mut child = spec.start(Role::Primary, &place).map_err(failed)?;
             // It answers before it is looked over.
             drop(child.attach(Limits::default()).map_err(failed)?);

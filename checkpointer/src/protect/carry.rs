@@ -31,6 +31,7 @@ impl Protector {
             Order::Send(_, epoch) => self.send(epoch),
             Order::SendEnd(epoch) => {
                 let named = self.named(epoch);
+                self.wait_for_disks(named);
                 if self
                     .link
                     .send(self.standing.session, Job::End(named))
@@ -63,8 +64,10 @@ impl Protector {
                     tracing::error!("the guest was not stopped, and another host has it: {why}");
                 }
             }
+            Order::HandOver(why) => self.hand_over(why),
             Order::Finish => {
                 tracing::info!("the guest is off, and the backup knows");
+                self.is_finished = true;
                 self.is_over = true;
             }
         }
@@ -179,10 +182,7 @@ impl Protector {
 
     fn send(&mut self, epoch: Epoch) {
         let named = self.named(epoch);
-        match &self.disks {
-            Some(disks) => disks.wait_for(epoch, named.lineage),
-            None => self.events.push_back(Event::DiskCommitted(epoch)),
-        }
+        self.wait_for_disks(named);
         self.timeline.cut(epoch);
         let Some(load) = self.guest.take(epoch) else {
             return;
@@ -197,6 +197,13 @@ impl Protector {
                 self.memory_lost("the link is behind".to_owned());
             }
             Err(_) => unreachable!("a job comes back as it was"),
+        }
+    }
+
+    fn wait_for_disks(&mut self, named: Named) {
+        match &self.disks {
+            Some(disks) => disks.wait_for(named.epoch, named.lineage),
+            None => self.events.push_back(Event::DiskCommitted(named.epoch)),
         }
     }
 
@@ -224,6 +231,7 @@ impl Protector {
                 self.standing.why = "connected".to_owned();
                 self.standing.since_unix_ms = blockrep_host::clock::unix_ms();
                 self.standing.heard = Some(Instant::now());
+                self.say_farewell();
                 let has_base = has_base && self.standing.generation != 0;
                 let part = Part::Memory;
                 self.step(Event::Back { part, has_base });
@@ -233,6 +241,7 @@ impl Protector {
                     self.standing.since_unix_ms = blockrep_host::clock::unix_ms();
                 }
                 self.standing.why.clone_from(&why);
+                self.farewell_heard();
                 self.slice = None;
                 self.guest.copy = None;
                 let part = Part::Memory;

@@ -4,6 +4,7 @@
 //! Every page that was written is, at every moment, in one of these: the tracker, `pending`, the checkpoint in
 //! hand, one that was sent and not acknowledged. What is given up goes back to `pending`; so nothing is lost.
 
+use super::farewell::Process;
 use super::first_copy::FirstCopy;
 use super::guardian::Guardian;
 use super::records::Records;
@@ -55,6 +56,7 @@ pub(super) enum Uncollected {
 #[derive(Debug)]
 pub(super) struct Guest {
     guardian: Guardian,
+    pub(super) process: Process,
     pub(super) qemu: Qemu,
     pub(super) layout: Layout,
     saver: Saver,
@@ -104,6 +106,8 @@ impl Guest {
         mut guardian: Guardian,
     ) -> Result<Self, String> {
         let told = |e: crate::hypervisor::qemu::Error| e.to_string();
+        let pid = qemu.pid();
+        let process = Process::open(pid).map_err(|e| format!("QEMU, process {pid}: {e}"))?;
         let layout = Layout::find(&mut qemu).map_err(told)?;
         let unguarded = |e: std::io::Error| format!("the guardian of the guest's pauses: {e}");
         guardian.say(true).map_err(unguarded)?;
@@ -123,6 +127,7 @@ impl Guest {
         let mut guest = Self {
             records: Records::new(opening.disks.as_deref().map(Path::to_path_buf)),
             guardian,
+            process,
             qemu,
             layout,
             saver,
@@ -348,6 +353,12 @@ impl Guest {
         self.take_back();
         self.pending.clear();
         self.copy = None;
+    }
+
+    /// QEMU has ended: nobody has to end a pause of it.
+    pub(super) fn let_guardian_go(&mut self) {
+        // Without a guardian there is none to let go.
+        let _ = self.guardian.say(false);
     }
 
     /// What QEMU told since the last time.

@@ -43,6 +43,8 @@ pub(super) enum Job {
     Epoch(Named, Load),
     /// The guest is off.
     End(Named),
+    /// The guest is to go on at the backup, and why.
+    HandOver(String),
     /// The session ends; the next one says this hello.
     Renew(Box<Hello>),
 }
@@ -266,6 +268,7 @@ impl<F: Fn(Told) -> bool + Clone + Send + 'static> Worker<F> {
                 sent
             }
             Job::End(named) => sender.end_of_guest(named.epoch, named.lineage),
+            Job::HandOver(why) => sender.hand_over(&why),
             Job::Renew(hello) => {
                 self.hello = *hello;
                 return Next::Over("begun anew".to_owned());

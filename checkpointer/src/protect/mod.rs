@@ -13,6 +13,7 @@ mod authority;
 mod carry;
 mod control;
 mod disks;
+mod farewell;
 mod first_copy;
 mod guardian;
 mod guest;
@@ -37,6 +38,7 @@ use blkback_proto::ctl::{DriveAnswer, EventKind, Request};
 use blkback_proto::ids::{Epoch, LineageId};
 use blockrep_host::ctl::{EventLog, NewEvent, ReplyHandle};
 use disks::Disks;
+use farewell::Farewell;
 use first_copy::Step;
 use guardian::Guardian;
 use guest::{Guest, Opening};
@@ -77,6 +79,9 @@ pub enum ProtectError {
     Bind(#[from] blockrep_host::ctl::BindError),
     #[error("the authority does not give this host the guest: {0}")]
     NotOurs(String),
+    /// While it was protected.
+    #[error("{0}")]
+    Ended(String),
 }
 
 fn told(findings: &[Finding]) -> String {
@@ -163,7 +168,22 @@ struct Protector {
     authority_words: Option<String>,
     /// The epoch for whose sake it is asked to take the backup in.
     taking_in: Option<Epoch>,
+    /// Why there is nobody at QEMU's monitor any more.
+    gone: Option<String>,
+    farewell: Option<Farewell>,
+    /// The guest is off in order, and the backup knows.
+    is_finished: bool,
     is_over: bool,
+}
+
+/// The guest is this host's: to be asked before it is started here.
+///
+/// # Errors
+/// [`ProtectError::NotOurs`].
+pub fn claim(config: &Config) -> Result<(), ProtectError> {
+    authority::claim(config)
+        .map(drop)
+        .map_err(ProtectError::NotOurs)
 }
 
 /// Runs until the protection has ended, or a signal.
@@ -211,7 +231,10 @@ pub fn run(protection: Protection) -> Result<(), ProtectError> {
     protector.turn(&shutdown);
     blockrep_host::notify::stopping("protection ends");
     drop(server);
-    Ok(())
+    match protector.gone {
+        Some(why) if !protector.is_finished => Err(ProtectError::Ended(why)),
+        _ => Ok(()),
+    }
 }
 
 impl Protector {
@@ -312,6 +335,9 @@ impl Protector {
             record: Some(record),
             authority_words: None,
             taking_in: None,
+            gone: None,
+            farewell: None,
+            is_finished: false,
             is_over: false,
             config,
         };
@@ -426,6 +452,10 @@ impl Protector {
     }
 
     fn look_at_qemu(&mut self) {
+        if self.gone.is_some() {
+            self.look_at_end();
+            return;
+        }
         loop {
             match self.guest.event() {
                 Ok(None) => return,
@@ -438,8 +468,7 @@ impl Protector {
                 }
                 Ok(Some(event)) => tracing::debug!("QEMU: {event:?}"),
                 Err(why) => {
-                    self.step(Event::HypervisorGone(why));
-                    self.is_over = true;
+                    self.monitor_gone(why);
                     return;
                 }
             }

@@ -20,7 +20,7 @@
 //! | `Resuming` | Resume | Resumed: Send n | `Over`: the hypervisor does not answer |
 //! | `Ending` | CutDisk, then SendEnd n | both acknowledged: Finish → `Over` | `Over` at the limit; output stays held |
 //! | `Open` | OpenOutput | – | the guest is alone, on the authority's word |
-//! | `Over` | HoldOutput | – | – |
+//! | `Over` | HoldOutput; HandOver, once the hypervisor's process has ended | – | – |
 //!
 //! Invariants:
 //! - Output cut at n is released after the backup has memory and disk of one checkpoint m ≥ n, not before.
@@ -146,7 +146,10 @@ pub enum Event {
     CutWanted,
     /// The guest switched itself off.
     GuestOff,
+    /// It does not answer any more, and may be there yet.
     HypervisorGone(String),
+    /// Its process has ended. Where the guest had not switched itself off before, it can go on at the backup only.
+    HypervisorEnded(String),
     /// An operator ends the protection; the guest runs on.
     Stop,
     Authority(Word),
@@ -179,6 +182,8 @@ pub enum Order {
     StopGuest,
     /// Protection ends at both sides; the guest is off, and its last words may leave.
     Finish,
+    /// The guest cannot go on here: the backup is to take it over, and why.
+    HandOver(String),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -238,6 +243,8 @@ pub struct Sequence {
     asked: Option<Nanos>,
     /// An operator wants the end of protection.
     is_stopping: bool,
+    /// It is over because the hypervisor does not answer: the guest is nowhere else, and not off.
+    is_stuck: bool,
     /// Why the last checkpoint was given up, or why it is over.
     why: String,
     #[cfg(test)]

@@ -157,7 +157,7 @@ impl Sequence {
         };
         if let Err(why) = result {
             let why = format!("the guest does not go on: {why}");
-            self.over(now, why, orders);
+            self.stuck(now, why, orders);
             return;
         }
         if let Some(epoch) = whole {

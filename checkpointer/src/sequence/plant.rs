@@ -22,6 +22,8 @@ pub(super) enum Plant {
     NoAbandon,
     /// A guest stays paused as long as an answer takes.
     NoLimit,
+    /// A guest that switched itself off is handed over when its hypervisor ends.
+    Resurrects,
 }
 
 impl Sequence {

@@ -29,6 +29,7 @@ impl Sequence {
             is_cut_wanted: false,
             asked: None,
             is_stopping: false,
+            is_stuck: false,
             why: String::new(),
             #[cfg(test)]
             plant: None,
@@ -38,6 +39,12 @@ impl Sequence {
     /// Takes an event; orders are appended in the order in which they shall be carried out.
     pub fn step(&mut self, now: Nanos, event: Event, orders: &mut Vec<Order>) {
         match event {
+            Event::HypervisorEnded(why) => {
+                self.ended(now, why, orders);
+                return;
+            }
+            // Told after its last orders failed: it did not die of them.
+            Event::GuestOff if self.is_stuck => self.guest_off(now, orders),
             _ if self.phase == Phase::Over => return,
             Event::Tick => {}
             Event::Back { part, has_base } => self.back(part, has_base),
@@ -45,7 +52,9 @@ impl Sequence {
             Event::FirstCopied(attempt, result) => self.first_copied(now, attempt, result, orders),
             Event::CutWanted => self.is_cut_wanted = true,
             Event::GuestOff => self.guest_off(now, orders),
-            Event::HypervisorGone(why) => self.over(now, why, orders),
+            // That is what becomes of a guest that is off.
+            Event::HypervisorGone(_) if matches!(self.phase, Phase::Ending { .. }) => {}
+            Event::HypervisorGone(why) => self.stuck(now, why, orders),
             Event::Stop => {
                 self.is_stopping = true;
             }
@@ -167,6 +176,7 @@ impl Sequence {
                 if self.is_paused() {
                     self.abandon(orders);
                 }
+                self.is_stuck = false;
                 // An attempt of its own, so that no late answer is taken for its.
                 self.attempt.0 += 1;
                 orders.push(Order::CutDisk(self.attempt));
@@ -229,6 +239,31 @@ impl Sequence {
         self.enter(now, Phase::Over);
     }
 
+    /// The guest may stand still or run: nobody knows, and nothing it says leaves.
+    pub(super) fn stuck(&mut self, now: Nanos, why: String, orders: &mut Vec<Order>) {
+        self.is_stuck = true;
+        self.over(now, why, orders);
+    }
+
+    /// The hypervisor's process is no more, and the guest with it.
+    fn ended(&mut self, now: Nanos, why: String, orders: &mut Vec<Order>) {
+        match self.phase {
+            // That is what becomes of a guest that is off; the backup is being told.
+            Phase::Ending { .. } if !self.planted(Plant::Resurrects) => {}
+            Phase::Over if !self.is_stuck => {}
+            // The backup is out, by the authority's word.
+            Phase::Open => {
+                self.why = why;
+                self.enter(now, Phase::Over);
+            }
+            _ => {
+                self.is_stuck = false;
+                orders.push(Order::HandOver(why.clone()));
+                self.over(now, why, orders);
+            }
+        }
+    }
+
     /// What is due.
     fn clock(&mut self, now: Nanos, orders: &mut Vec<Order>) {
         let for_ns = now.saturating_sub(self.since);
@@ -254,7 +289,7 @@ impl Sequence {
             }
             Phase::Resuming { .. } if for_ns >= settings.resume_max_ns => {
                 let why = "the hypervisor does not let the guest go on".to_owned();
-                self.over(now, why, orders);
+                self.stuck(now, why, orders);
             }
             Phase::Ending { epoch } => {
                 if epoch.is_some() && epoch <= self.committed {

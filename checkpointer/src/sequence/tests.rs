@@ -47,7 +47,7 @@ fn live(seed: u64, plant: Option<Plant>) -> World {
 #[test]
 fn whatever_happens_nothing_is_said_that_the_backup_does_not_know() {
     let mut states = BTreeMap::<&str, u64>::new();
-    let (mut said, mut committed) = (0, 0);
+    let (mut said, mut committed, mut handed_over) = (0, 0, 0);
     for seed in 0..400 {
         let world = catch_unwind(|| live(seed, None)).unwrap_or_else(|panic| {
             eprintln!("seed {seed}");
@@ -55,11 +55,14 @@ fn whatever_happens_nothing_is_said_that_the_backup_does_not_know() {
         });
         said += world.said;
         committed += world.committed();
+        handed_over += world.handed_over;
         for (state, turns) in &world.states {
             *states.entry(state).or_default() += turns;
         }
     }
-    println!("{committed} checkpoints, {said} frames released; {states:?}");
+    println!(
+        "{committed} checkpoints, {said} frames released, {handed_over} handed over; {states:?}"
+    );
     let all = [
         "copying",
         "ending",
@@ -70,7 +73,7 @@ fn whatever_happens_nothing_is_said_that_the_backup_does_not_know() {
         "waiting",
     ];
     assert_eq!(states.keys().copied().collect::<Vec<_>>(), all);
-    assert!(committed > 400 && said > 4_000);
+    assert!(committed > 400 && said > 4_000 && handed_over > 10);
 }
 
 /// A world that finds no planted bug proves nothing.
@@ -85,6 +88,7 @@ fn every_planted_bug_is_found() {
         Plant::Unsure,
         Plant::NoAbandon,
         Plant::NoLimit,
+        Plant::Resurrects,
     ];
     for plant in all {
         let finds =

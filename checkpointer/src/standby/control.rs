@@ -70,7 +70,7 @@ impl Keeper {
         }
         let limit = Duration::from_millis(self.config.standby.silence_ms);
         let is_heard = self.heard.is_some_and(|heard| heard.elapsed() <= limit);
-        if is_heard && !asked.force {
+        if is_heard && self.handed_over.is_none() && !asked.force {
             let text = "the primary is alive: stop its guest there; or --force, which takes the guest over from it";
             reply.error(ErrorCode::NeedsForce, text);
             return;

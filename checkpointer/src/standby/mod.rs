@@ -129,6 +129,8 @@ struct Keeper {
     committed_at: Option<Instant>,
     whole: Option<Epoch>,
     is_off: bool,
+    /// The primary wants the guest to go on here, and why.
+    handed_over: Option<String>,
     promoted: Option<GuestPromoteAnswer>,
     /// Why the last promotion failed, and when.
     unpromoted: Option<(String, Instant)>,
@@ -248,6 +250,7 @@ impl Keeper {
             committed_at: None,
             whole: None,
             is_off: false,
+            handed_over: None,
             promoted: None,
             unpromoted: None,
             log,
@@ -314,6 +317,7 @@ impl Keeper {
                 self.link_words = "connected".to_owned();
                 self.link_since_unix_ms = blockrep_host::clock::unix_ms();
                 self.is_off = false;
+                self.handed_over = None;
                 self.link = Some(link);
                 // What was committed while there was no link.
                 let committed = lock(&self.store).committed();
@@ -329,6 +333,10 @@ impl Keeper {
             Got::EndOfGuest { epoch, lineage } => {
                 self.is_off = true;
                 self.told_whole(epoch, lineage);
+            }
+            Got::HandOver(why) => {
+                tracing::warn!("the primary hands the guest over: {why}");
+                self.handed_over = Some(why);
             }
             Got::Quiet | Got::CopyBegun { .. } | Got::Heard | Got::Pong(_) => {}
         }
@@ -478,9 +486,11 @@ impl Keeper {
         }
         let limit = Duration::from_millis(self.config.standby.silence_ms);
         let now = Instant::now();
-        let is_silent = self
-            .heard
-            .is_some_and(|heard| now.saturating_duration_since(heard) > limit);
+        let is_handed_over = self.handed_over.is_some();
+        let is_silent = is_handed_over
+            || self
+                .heard
+                .is_some_and(|heard| now.saturating_duration_since(heard) > limit);
         let is_ready =
             matches!(self.waiting, Waiting::Up(..)) && lock(&self.store).committed() != Epoch::NONE;
         let is_early = self
@@ -492,11 +502,14 @@ impl Keeper {
         }
         // Its disks still speak: the checkpointer there ended, and the guest may run.
         let heard_ms = self.disks.as_ref().and_then(Disks::heard_ms);
-        if heard_ms.is_some_and(|ms| ms <= self.config.standby.silence_ms) {
+        if !is_handed_over && heard_ms.is_some_and(|ms| ms <= self.config.standby.silence_ms) {
             return;
         }
         let silent = self.heard.map_or(0, |heard| heard.elapsed().as_millis());
-        let reason = format!("the primary was silent for {silent} ms");
+        let reason = match &self.handed_over {
+            Some(why) => format!("the primary hands the guest over: {why}"),
+            None => format!("the primary was silent for {silent} ms"),
+        };
         self.change(GuestProtection::Lost, reason.clone());
         if let Err(why) = self.promote(&reason, false) {
             tracing::error!("not promoted: {why}");
@@ -529,6 +542,14 @@ impl Keeper {
                 GuestProtection::Ending,
                 "the guest is off, in order".to_owned(),
             ),
+            (_, epoch) if epoch != Epoch::NONE && self.handed_over.is_some() => {
+                let why = self.handed_over.clone().unwrap_or_default();
+                let failed = self.unpromoted.as_ref();
+                let failed =
+                    failed.map_or(String::new(), |(why, _)| format!("; not promoted: {why}"));
+                let text = format!("handed over: {why}{failed}; would go on from epoch {epoch}");
+                (GuestProtection::Lost, text)
+            }
             (Some(_), Epoch::NONE) => (
                 GuestProtection::Copying,
                 "the first copy comes in".to_owned(),

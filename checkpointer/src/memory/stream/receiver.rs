@@ -22,6 +22,8 @@ pub enum Got {
     Whole { epoch: Epoch, lineage: LineageId },
     /// The same, and the guest is off.
     EndOfGuest { epoch: Epoch, lineage: LineageId },
+    /// The guest is off the primary, which asks that it goes on here; and why.
+    HandOver(String),
     /// The primary is alive; with every frame.
     Heard,
     /// To the ping with this number.
@@ -235,6 +237,7 @@ impl Session<'_> {
             Frame::Ping(token) => link.say(&Frame::Pong(token))?,
             Frame::Pong(token) => return Ok(Got::Pong(token)),
             Frame::Bye { text } => return Err(LinkLost::Bye(text).into()),
+            Frame::HandOver { text } => return Ok(Got::HandOver(text)),
             _ if !self.has_copy => {
                 let text = "memory without a copy that it could belong to".to_owned();
                 return Err(Ended::Refused(RefuseCode::Protocol, text));

@@ -176,6 +176,16 @@ impl<W: Write> Sender<W> {
         })
     }
 
+    /// The guest is off this host, and had not switched itself off: the backup is to take it over.
+    ///
+    /// # Errors
+    /// The session is over.
+    pub fn hand_over(&mut self, text: &str) -> Result<(), LinkLost> {
+        self.say(&Frame::HandOver {
+            text: text.to_owned(),
+        })
+    }
+
     /// What was sent is no base any more, though the session goes on.
     pub fn take_back(&mut self) {
         self.encoder.forget();

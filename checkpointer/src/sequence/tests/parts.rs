@@ -14,11 +14,30 @@ impl World {
             16..58 => self.comes_back(part),
             58 if self.rng.u8(..20) == 0 => {
                 self.is_off = true;
+                if self.rng.u8(..3) == 0 {
+                    self.tell(Event::HypervisorGone("hung up".to_owned()));
+                }
                 self.tell(Event::GuestOff);
+                if self.rng.bool() {
+                    self.ends();
+                }
             }
+            58 if self.rng.u8(..20) == 0 => self.ends(),
             58 if self.rng.u8(..20) == 0 => self.tell(Event::Stop),
             _ => self.tell(Event::CutWanted),
         }
+    }
+
+    /// The hypervisor's process ends, whatever was ordered of it; that is told at once or later.
+    fn ends(&mut self) {
+        self.is_dead = true;
+        self.orders.remove(&Doer::Hypervisor);
+        if self.rng.bool() {
+            self.tell(Event::HypervisorGone("hung up".to_owned()));
+        }
+        let late = self.rng.u64(..50) * 1_000_000;
+        self.answers
+            .push((self.now + late, Event::HypervisorEnded("killed".to_owned())));
     }
 
     pub(super) fn loses(&mut self, part: Part) {

@@ -43,6 +43,9 @@ pub(super) struct World {
 
     is_running: bool,
     pub(super) is_off: bool,
+    /// The hypervisor's process has ended.
+    pub(super) is_dead: bool,
+    pub(super) handed_over: u64,
     moment: Moment,
     pub(super) memory: Memory,
     dirty: BTreeSet<u64>,
@@ -100,6 +103,8 @@ impl World {
             answers: Vec::new(),
             is_running: true,
             is_off: false,
+            is_dead: false,
+            handed_over: 0,
             moment: 1,
             memory: (0..PAGES).map(|page| (page, 0)).collect(),
             dirty: BTreeSet::new(),
@@ -130,7 +135,17 @@ impl World {
         assert!(!standing.reason.is_empty() && !standing.reason.contains('\n'));
         *self.states.entry(standing.state).or_default() += 1;
         for order in orders {
+            assert!(
+                self.handed_over == 0 || !matches!(order, Order::Release(_) | Order::OpenOutput(_)),
+                "{order:?} after the guest was handed over"
+            );
             let doer = match order {
+                Order::HandOver(_) => {
+                    assert!(!self.is_off, "a guest that is off is handed over");
+                    assert!(self.is_dead, "a guest that may run is handed over");
+                    self.handed_over += 1;
+                    continue;
+                }
                 Order::Pause(_) | Order::Resume(_) | Order::StopGuest => Doer::Hypervisor,
                 Order::CutDisk(_) => Doer::Disks,
                 Order::CutOutput(..)
@@ -195,6 +210,7 @@ impl World {
         }
         if let Some(ordered) = self.pause_ordered
             && !self.is_off
+            && !self.is_dead
         {
             let since = self.now - ordered;
             assert!(
@@ -210,7 +226,7 @@ impl World {
     }
 
     fn guest(&mut self) {
-        if !self.is_running || self.is_off {
+        if !self.is_running || self.is_off || self.is_dead {
             return;
         }
         self.moment += 1;
@@ -249,8 +265,11 @@ impl World {
 
     fn do_it(&mut self, order: &Order, is_refused: bool) -> Option<Event> {
         let refused = || Err("no".to_owned());
+        // A hypervisor that has ended refuses all of it.
+        let is_stuck = is_refused || self.is_dead;
         Some(match *order {
-            Order::Pause(attempt) if is_refused => Event::Paused(attempt, refused()),
+            Order::Resume(attempt) if self.is_dead => Event::Resumed(attempt, refused()),
+            Order::Pause(attempt) if is_stuck => Event::Paused(attempt, refused()),
             Order::Pause(attempt) => {
                 self.is_running = false;
                 Event::Paused(attempt, Ok(()))
@@ -270,7 +289,7 @@ impl World {
                 self.disk_epoch += 1;
                 Event::DiskCut(attempt, Ok(Epoch(epoch)))
             }
-            Order::Collect(attempt) if is_refused => Event::Collected(attempt, refused()),
+            Order::Collect(attempt) if is_stuck => Event::Collected(attempt, refused()),
             Order::Collect(attempt) => {
                 assert!(!self.is_running, "collected from a guest that runs");
                 let dirty = std::mem::take(&mut self.dirty);
@@ -283,7 +302,7 @@ impl World {
                 Event::Collected(attempt, Ok(()))
             }
             Order::FirstCopy(attempt) => {
-                if !self.is_linked || is_refused {
+                if !self.is_linked || is_stuck {
                     self.is_linked = false;
                     return Some(Event::FirstCopied(attempt, Err("no".to_owned())));
                 }
