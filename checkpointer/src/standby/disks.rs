@@ -6,7 +6,7 @@
 
 use crate::memory::store::Store;
 use blkback_proto::ctl::{
-    Answer, MEMORY_WHOLE_MAX, MemoryEpoch, MemoryJoinRequest, MemoryLeaveRequest,
+    Answer, ErrorCode, MEMORY_WHOLE_MAX, MemoryEpoch, MemoryJoinRequest, MemoryLeaveRequest,
     MemoryWaitRequest, PromoteAnswer, PromoteRequest, Request,
 };
 use blkback_proto::ids::{Epoch, LineageId};
@@ -30,6 +30,24 @@ pub(super) enum Told {
     Committed(Epoch),
     /// The daemon does not answer, or does not take the memory; one line. Empty when all is well again.
     Standing(String),
+}
+
+/// Why the disks were not promoted.
+#[derive(Debug)]
+pub(super) struct Refused {
+    /// They serve already.
+    pub(super) is_primary: bool,
+    /// One line.
+    pub(super) why: String,
+}
+
+impl From<ClientError> for Refused {
+    fn from(error: ClientError) -> Self {
+        let is_primary =
+            matches!(&error, ClientError::Daemon(reply) if reply.code == ErrorCode::WrongRole);
+        let why = error.to_string();
+        Self { is_primary, why }
+    }
 }
 
 #[derive(Debug)]
@@ -94,8 +112,8 @@ impl Disks {
     /// Promotes the disks to the newest epoch that memory and disks both have.
     ///
     /// # Errors
-    /// The daemon's reason, one line.
-    pub(super) fn promote(&self, reason: &str) -> Result<PromoteAnswer, String> {
+    /// The daemon's reason.
+    pub(super) fn promote(&self, reason: &str) -> Result<PromoteAnswer, Refused> {
         let request = PromoteRequest {
             // The authority has decided.
             force: true,
@@ -103,8 +121,8 @@ impl Disks {
             reason: reason.to_owned(),
             ..PromoteRequest::default()
         };
-        let mut client = connect(&self.control).map_err(|e| e.to_string())?;
-        client.promote(request).map_err(|e| e.to_string())
+        let mut client = connect(&self.control).map_err(Refused::from)?;
+        client.promote(request).map_err(Refused::from)
     }
 
     /// How long ago the disks heard of their primary; nothing where they never did, or nobody knows.

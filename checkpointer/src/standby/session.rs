@@ -52,13 +52,14 @@ impl Sessions {
     pub(super) fn start(
         listener: TcpListener,
         limit: Duration,
+        is_closed: bool,
         store: Arc<Mutex<Store>>,
         admit: impl Fn(&Hello) -> Result<(), (RefuseCode, String)> + Clone + Send + 'static,
         told: impl Fn(Told) -> bool + Clone + Send + 'static,
     ) -> std::io::Result<Self> {
         let sessions = Self {
             current: Arc::default(),
-            is_closed: Arc::default(),
+            is_closed: Arc::new(AtomicBool::new(is_closed)),
         };
         let mine = sessions.clone();
         let run = move || {
