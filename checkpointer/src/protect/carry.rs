@@ -31,6 +31,7 @@ impl Protector {
             Order::Send(_, epoch) => self.send(epoch),
             Order::SendEnd(epoch) => {
                 let named = self.named(epoch);
+                self.wait_for_disks(named);
                 if self
                     .link
                     .send(self.standing.session, Job::End(named))
@@ -177,12 +178,16 @@ impl Protector {
         Named { epoch, lineage }
     }
 
-    fn send(&mut self, epoch: Epoch) {
-        let named = self.named(epoch);
+    fn wait_for_disks(&mut self, named: Named) {
         match &self.disks {
             Some(disks) => disks.wait_for(epoch, named.lineage),
             None => self.events.push_back(Event::DiskCommitted(epoch)),
         }
+    }
+
+    fn send(&mut self, epoch: Epoch) {
+        let named = self.named(epoch);
+        self.wait_for_disks(named);
         self.timeline.cut(epoch);
         let Some(load) = self.guest.take(epoch) else {
             return;

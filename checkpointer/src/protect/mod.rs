@@ -165,6 +165,8 @@ struct Protector {
     taking_in: Option<Epoch>,
     is_over: bool,
 }
+    /// Its QEMU has ended.
+    is_guest_gone: bool,
 
 /// Runs until the protection has ended, or a signal.
 ///
@@ -312,6 +314,7 @@ impl Protector {
             record: Some(record),
             authority_words: None,
             taking_in: None,
+            is_guest_gone: false,
             is_over: false,
             config,
         };
@@ -426,6 +429,11 @@ impl Protector {
     }
 
     fn look_at_qemu(&mut self) {
+        if self.is_guest_gone {
+            // The end of a guest that switched itself off is told to the backup first.
+            self.is_over |= self.sequence.standing().state == "over";
+            return;
+        }
         loop {
             match self.guest.event() {
                 Ok(None) => return,
@@ -438,6 +446,7 @@ impl Protector {
                 }
                 Ok(Some(event)) => tracing::debug!("QEMU: {event:?}"),
                 Err(why) => {
+                    self.is_guest_gone = true;
                     self.step(Event::HypervisorGone(why));
                     self.is_over = true;
                     return;

@@ -45,6 +45,8 @@ impl Sequence {
             Event::FirstCopied(attempt, result) => self.first_copied(now, attempt, result, orders),
             Event::CutWanted => self.is_cut_wanted = true,
             Event::GuestOff => self.guest_off(now, orders),
+            // It ends with its guest; what is left of that is between the disks and the backup.
+            Event::HypervisorGone(_) if matches!(self.phase, Phase::Ending { .. }) => {}
             Event::HypervisorGone(why) => self.over(now, why, orders),
             Event::Stop => {
                 self.is_stopping = true;
