@@ -180,8 +180,8 @@ impl Protector {
 
     fn wait_for_disks(&mut self, named: Named) {
         match &self.disks {
-            Some(disks) => disks.wait_for(epoch, named.lineage),
-            None => self.events.push_back(Event::DiskCommitted(epoch)),
+            Some(disks) => disks.wait_for(named.epoch, named.lineage),
+            None => self.events.push_back(Event::DiskCommitted(named.epoch)),
         }
     }
 

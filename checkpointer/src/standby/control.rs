@@ -1,56 +1,34 @@
-//! The control socket of the standby's daemon.
+//! What is asked over the control socket of the standby's daemon.
 
 use super::promote::NotPromoted;
-use super::{Input, Keeper, ReceiveError, lock};
-use crate::config::Config;
+use super::{Input, Keeper, lock};
+use crate::control::Asked;
 use blkback_proto::ctl::{
     Answer, ErrorCode, GuestPromoteAnswer, GuestPromoteRequest, GuestProtection, GuestStopAnswer,
-    GuestTimelineAnswer, Request,
+    Request,
 };
-use blockrep_host::ctl::{
-    ControlSocket, EventLog, Handler, Limits, PeerCred, ReplyHandle, Server, ServerConfig,
-    elsewhere,
-};
-use std::path::Path;
-use std::sync::mpsc::Sender;
+use blockrep_host::ctl::{ReplyHandle, elsewhere};
 use std::time::Duration;
 
-struct Mailbox(Sender<Input>);
-
-impl Handler for Mailbox {
-    fn handle(&mut self, request: Request, _: PeerCred, reply: ReplyHandle) {
-        // An owner that has gone drops the handle, which answers with an error.
-        let _ = self.0.send(Input::Ask(request, reply));
+impl Asked for Input {
+    fn asked(request: Request, reply: ReplyHandle) -> Self {
+        Self::Ask(request, reply)
     }
-}
 
-pub(super) fn serve(
-    path: &Path,
-    config: &Config,
-    log: &EventLog,
-    outbox: Sender<Input>,
-) -> Result<Server, ReceiveError> {
-    let socket = ControlSocket::claim(path)?;
-    let server = ServerConfig {
-        path: path.to_owned(),
-        daemon: format!("checkpointer {}", env!("CARGO_PKG_VERSION")),
-        limits: Limits::default(),
-    };
-    tracing::info!("{}: control at {}", config.guest, path.display());
-    Ok(Server::start_on(
-        socket,
-        server,
-        log.clone(),
-        Mailbox(outbox),
-    )?)
+    fn reply(self) -> Option<ReplyHandle> {
+        match self {
+            Self::Ask(_, reply) => Some(reply),
+            _ => None,
+        }
+    }
 }
 
 impl Keeper {
     pub(super) fn asked(&mut self, request: &Request, reply: ReplyHandle) {
         match request {
             Request::GuestStatus(_) => reply.ok(Answer::GuestStatus(Box::new(self.report()))),
-            Request::GuestTimeline(_) => {
-                reply.ok(Answer::GuestTimeline(GuestTimelineAnswer::default()))
+            Request::GuestTimeline(asked) => {
+                reply.ok(Answer::GuestTimeline(self.timeline.batch(asked.from_seq)));
             }
             Request::GuestPromote(asked) => self.promote_asked(asked, reply),
             Request::GuestStop(_) if self.promoted.is_some() => self.stop(reply),

@@ -16,12 +16,14 @@ mod progress;
 mod promote;
 mod report;
 mod session;
+mod timeline;
 
 use crate::authority::Record;
 use crate::config::{Config, Promote};
 use crate::hypervisor::qemu::spec::{Place, Spec};
 use crate::hypervisor::qemu::standby::Standby;
 use crate::hypervisor::qemu::{Error, Limits, Qemu};
+use crate::inbox::{Outbox, ROOM};
 use crate::memory::ram::Ram;
 use crate::memory::store::{self, Store};
 use crate::memory::stream::{Got, Link, commit};
@@ -38,9 +40,11 @@ use promote::Unfinished;
 use session::Sessions;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use timeline::Timeline;
 
 /// Longest rest of the loop.
 const LOOK: Duration = Duration::from_millis(20);
@@ -130,7 +134,7 @@ struct Keeper {
     run: PathBuf,
     begun: Instant,
     inbox: Receiver<Input>,
-    outbox: Sender<Input>,
+    outbox: Outbox<Input>,
     store: Arc<Mutex<Store>>,
     /// Directory of the store.
     path: PathBuf,
@@ -155,6 +159,7 @@ struct Keeper {
     /// Why the last promotion failed, and when.
     unpromoted: Option<(String, Instant)>,
     log: EventLog,
+    timeline: Timeline,
     state: GuestProtection,
     reason: String,
     since_unix_ms: u64,
@@ -184,8 +189,8 @@ pub fn run(reception: Reception) -> Result<(), ReceiveError> {
     let begin = found::look(&config, &store, &path, &spec.place(&run).monitor)?;
     let listener = TcpListener::bind(&listen).map_err(io_error(format!("listen at {listen}")))?;
     let log = EventLog::new().map_err(io_error("random numbers"))?;
-    let (outbox, inbox) = channel();
-    let server = control::serve(&control, &config, &log, outbox.clone())?;
+    let (outbox, inbox) = crate::inbox::inbox(ROOM);
+    let server = crate::control::serve(&control, &config.guest, &log, outbox.clone())?;
     let is_closed = !matches!(begin, Begin::Standby);
     let part = Parts {
         spec,
@@ -215,7 +220,7 @@ impl Keeper {
         listener: TcpListener,
         is_closed: bool,
         inbox: Receiver<Input>,
-        outbox: Sender<Input>,
+        outbox: Outbox<Input>,
     ) -> Result<Self, ReceiveError> {
         let Parts {
             spec,
@@ -228,13 +233,17 @@ impl Keeper {
         let (guest, bytes) = (config.guest.clone(), spec.memory_bytes());
         let admit = move |hello: &Hello| admits(hello, &guest, bytes);
         let limit = Duration::from_millis(config.standby.silence_ms.max(100));
-        let told = move |told| to_session.send(Input::Session(told)).is_ok();
-        let sessions = Sessions::start(listener, limit, is_closed, Arc::clone(&store), admit, told);
+        let closed = Arc::new(AtomicBool::new(is_closed));
+        let is_over = Arc::clone(&closed);
+        let told = move |told| {
+            to_session.put_unless(Input::Session(told), || is_over.load(Ordering::SeqCst))
+        };
+        let sessions = Sessions::start(listener, limit, closed, Arc::clone(&store), admit, told);
         let disks = match &config.disks {
             None => None,
             Some(control) => Some(
                 Disks::start(control.clone(), Arc::clone(&store), move |told| {
-                    to_disks.send(Input::Disks(told)).is_ok()
+                    to_disks.put(Input::Disks(told))
                 })
                 .map_err(io_error("threads"))?,
             ),
@@ -279,6 +288,7 @@ impl Keeper {
             unfinished: None,
             unpromoted: None,
             log,
+            timeline: Timeline::new(),
             state: GuestProtection::Waiting,
             reason: "no primary has come yet".to_owned(),
             since_unix_ms: blockrep_host::clock::unix_ms(),
@@ -366,6 +376,10 @@ impl Keeper {
             Input::Session(session::Told::Got { session, got, link }) => {
                 self.got(session, got, link)
             }
+            Input::Session(session::Told::Heard(once)) => {
+                once.heard();
+                self.heard = Some(Instant::now());
+            }
             Input::Session(session::Told::Ended { session, why }) => {
                 if session == self.session {
                     self.link = None;
@@ -386,10 +400,13 @@ impl Keeper {
     }
 
     fn got(&mut self, session: u64, got: Got, link: Link<TcpStream>) {
-        if got != Got::Quiet {
-            self.heard = Some(Instant::now());
+        if self.promoted.is_some() || self.unfinished.is_some() {
+            // Said before the sessions were closed; nobody is answered any more.
+            return;
         }
+        self.heard = Some(Instant::now());
         self.session = session;
+        self.link = Some(link);
         match got {
             Got::Hello(hello) => {
                 tracing::info!("a primary is connected: {}", hello.machine);
@@ -397,16 +414,19 @@ impl Keeper {
                 self.link_words = "connected".to_owned();
                 self.link_since_unix_ms = blockrep_host::clock::unix_ms();
                 self.is_off = false;
-                self.link = Some(link);
                 // What was committed while there was no link.
                 let committed = lock(&self.store).committed();
                 if committed != Epoch::NONE {
                     self.commit(committed);
                 }
-                return;
             }
-            Got::Whole { epoch, lineage } => {
+            Got::Whole {
+                epoch,
+                lineage,
+                came,
+            } => {
                 self.whole = Some(epoch);
+                self.timeline.whole(epoch, &came);
                 self.told_whole(epoch, lineage);
             }
             Got::EndOfGuest { epoch, lineage } => {
@@ -415,7 +435,6 @@ impl Keeper {
             }
             Got::Quiet | Got::CopyBegun { .. } | Got::Heard | Got::Pong(_) => {}
         }
-        self.link = Some(link);
     }
 
     fn told_whole(&mut self, epoch: Epoch, lineage: blkback_proto::ids::LineageId) {
@@ -435,7 +454,10 @@ impl Keeper {
             epoch
         };
         match commit(&self.store, self.link.as_ref(), applied) {
-            Ok(_) => self.committed_at = Some(Instant::now()),
+            Ok(committed) => {
+                self.timeline.committed(committed);
+                self.committed_at = Some(Instant::now());
+            }
             Err(error) => {
                 tracing::error!("epoch {epoch} of memory was not applied: {error}");
                 self.fail(error.to_string());
@@ -505,7 +527,7 @@ impl Keeper {
                 Standby::start(&spec, &place, Limits::default()).map_err(|e| e.to_string())
             });
             // Without the owner it ends here.
-            let _ = outbox.send(Input::Up(generation, Box::new(standby)));
+            let _ = outbox.put(Input::Up(generation, Box::new(standby)));
         };
         if let Err(error) = std::thread::Builder::new()
             .name("standby".to_owned())
