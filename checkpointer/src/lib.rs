@@ -3,7 +3,9 @@
 pub mod authority;
 pub mod cli;
 pub mod config;
+mod control;
 pub mod hypervisor;
+mod inbox;
 pub mod memory;
 mod plant;
 pub mod protect;

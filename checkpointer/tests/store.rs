@@ -435,3 +435,39 @@ fn damage_is_refused_and_left_as_it_is() {
     }
     assert_eq!(check(&Store::open(dir.path(), limits()).unwrap()), 1);
 }
+
+/// The disks committed an epoch of the old copy, and whoever noted that was killed; meanwhile a new copy has an epoch.
+/// Not told of the old one at the join, the disks would take their own commit for one without memory.
+#[test]
+fn what_is_whole_of_the_old_copy_is_told_beside_the_new() {
+    let dir = tempfile::tempdir().unwrap();
+    let lineage = |epoch: u64| LineageId([u8::try_from(epoch).unwrap(); 16]);
+    let bring = |store: &mut Store, epoch: u64| {
+        store.begin_epoch(Epoch(epoch), lineage(epoch)).unwrap();
+        let digest = [0; DIGEST_BYTES];
+        let kind = StateKind::SaveDevices;
+        store.finish_epoch(digest, kind, b"state").unwrap();
+    };
+    // The ids of copies are random: the newer may be the lower one.
+    for (old, new) in [(7, 9), (9, 7)] {
+        let path = dir.path().join(old.to_string());
+        let mut store = Store::open(&path, limits()).unwrap();
+        store.begin_generation(&hello(), old).unwrap();
+        bring(&mut store, 1);
+        store.commit(Epoch(1)).unwrap();
+        bring(&mut store, 2);
+        store.begin_session().unwrap();
+        store.begin_generation(&hello(), new).unwrap();
+        bring(&mut store, 3);
+        let told = [(Epoch(2), lineage(2)), (Epoch(3), lineage(3))];
+        assert_eq!(store.whole_of(), told);
+        drop(store);
+        let mut store = Store::open(&path, limits()).unwrap();
+        assert_eq!(store.whole_of(), told, "opened anew");
+        // Committed late, the old one counts; then the new copy.
+        assert_eq!(store.commit(Epoch(2)).unwrap(), Epoch(2));
+        assert_eq!(store.whole_of(), told[1..]);
+        assert_eq!(store.commit(Epoch(3)).unwrap(), Epoch(3));
+        assert_eq!(store.whole_of(), []);
+    }
+}

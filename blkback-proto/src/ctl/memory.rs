@@ -30,6 +30,9 @@ pub struct DriveAnswer {
     pub cut_wanted: bool,
     /// `local`, `flush` or `write`.
     pub ack_mode: String,
+    /// What becomes of writes without a backup: `degrade` or `pause`; empty where an older daemon does not tell.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub on_backup_loss: String,
     /// The history that is written, hex.
     pub lineage: String,
     /// Names of the volumes.

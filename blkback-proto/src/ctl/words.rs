@@ -228,6 +228,8 @@ words! {
         Lost = "lost",
         /// A standby that is becoming primary.
         Promoting = "promoting",
+        /// A standby whose promotion was decided and is not done: the guest is this host's, and runs nowhere.
+        Unfinished = "unfinished",
         /// The guest goes on here.
         Promoted = "promoted",
         /// Stopped by a failure of its own.

@@ -208,6 +208,7 @@ impl VolumeThread {
             reason: standing.reason.clone(),
             cut_wanted: group.is_cut_wished(self.now),
             ack_mode: self.about.settings.ack.to_string(),
+            on_backup_loss: self.about.loss.to_string(),
             lineage: lineage.unwrap_or_default(),
             volumes: volumes.collect(),
         }

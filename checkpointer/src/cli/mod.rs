@@ -123,7 +123,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
                 config,
             };
             standby::run(reception).map_err(|error| match error {
-                ReceiveError::Promoted(_) => Failure::new(Exit::Refused, error.to_string()),
+                ReceiveError::NoStandby(_) => Failure::new(Exit::Refused, error.to_string()),
                 _ => failed(error),
             })
         }

@@ -52,7 +52,7 @@ impl Protector {
                 Err(why) => Err(why),
             };
             // Without the owner nobody wants to know.
-            let _ = outbox.send(Input::TakenIn(result));
+            let _ = outbox.put(Input::TakenIn(result));
         };
         if let Err(error) = std::thread::Builder::new()
             .name("authority".to_owned())
@@ -109,7 +109,7 @@ impl Protector {
                 Err(why) => Word::Unreachable(why),
             };
             // Without the owner nobody wants to know.
-            let _ = outbox.send(Input::Word(word));
+            let _ = outbox.put(Input::Word(word));
         };
         if let Err(error) = std::thread::Builder::new()
             .name("authority".to_owned())

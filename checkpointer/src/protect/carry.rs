@@ -180,6 +180,13 @@ impl Protector {
         Named { epoch, lineage }
     }
 
+    fn wait_for_disks(&mut self, named: Named) {
+        match &self.disks {
+            Some(disks) => disks.wait_for(named.epoch, named.lineage),
+            None => self.events.push_back(Event::DiskCommitted(named.epoch)),
+        }
+    }
+
     fn send(&mut self, epoch: Epoch) {
         let named = self.named(epoch);
         self.wait_for_disks(named);
@@ -197,13 +204,6 @@ impl Protector {
                 self.memory_lost("the link is behind".to_owned());
             }
             Err(_) => unreachable!("a job comes back as it was"),
-        }
-    }
-
-    fn wait_for_disks(&mut self, named: Named) {
-        match &self.disks {
-            Some(disks) => disks.wait_for(named.epoch, named.lineage),
-            None => self.events.push_back(Event::DiskCommitted(named.epoch)),
         }
     }
 

@@ -1,46 +1,24 @@
-//! The control socket: what is asked goes to the owner, who answers.
+//! What is asked over the control socket.
 
-use super::{Input, ProtectError, Protector};
-use crate::config::Config;
+use super::{Input, Protector};
+use crate::control::Asked;
 use crate::sequence::Event;
 use blkback_proto::ctl::{
     Answer, ErrorCode, GuestProtection, GuestStopAnswer, GuestStopRequest, Request,
 };
-use blockrep_host::ctl::{
-    ControlSocket, EventLog, Handler, Limits, PeerCred, ReplyHandle, Server, ServerConfig,
-    elsewhere,
-};
-use std::path::Path;
-use std::sync::mpsc::Sender;
+use blockrep_host::ctl::{ReplyHandle, elsewhere};
 
-struct Mailbox(Sender<Input>);
-
-impl Handler for Mailbox {
-    fn handle(&mut self, request: Request, _: PeerCred, reply: ReplyHandle) {
-        // An owner that has gone drops the handle, which answers with an error.
-        let _ = self.0.send(Input::Ask(request, reply));
+impl Asked for Input {
+    fn asked(request: Request, reply: ReplyHandle) -> Self {
+        Self::Ask(request, reply)
     }
-}
 
-pub(super) fn serve(
-    path: &Path,
-    config: &Config,
-    log: &EventLog,
-    outbox: Sender<Input>,
-) -> Result<Server, ProtectError> {
-    let socket = ControlSocket::claim(path)?;
-    let server = ServerConfig {
-        path: path.to_owned(),
-        daemon: format!("checkpointer {}", env!("CARGO_PKG_VERSION")),
-        limits: Limits::default(),
-    };
-    tracing::info!("{}: control at {}", config.guest, path.display());
-    Ok(Server::start_on(
-        socket,
-        server,
-        log.clone(),
-        Mailbox(outbox),
-    )?)
+    fn reply(self) -> Option<ReplyHandle> {
+        match self {
+            Self::Ask(_, reply) => Some(reply),
+            _ => None,
+        }
+    }
 }
 
 impl Protector {

@@ -8,7 +8,7 @@ use blkback_proto::ctl::{Answer, CutRequest, DriveAnswer, DriveRequest, Request}
 use blkback_proto::ids::{Epoch, LineageId};
 use blockrep_host::ctl::{Client, ClientError};
 use std::path::Path;
-use std::sync::mpsc::{Receiver, Sender, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::Duration;
 
@@ -18,6 +18,8 @@ const WATCH_MS: u64 = 1_000;
 const AGAIN: Duration = Duration::from_millis(200);
 /// For an answer beyond what was asked to be waited.
 const SLACK: Duration = Duration::from_secs(1);
+/// Commits that may be waited for: more than checkpoints are on their way.
+const WAITED_MAX: usize = 256;
 /// Name under which the daemon's log knows this client.
 const NAME: &str = concat!("checkpointer ", env!("CARGO_PKG_VERSION"));
 
@@ -36,7 +38,7 @@ pub(super) enum Told {
 #[derive(Debug)]
 pub(super) struct Disks {
     cuts: SyncSender<Attempt>,
-    commits: Sender<(Epoch, LineageId)>,
+    commits: SyncSender<(Epoch, LineageId)>,
 }
 
 impl Disks {
@@ -51,7 +53,7 @@ impl Disks {
         told: impl Fn(Told) -> bool + Clone + Send + 'static,
     ) -> std::io::Result<Self> {
         let (cuts, asked) = sync_channel(1);
-        let (commits, waited) = std::sync::mpsc::channel();
+        let (commits, waited) = sync_channel(WAITED_MAX);
         let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
             thread::Builder::new()
                 .name(name.to_owned())
@@ -81,8 +83,8 @@ impl Disks {
 
     /// [`Event::DiskCommitted`] follows when the epoch of this history is.
     pub(super) fn wait_for(&self, epoch: Epoch, lineage: LineageId) {
-        // A thread that has ended has told why.
-        let _ = self.commits.send((epoch, lineage));
+        // A thread that has ended has told why. Without room the epoch is not answered for: the sequence has the limit.
+        let _ = self.commits.try_send((epoch, lineage));
     }
 }
 
@@ -97,6 +99,14 @@ fn is_there(answer: &DriveAnswer) -> Result<(), String> {
             "the disks answer the guest after the backup has its writes (--ack {}), which a held guest would wait for in \
              every epoch: start their daemon with --ack local",
             answer.ack_mode
+        ));
+    }
+    // Writes would wait for protection, protection for a checkpoint, and that for what the guest has asked of its disks.
+    if !matches!(answer.on_backup_loss.as_str(), "" | "degrade") {
+        return Err(format!(
+            "the disks let the guest's writes wait while their backup is lost (--on-backup-loss {}), and a checkpoint, which \
+             brings it back, would wait for those writes: start their daemon with --on-backup-loss degrade",
+            answer.on_backup_loss
         ));
     }
     match answer.state.as_str() {
@@ -225,6 +235,55 @@ fn commit(
             }
             Ok(_) | Err(ClientError::Daemon(_)) => client = Some(known),
             Err(_) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! Disks that wait for what a checkpoint waits for: the guest stands until somebody kills it.
+    use super::*;
+
+    #[test]
+    fn disks_that_would_wait_for_a_checkpoint_are_refused() {
+        let good = DriveAnswer {
+            state: "protected".to_owned(),
+            ack_mode: "local".to_owned(),
+            on_backup_loss: "degrade".to_owned(),
+            ..DriveAnswer::default()
+        };
+        let of = |change: &dyn Fn(&mut DriveAnswer)| {
+            let mut answer = good.clone();
+            change(&mut answer);
+            is_there(&answer)
+        };
+        assert_eq!(of(&|_| {}), Ok(()));
+        // A daemon from before it was told.
+        assert_eq!(of(&|answer| answer.on_backup_loss.clear()), Ok(()));
+        let refused: [(&str, &dyn Fn(&mut DriveAnswer)); 3] = [
+            ("--ack local", &|answer| {
+                answer.ack_mode = "write".to_owned()
+            }),
+            ("--on-backup-loss degrade", &|answer| {
+                answer.on_backup_loss = "pause".to_owned()
+            }),
+            ("standalone: why", &|answer| {
+                answer.state = "standalone".to_owned();
+                answer.reason = "why".to_owned();
+            }),
+        ];
+        for (told, change) in refused {
+            let why = of(change).expect_err(told);
+            assert!(why.contains(told) && !why.contains('\n'), "{why}");
+        }
+        // It is said before there is a backup, too, and while one is compared.
+        for state in ["waiting-for-backup", "paused", "resyncing"] {
+            let why = of(&|answer| {
+                answer.state = state.to_owned();
+                answer.cut_wanted = true;
+                answer.on_backup_loss = "pause".to_owned();
+            });
+            assert!(why.is_err_and(|why| why.contains("degrade")), "{state}");
         }
     }
 }

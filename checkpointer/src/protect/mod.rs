@@ -27,11 +27,13 @@ mod timeline;
 pub use guardian::guard;
 pub use output::Interface;
 pub use state::unframed;
+pub(crate) use timeline::batch;
 
 use crate::authority::Record;
 use crate::config::{Config, Interval};
 use crate::hypervisor::qemu::check::{Finding, Served, Weight, check};
 use crate::hypervisor::qemu::{Event as QemuEvent, Limits, Qemu};
+use crate::inbox::{Outbox, ROOM};
 use crate::plant::{Plant, planted};
 use crate::sequence::{Event, Part, Sequence, Settings, Word};
 use blkback_proto::ctl::{DriveAnswer, EventKind, Request};
@@ -46,7 +48,7 @@ use link::{Job, LinkSettings, MemoryLink};
 use output::Output;
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 use timeline::Timeline;
 
@@ -137,7 +139,7 @@ struct Protector {
     settings: Settings,
     begun: Instant,
     inbox: Receiver<Input>,
-    outbox: Sender<Input>,
+    outbox: Outbox<Input>,
     disks: Option<Disks>,
     disks_standing: DriveAnswer,
     output: Option<Output>,
@@ -223,8 +225,8 @@ pub fn run(protection: Protection) -> Result<(), ProtectError> {
     let guest = Guest::open(qemu, &opening, guardian).map_err(ProtectError::Guest)?;
     let record = authority::claim(&config).map_err(ProtectError::NotOurs)?;
     let log = EventLog::new().map_err(io("random numbers"))?;
-    let (outbox, inbox) = channel();
-    let server = control::serve(&protection.control, &config, &log, outbox.clone())?;
+    let (outbox, inbox) = crate::inbox::inbox(ROOM);
+    let server = crate::control::serve(&protection.control, &config.guest, &log, outbox.clone())?;
     let mut protector =
         Protector::new(config, guest, record, log, inbox, outbox).map_err(io("threads"))?;
     blockrep_host::notify::ready("the guest is looked over");
@@ -244,7 +246,7 @@ impl Protector {
         record: Record,
         log: EventLog,
         inbox: Receiver<Input>,
-        outbox: Sender<Input>,
+        outbox: Outbox<Input>,
     ) -> std::io::Result<Self> {
         let mut settings = config.epochs.settings(1);
         if planted(Plant::EarlyRelease) {
@@ -259,7 +261,7 @@ impl Protector {
                 control,
                 Duration::from_millis(config.epochs.pause_max_ms),
                 Duration::from_millis(config.epochs.answer_max_ms),
-                move |told| to_disks.send(Input::Disks(told)).is_ok(),
+                move |told| to_disks.put(Input::Disks(told)),
             )?),
         };
         let hello = guest.hello(&config.guest, incarnation, 0);
@@ -275,9 +277,7 @@ impl Protector {
                 ..crate::memory::stream::Settings::default()
             },
         };
-        let link = MemoryLink::start(link, hello, move |told| {
-            to_link.send(Input::Link(told)).is_ok()
-        })?;
+        let link = MemoryLink::start(link, hello, move |told| to_link.put(Input::Link(told)))?;
         let interfaces = config.output.interfaces.iter().map(|name| Interface {
             name: name.clone(),
             bridge: config.output.bridge.clone(),

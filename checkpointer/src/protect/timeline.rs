@@ -242,25 +242,29 @@ impl Timeline {
     }
 
     pub(super) fn batch(&self, from_seq: u64) -> GuestTimelineAnswer {
-        let oldest = self
-            .kept
-            .front()
-            .map_or(self.next_seq, |kept| kept.figures.seq);
-        let from = from_seq.clamp(oldest, self.next_seq);
-        let mine = self
-            .kept
-            .iter()
-            .map(|kept| &kept.figures)
-            .filter(|f| f.seq >= from);
-        let epochs: Vec<EpochFigures> = mine.take(EPOCH_FIGURES_MAX).cloned().collect();
-        let next_seq = epochs.last().map_or(from, |last| last.seq + 1);
-        GuestTimelineAnswer {
-            log: self.log.clone(),
-            epochs,
-            lost: oldest.saturating_sub(from_seq.max(1)),
-            next_seq,
-            more: next_seq < self.next_seq,
-        }
+        let kept = self.kept.iter().map(|kept| &kept.figures);
+        batch(&self.log, kept, self.next_seq, from_seq)
+    }
+}
+
+/// From one number on, of those that are kept, oldest first.
+pub(crate) fn batch<'a>(
+    log: &str,
+    kept: impl Iterator<Item = &'a EpochFigures> + Clone,
+    kept_next: u64,
+    from_seq: u64,
+) -> GuestTimelineAnswer {
+    let oldest = kept.clone().next().map_or(kept_next, |figures| figures.seq);
+    let from = from_seq.clamp(oldest, kept_next);
+    let mine = kept.filter(|figures| figures.seq >= from);
+    let epochs: Vec<EpochFigures> = mine.take(EPOCH_FIGURES_MAX).cloned().collect();
+    let next_seq = epochs.last().map_or(from, |last| last.seq + 1);
+    GuestTimelineAnswer {
+        log: log.to_owned(),
+        epochs,
+        lost: oldest.saturating_sub(from_seq.max(1)),
+        next_seq,
+        more: next_seq < kept_next,
     }
 }
 

@@ -6,13 +6,14 @@
 
 use crate::memory::store::Store;
 use blkback_proto::ctl::{
-    Answer, MEMORY_WHOLE_MAX, MemoryEpoch, MemoryJoinRequest, MemoryLeaveRequest,
+    Answer, ErrorCode, MEMORY_WHOLE_MAX, MemoryEpoch, MemoryJoinRequest, MemoryLeaveRequest,
     MemoryWaitRequest, PromoteAnswer, PromoteRequest, Request,
 };
 use blkback_proto::ids::{Epoch, LineageId};
 use blockrep_host::ctl::{Client, ClientError};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -20,6 +21,8 @@ use std::time::Duration;
 const NAME: &str = concat!("checkpointer receive ", env!("CARGO_PKG_VERSION"));
 const LIMIT: Duration = Duration::from_secs(2);
 const WAIT_MS: u64 = 1_000;
+/// Words that may wait for the teller.
+const SAID_MAX: usize = 64;
 /// Between two tries to reach the daemon, or to be taken.
 const AGAIN: Duration = Duration::from_millis(100);
 
@@ -30,6 +33,24 @@ pub(super) enum Told {
     Committed(Epoch),
     /// The daemon does not answer, or does not take the memory; one line. Empty when all is well again.
     Standing(String),
+}
+
+/// Why the disks were not promoted.
+#[derive(Debug)]
+pub(super) struct Refused {
+    /// They serve already.
+    pub(super) is_primary: bool,
+    /// One line.
+    pub(super) why: String,
+}
+
+impl From<ClientError> for Refused {
+    fn from(error: ClientError) -> Self {
+        let is_primary =
+            matches!(&error, ClientError::Daemon(reply) if reply.code == ErrorCode::WrongRole);
+        let why = error.to_string();
+        Self { is_primary, why }
+    }
 }
 
 #[derive(Debug)]
@@ -43,7 +64,16 @@ enum Say {
 #[derive(Debug)]
 pub(super) struct Disks {
     control: PathBuf,
-    say: Sender<Say>,
+    say: SyncSender<Say>,
+    missed: Arc<Missed>,
+}
+
+/// What found no room with the teller: the owner never waits for it.
+#[derive(Debug, Default)]
+struct Missed {
+    /// Epochs that are whole: the store has them, and a join tells all.
+    whole: AtomicBool,
+    leave: AtomicBool,
 }
 
 fn connect(path: &Path) -> Result<Client, ClientError> {
@@ -58,13 +88,16 @@ impl Disks {
         store: Arc<Mutex<Store>>,
         told: impl Fn(Told) -> bool + Clone + Send + 'static,
     ) -> std::io::Result<Self> {
-        let (say, said) = channel();
+        let (say, said) = sync_channel(SAID_MAX);
+        let missed = Arc::new(Missed::default());
         let (path, tell, again) = (control.clone(), told.clone(), say.clone());
+        let left_out = Arc::clone(&missed);
         let teller = move || {
             let mut teller = Teller {
                 path,
                 store,
                 tell,
+                missed: left_out,
                 client: None,
             };
             teller.run(&said);
@@ -77,25 +110,33 @@ impl Disks {
         thread::Builder::new()
             .name("disks-wait".to_owned())
             .spawn(waiter)?;
-        Ok(Self { control, say })
+        Ok(Self {
+            control,
+            say,
+            missed,
+        })
     }
 
     /// The store has all of this epoch.
     pub(super) fn whole(&self, epoch: Epoch, lineage: LineageId) {
         // A thread that has ended has told why.
-        let _ = self.say.send(Say::Whole(epoch, lineage));
+        if let Err(TrySendError::Full(_)) = self.say.try_send(Say::Whole(epoch, lineage)) {
+            self.missed.whole.store(true, Ordering::SeqCst);
+        }
     }
 
     /// Protection has ended in order: the disks decide alone again.
     pub(super) fn leave(&self) {
-        let _ = self.say.send(Say::Leave);
+        if let Err(TrySendError::Full(_)) = self.say.try_send(Say::Leave) {
+            self.missed.leave.store(true, Ordering::SeqCst);
+        }
     }
 
     /// Promotes the disks to the newest epoch that memory and disks both have.
     ///
     /// # Errors
-    /// The daemon's reason, one line.
-    pub(super) fn promote(&self, reason: &str) -> Result<PromoteAnswer, String> {
+    /// The daemon's reason.
+    pub(super) fn promote(&self, reason: &str) -> Result<PromoteAnswer, Refused> {
         let request = PromoteRequest {
             // The authority has decided.
             force: true,
@@ -103,8 +144,8 @@ impl Disks {
             reason: reason.to_owned(),
             ..PromoteRequest::default()
         };
-        let mut client = connect(&self.control).map_err(|e| e.to_string())?;
-        client.promote(request).map_err(|e| e.to_string())
+        let mut client = connect(&self.control).map_err(Refused::from)?;
+        client.promote(request).map_err(Refused::from)
     }
 
     /// How long ago the disks heard of their primary; nothing where they never did, or nobody knows.
@@ -122,6 +163,7 @@ struct Teller<F> {
     path: PathBuf,
     store: Arc<Mutex<Store>>,
     tell: F,
+    missed: Arc<Missed>,
     /// Connected, and joined.
     client: Option<Client>,
 }
@@ -131,7 +173,8 @@ impl<F: Fn(Told) -> bool> Teller<F> {
         loop {
             let say = match said.recv_timeout(AGAIN) {
                 Ok(say) => Some(say),
-                Err(RecvTimeoutError::Timeout) => None,
+                // All that waited is done.
+                Err(RecvTimeoutError::Timeout) => self.missed(),
                 Err(RecvTimeoutError::Disconnected) => return,
             };
             let done = match say {
@@ -157,6 +200,14 @@ impl<F: Fn(Told) -> bool> Teller<F> {
                 return;
             }
         }
+    }
+
+    fn missed(&self) -> Option<Say> {
+        let Missed { whole, leave } = &*self.missed;
+        if whole.swap(false, Ordering::SeqCst) {
+            return Some(Say::Again);
+        }
+        leave.swap(false, Ordering::SeqCst).then_some(Say::Leave)
     }
 
     fn whole(&mut self, epoch: Epoch, lineage: LineageId) -> Result<Option<Epoch>, String> {
@@ -219,7 +270,7 @@ impl<F: Fn(Told) -> bool> Teller<F> {
     }
 }
 
-fn wait(path: &Path, again: &Sender<Say>, tell: &impl Fn(Told) -> bool) {
+fn wait(path: &Path, again: &SyncSender<Say>, tell: &impl Fn(Told) -> bool) {
     let mut above = 0;
     loop {
         if let Ok(mut client) = connect(path) {

@@ -11,14 +11,20 @@
 
 mod control;
 mod disks;
+mod found;
+mod progress;
 mod promote;
 mod report;
 mod session;
+mod timeline;
 
+use crate::authority::Record;
 use crate::config::{Config, Promote};
 use crate::hypervisor::qemu::spec::{Place, Spec};
 use crate::hypervisor::qemu::standby::Standby;
-use crate::hypervisor::qemu::{Limits, Qemu};
+use crate::hypervisor::qemu::{Error, Limits, Qemu};
+use crate::inbox::{Outbox, ROOM};
+use crate::memory::ram::Ram;
 use crate::memory::store::{self, Store};
 use crate::memory::stream::{Got, Link, commit};
 use crate::plant::{Plant, planted};
@@ -28,12 +34,17 @@ use blkback_proto::ids::Epoch;
 use blkback_proto::memory::{Frame, Hello, RefuseCode};
 use blockrep_host::ctl::{EventLog, NewEvent, ReplyHandle};
 use disks::Disks;
+use found::Begin;
+use progress::Progress;
+use promote::Unfinished;
 use session::Sessions;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use timeline::Timeline;
 
 /// Longest rest of the loop.
 const LOOK: Duration = Duration::from_millis(20);
@@ -60,9 +71,9 @@ pub enum ReceiveError {
     Store(#[from] store::StoreError),
     #[error(transparent)]
     Bind(#[from] blockrep_host::ctl::BindError),
-    /// The guest was promoted here, and is nobody's standby any more.
+    /// The guest is this host's, or was: this is no standby of it.
     #[error("{0}")]
-    Promoted(String),
+    NoStandby(String),
 }
 
 fn io_error(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> ReceiveError {
@@ -97,11 +108,22 @@ enum Waiting {
     None,
     Starting(u64),
     Up(u64, Box<Standby>),
+    /// The guest itself, promoted by a daemon before this one.
+    Found(Box<Qemu>),
     Failed {
         generation: u64,
         why: String,
         at: Instant,
     },
+}
+
+/// What a keeper is made of, besides its channels.
+struct Parts {
+    spec: Spec,
+    run: PathBuf,
+    store: Arc<Mutex<Store>>,
+    path: PathBuf,
+    log: EventLog,
 }
 
 /// See the module.
@@ -112,8 +134,10 @@ struct Keeper {
     run: PathBuf,
     begun: Instant,
     inbox: Receiver<Input>,
-    outbox: Sender<Input>,
+    outbox: Outbox<Input>,
     store: Arc<Mutex<Store>>,
+    /// Directory of the store.
+    path: PathBuf,
     sessions: Sessions,
     disks: Option<Disks>,
     disks_words: String,
@@ -132,9 +156,12 @@ struct Keeper {
     /// The primary wants the guest to go on here, and why.
     handed_over: Option<String>,
     promoted: Option<GuestPromoteAnswer>,
+    /// Decided, and not done.
+    unfinished: Option<Unfinished>,
     /// Why the last promotion failed, and when.
     unpromoted: Option<(String, Instant)>,
     log: EventLog,
+    timeline: Timeline,
     state: GuestProtection,
     reason: String,
     since_unix_ms: u64,
@@ -161,18 +188,21 @@ pub fn run(reception: Reception) -> Result<(), ReceiveError> {
         pending_bytes_max: config.memory.buffer_mib << 20,
     };
     let store = Arc::new(Mutex::new(Store::open(&path, limits)?));
-    if lock(&store).is_promoted() {
-        return Err(ReceiveError::Promoted(format!(
-            "{}: the guest was promoted here before: when it is off for good, remove {} and start this again",
-            config.guest,
-            path.display()
-        )));
-    }
+    let begin = found::look(&config, &store, &path, &spec.place(&run).monitor)?;
     let listener = TcpListener::bind(&listen).map_err(io_error(format!("listen at {listen}")))?;
     let log = EventLog::new().map_err(io_error("random numbers"))?;
-    let (outbox, inbox) = channel();
-    let server = control::serve(&control, &config, &log, outbox.clone())?;
-    let mut keeper = Keeper::new(config, spec, run, store, listener, log, inbox, outbox)?;
+    let (outbox, inbox) = crate::inbox::inbox(ROOM);
+    let server = crate::control::serve(&control, &config.guest, &log, outbox.clone())?;
+    let is_closed = !matches!(begin, Begin::Standby);
+    let part = Parts {
+        spec,
+        run,
+        store,
+        path,
+        log,
+    };
+    let mut keeper = Keeper::new(config, part, listener, is_closed, inbox, outbox)?;
+    keeper.begin(begin);
     blockrep_host::notify::ready("waits for a primary");
     keeper.turn(&shutdown);
     blockrep_host::notify::stopping("ends");
@@ -185,32 +215,37 @@ fn lock(store: &Mutex<Store>) -> MutexGuard<'_, Store> {
 }
 
 impl Keeper {
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "made in one place, of what that made"
-    )]
+    /// Takes no primary in where `is_closed`.
     fn new(
         config: Config,
-        spec: Spec,
-        run: PathBuf,
-        store: Arc<Mutex<Store>>,
+        parts: Parts,
         listener: TcpListener,
-        log: EventLog,
+        is_closed: bool,
         inbox: Receiver<Input>,
-        outbox: Sender<Input>,
+        outbox: Outbox<Input>,
     ) -> Result<Self, ReceiveError> {
+        let Parts {
+            spec,
+            run,
+            store,
+            path,
+            log,
+        } = parts;
         let (to_session, to_disks) = (outbox.clone(), outbox.clone());
         let (guest, bytes) = (config.guest.clone(), spec.memory_bytes());
         let admit = move |hello: &Hello| admits(hello, &guest, bytes);
         let limit = Duration::from_millis(config.standby.silence_ms.max(100));
-        let sessions = Sessions::start(listener, limit, Arc::clone(&store), admit, move |told| {
-            to_session.send(Input::Session(told)).is_ok()
-        });
+        let closed = Arc::new(AtomicBool::new(is_closed));
+        let is_over = Arc::clone(&closed);
+        let told = move |told| {
+            to_session.put_unless(Input::Session(told), || is_over.load(Ordering::SeqCst))
+        };
+        let sessions = Sessions::start(listener, limit, closed, Arc::clone(&store), admit, told);
         let disks = match &config.disks {
             None => None,
             Some(control) => Some(
                 Disks::start(control.clone(), Arc::clone(&store), move |told| {
-                    to_disks.send(Input::Disks(told)).is_ok()
+                    to_disks.put(Input::Disks(told))
                 })
                 .map_err(io_error("threads"))?,
             ),
@@ -236,6 +271,7 @@ impl Keeper {
             inbox,
             outbox,
             store,
+            path,
             disks,
             disks_words: String::new(),
             output,
@@ -252,13 +288,69 @@ impl Keeper {
             is_off: false,
             handed_over: None,
             promoted: None,
+            unfinished: None,
             unpromoted: None,
             log,
+            timeline: Timeline::new(),
             state: GuestProtection::Waiting,
             reason: "no primary has come yet".to_owned(),
             since_unix_ms: blockrep_host::clock::unix_ms(),
             is_over: false,
         })
+    }
+
+    /// Goes on with what a daemon before this one began.
+    fn begin(&mut self, begin: Begin) {
+        let unfinished = |record: &Record| {
+            let text = format!(
+                "the guest is this host's by the authority's record, generation {} ({}), and does not run yet",
+                record.generation, record.note
+            );
+            (Unfinished::found(record), text)
+        };
+        match begin {
+            Begin::Standby => {}
+            Begin::Unfinished(record) => {
+                let (found, text) = unfinished(&record);
+                self.unfinished = Some(found);
+                self.change(GuestProtection::Unfinished, text);
+            }
+            Begin::Loaded(record, qemu) => {
+                self.waiting = Waiting::Found(qemu);
+                match record {
+                    Some(record) => {
+                        let (found, text) = unfinished(&record);
+                        self.unfinished = Some(found);
+                        self.change(GuestProtection::Unfinished, text);
+                    }
+                    None => self.take_up(None),
+                }
+            }
+            Begin::Running(record, qemu) => {
+                self.waiting = Waiting::Found(qemu);
+                self.take_up(record.as_ref());
+            }
+        }
+    }
+
+    /// The guest was promoted by a daemon that is gone, and is there.
+    fn take_up(&mut self, record: Option<&Record>) {
+        let epoch = lock(&self.store).committed();
+        let known = Progress::of(&self.path, record).answer;
+        self.promoted = Some(known.unwrap_or_else(|| {
+            GuestPromoteAnswer {
+                epoch: epoch.0,
+                lineage: record
+                    .map(|record| record.lineage.to_string())
+                    .unwrap_or_default(),
+                ..GuestPromoteAnswer::default()
+            }
+        }));
+        let pid = self.standby_pid().unwrap_or_default();
+        let text = format!(
+            "went on from epoch {epoch} under a daemon before this one, and is watched again: process {pid}"
+        );
+        self.change(GuestProtection::Promoted, text);
     }
 
     fn turn(&mut self, shutdown: &blockrep_host::signals::Shutdown) {
@@ -276,6 +368,7 @@ impl Keeper {
             self.keep_a_standby();
             self.look_at_standby();
             self.judge_silence();
+            self.try_again();
             self.stand();
         }
         self.leave();
@@ -285,6 +378,10 @@ impl Keeper {
         match input {
             Input::Session(session::Told::Got { session, got, link }) => {
                 self.got(session, got, link)
+            }
+            Input::Session(session::Told::Heard(once)) => {
+                once.heard();
+                self.heard = Some(Instant::now());
             }
             Input::Session(session::Told::Ended { session, why }) => {
                 if session == self.session {
@@ -306,10 +403,13 @@ impl Keeper {
     }
 
     fn got(&mut self, session: u64, got: Got, link: Link<TcpStream>) {
-        if got != Got::Quiet {
-            self.heard = Some(Instant::now());
+        if self.promoted.is_some() || self.unfinished.is_some() {
+            // Said before the sessions were closed; nobody is answered any more.
+            return;
         }
+        self.heard = Some(Instant::now());
         self.session = session;
+        self.link = Some(link);
         match got {
             Got::Hello(hello) => {
                 tracing::info!("a primary is connected: {}", hello.machine);
@@ -318,16 +418,19 @@ impl Keeper {
                 self.link_since_unix_ms = blockrep_host::clock::unix_ms();
                 self.is_off = false;
                 self.handed_over = None;
-                self.link = Some(link);
                 // What was committed while there was no link.
                 let committed = lock(&self.store).committed();
                 if committed != Epoch::NONE {
                     self.commit(committed);
                 }
-                return;
             }
-            Got::Whole { epoch, lineage } => {
+            Got::Whole {
+                epoch,
+                lineage,
+                came,
+            } => {
                 self.whole = Some(epoch);
+                self.timeline.whole(epoch, &came);
                 self.told_whole(epoch, lineage);
             }
             Got::EndOfGuest { epoch, lineage } => {
@@ -340,7 +443,6 @@ impl Keeper {
             }
             Got::Quiet | Got::CopyBegun { .. } | Got::Heard | Got::Pong(_) => {}
         }
-        self.link = Some(link);
     }
 
     fn told_whole(&mut self, epoch: Epoch, lineage: blkback_proto::ids::LineageId) {
@@ -351,7 +453,7 @@ impl Keeper {
     }
 
     fn commit(&mut self, epoch: Epoch) {
-        if self.promoted.is_some() {
+        if self.promoted.is_some() || lock(&self.store).is_promoted() {
             return;
         }
         let applied = if planted(Plant::OlderEpoch) {
@@ -360,7 +462,10 @@ impl Keeper {
             epoch
         };
         match commit(&self.store, self.link.as_ref(), applied) {
-            Ok(_) => self.committed_at = Some(Instant::now()),
+            Ok(committed) => {
+                self.timeline.committed(committed);
+                self.committed_at = Some(Instant::now());
+            }
             Err(error) => {
                 tracing::error!("epoch {epoch} of memory was not applied: {error}");
                 self.fail(error.to_string());
@@ -395,6 +500,9 @@ impl Keeper {
         }
         let (generation, ram) = {
             let store = lock(&self.store);
+            if store.is_promoted() {
+                return;
+            }
             (store.generation(), store.ram())
         };
         let (Some(Ok(ram)), false) = (ram, generation == 0) else {
@@ -408,17 +516,16 @@ impl Keeper {
             } if *of == generation && at.elapsed() < AGAIN => return,
             _ => {}
         }
-        let Some(block) = ram.blocks().first().filter(|_| ram.blocks().len() == 1) else {
-            self.waiting = Waiting::Failed {
-                generation,
-                why: "a guest with more than one block of RAM has no standby yet".to_owned(),
-                at: Instant::now(),
-            };
-            return;
-        };
-        let place = Place {
-            memory: block.file.clone(),
-            ..self.spec.place(&self.run)
+        let place = match self.standby_place(&ram) {
+            Ok(place) => place,
+            Err(why) => {
+                self.waiting = Waiting::Failed {
+                    generation,
+                    why,
+                    at: Instant::now(),
+                };
+                return;
+            }
         };
         // The one before maps a file that is gone.
         self.waiting = Waiting::Starting(generation);
@@ -428,7 +535,7 @@ impl Keeper {
                 Standby::start(&spec, &place, Limits::default()).map_err(|e| e.to_string())
             });
             // Without the owner it ends here.
-            let _ = outbox.send(Input::Up(generation, Box::new(standby)));
+            let _ = outbox.put(Input::Up(generation, Box::new(standby)));
         };
         if let Err(error) = std::thread::Builder::new()
             .name("standby".to_owned())
@@ -437,6 +544,17 @@ impl Keeper {
             tracing::error!("no standby is started: {error}");
             self.waiting = Waiting::None;
         }
+    }
+
+    fn standby_place(&self, ram: &Ram) -> Result<Place, String> {
+        let [block] = ram.blocks() else {
+            let text = "a guest with more than one block of RAM has no standby yet";
+            return Err(text.to_owned());
+        };
+        Ok(Place {
+            memory: block.file.clone(),
+            ..self.spec.place(&self.run)
+        })
     }
 
     fn came_up(&mut self, generation: u64, standby: Result<Standby, String>) {
@@ -465,6 +583,9 @@ impl Keeper {
             self.look_at_guest();
             return;
         }
+        if lock(&self.store).is_promoted() {
+            return;
+        }
         let Waiting::Up(generation, standby) = &mut self.waiting else {
             return;
         };
@@ -481,7 +602,8 @@ impl Keeper {
 
     /// Nothing was heard of the primary for too long, and it was protected.
     fn judge_silence(&mut self) {
-        if self.promoted.is_some() || self.is_off || self.config.standby.promote != Promote::Auto {
+        let is_decided = self.promoted.is_some() || self.unfinished.is_some();
+        if is_decided || self.is_off || self.config.standby.promote != Promote::Auto {
             return;
         }
         let limit = Duration::from_millis(self.config.standby.silence_ms);
@@ -511,9 +633,9 @@ impl Keeper {
             None => format!("the primary was silent for {silent} ms"),
         };
         self.change(GuestProtection::Lost, reason.clone());
-        if let Err(why) = self.promote(&reason, false) {
-            tracing::error!("not promoted: {why}");
-            self.unpromoted = Some((why, Instant::now()));
+        if let Err(error) = self.promote(&reason, false) {
+            tracing::error!("not promoted: {}", error.why);
+            self.unpromoted = Some((error.why, Instant::now()));
         }
     }
 
@@ -533,7 +655,8 @@ impl Keeper {
 
     /// The state that follows from what is known.
     fn stand(&mut self) {
-        if self.promoted.is_some() || self.state == GuestProtection::Failed {
+        let is_decided = self.promoted.is_some() || self.unfinished.is_some();
+        if is_decided || self.is_over {
             return;
         }
         let committed = lock(&self.store).committed();
@@ -576,7 +699,8 @@ impl Keeper {
     /// The daemon ends. A guest that was promoted runs on.
     fn leave(&mut self) {
         self.sessions.close();
-        if self.promoted.is_none() {
+        // From the mark in the store on it may run.
+        if self.promoted.is_none() && !lock(&self.store).is_promoted() {
             return;
         }
         if let Waiting::Up(_, standby) = std::mem::replace(&mut self.waiting, Waiting::None) {
@@ -587,17 +711,24 @@ impl Keeper {
     }
 
     fn look_at_guest(&mut self) {
-        let Waiting::Up(_, standby) = &mut self.waiting else {
-            return;
+        let status = match &mut self.waiting {
+            Waiting::Up(_, standby) => standby.qemu().status(),
+            Waiting::Found(qemu) => qemu.status(),
+            _ => return,
         };
-        if let Err(error) = standby.qemu().status() {
-            tracing::warn!("the guest has ended: {error}");
-            self.change(
-                GuestProtection::Over,
-                format!("the guest has ended: {error}"),
-            );
-            self.is_over = true;
+        match status {
+            Ok(_) => {}
+            Err(Error::Gone(why)) => self.guest_ended(&why),
+            // Busy, or stopped by somebody: it has the guest still.
+            Err(error) => tracing::warn!("the guest's QEMU: {error}"),
         }
+    }
+
+    fn guest_ended(&mut self, why: &str) {
+        tracing::warn!("the guest has ended: {why}");
+        let text = format!("the guest has ended: {why}");
+        self.change(GuestProtection::Over, text);
+        self.is_over = true;
     }
 }
 
@@ -611,7 +742,8 @@ fn end_leftover(monitor: &Path) -> Result<(), String> {
         return Ok(());
     };
     let status = qemu.status().map_err(|e| e.to_string())?;
-    if status.word != "inmigrate" {
+    // One that stands was loaded, and never ran: what may run is marked in the store, and not started a second time.
+    if !matches!(status.word.as_str(), "inmigrate" | "paused") {
         return Err(format!(
             "{}: a guest answers there, and it is {}",
             monitor.display(),

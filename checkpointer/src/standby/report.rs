@@ -1,6 +1,7 @@
 //! Status of the standby.
 
 use super::{Keeper, Waiting, lock};
+use crate::config::Promote;
 use blkback_proto::ctl::{
     Bounds, DaemonStatus, GuestAuthority, GuestDisks, GuestEpochs, GuestHypervisor,
     GuestProtection, GuestReport, GuestSide, GuestStandby, LinkState, MemoryLink, MemoryPart,
@@ -49,6 +50,9 @@ impl Keeper {
                     Waiting::None => "no standby is started before there is an epoch".to_owned(),
                     Waiting::Starting(_) => "the standby is starting".to_owned(),
                     Waiting::Up(..) => "the standby waits".to_owned(),
+                    Waiting::Found(_) => {
+                        "the guest runs, promoted under a daemon before".to_owned()
+                    }
                     Waiting::Failed { why, .. } => why.clone(),
                 },
             }),
@@ -110,14 +114,15 @@ impl Keeper {
         }
     }
 
-    fn standby_pid(&self) -> Option<u32> {
+    pub(super) fn standby_pid(&self) -> Option<u32> {
         match &self.waiting {
             Waiting::Up(_, standby) => Some(standby.pid()),
+            Waiting::Found(qemu) => Some(qemu.pid()),
             _ => None,
         }
     }
 
-    fn next(&self) -> &'static str {
+    pub(super) fn next(&self) -> &'static str {
         match self.state {
             GuestProtection::Waiting => {
                 "start `checkpointer protect` or `checkpointer run` where the guest runs"
@@ -125,6 +130,12 @@ impl Keeper {
             GuestProtection::Copying => "it follows when the first checkpoint is whole",
             GuestProtection::Lost => {
                 "`blockrepctl guest promote` when the primary is dead; or it comes back by itself"
+            }
+            GuestProtection::Unfinished if self.config.standby.promote == Promote::Auto => {
+                "it is tried again by itself; `blockrepctl guest promote` tries at once"
+            }
+            GuestProtection::Unfinished => {
+                "mend what the reason names, then `blockrepctl guest promote`: it goes on where it stopped"
             }
             GuestProtection::Failed => "see the reason, then start the daemon again",
             _ => "",
@@ -134,6 +145,9 @@ impl Keeper {
     fn if_promoted(&self, committed: Epoch) -> String {
         match (&self.promoted, &self.waiting) {
             (Some(_), _) => "it was".to_owned(),
+            _ if self.unfinished.is_some() => {
+                format!("it goes on where it stopped; {}", self.next())
+            }
             _ if self.is_off => "nothing: the guest is off".to_owned(),
             (None, Waiting::Up(..)) if committed != Epoch::NONE => {
                 format!("the guest goes on from epoch {committed}")

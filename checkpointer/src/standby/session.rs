@@ -1,5 +1,6 @@
 //! The primary's connection: one at a time, the newest that says a proper hello.
 
+use crate::inbox::Once;
 use crate::memory::store::Store;
 use crate::memory::stream::frames::set_limits;
 use crate::memory::stream::{Got, Link, serve};
@@ -23,6 +24,8 @@ pub(super) enum Told {
         got: Got,
         link: Link<TcpStream>,
     },
+    /// The primary is alive: one that waits to be heard is enough.
+    Heard(Once),
     Ended {
         session: u64,
         why: String,
@@ -52,13 +55,14 @@ impl Sessions {
     pub(super) fn start(
         listener: TcpListener,
         limit: Duration,
+        is_closed: Arc<AtomicBool>,
         store: Arc<Mutex<Store>>,
         admit: impl Fn(&Hello) -> Result<(), (RefuseCode, String)> + Clone + Send + 'static,
         told: impl Fn(Told) -> bool + Clone + Send + 'static,
     ) -> std::io::Result<Self> {
         let sessions = Self {
             current: Arc::default(),
-            is_closed: Arc::default(),
+            is_closed,
         };
         let mine = sessions.clone();
         let run = move || {
@@ -161,11 +165,23 @@ impl Sessions {
                 None => stopping("the session before has not ended yet"),
             }
         };
+        let heard = Once::default();
         let lost = serve(from, stream, store, admit, |got, link| {
-            let is_on = !self.is_closed.load(Ordering::SeqCst);
-            let link = link.clone();
-            let session = session.get();
-            is_on && told(Told::Got { session, got, link })
+            if self.is_closed.load(Ordering::SeqCst) {
+                return false;
+            }
+            match got {
+                Got::Quiet => true,
+                // With every frame.
+                Got::Heard | Got::Pong(_) | Got::CopyBegun { .. } => {
+                    !heard.is_due() || told(Told::Heard(heard.clone()))
+                }
+                got => told(Told::Got {
+                    session: session.get(),
+                    got,
+                    link: link.clone(),
+                }),
+            }
         });
         self.greeted();
         let session = session.get();
@@ -192,5 +208,104 @@ impl Sessions {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         current.greeting = current.greeting.saturating_sub(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! A primary that says more than a busy owner hears: the words pile up until the host has no memory, or the owner
+    //! waits for the session and the session for the owner.
+    use super::*;
+    use crate::inbox::inbox;
+    use crate::memory::stream::{Sender, Settings};
+    use blkback_proto::ids::SessionId;
+    use blkback_proto::memory::{Block, StateKind};
+
+    fn hello() -> Hello {
+        Hello {
+            version_min: 1,
+            version_max: 1,
+            incarnation: 5,
+            generation: 0,
+            guest: "vm".to_owned(),
+            machine: "m".to_owned(),
+            state_kind: StateKind::SaveDevices,
+            blocks: vec![Block {
+                id: "a".to_owned(),
+                size_bytes: 1 << 20,
+            }],
+        }
+    }
+
+    /// Nobody hears.
+    fn deaf(
+        room: usize,
+    ) -> (
+        Sessions,
+        Sender<TcpStream>,
+        std::sync::mpsc::Receiver<Told>,
+        tempfile::TempDir,
+    ) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(dir.path(), crate::memory::store::Limits::default());
+        let store = Arc::new(Mutex::new(store.expect("a store")));
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let at = listener.local_addr().expect("its address");
+        let (outbox, inbox) = inbox(room);
+        let closed = Arc::new(AtomicBool::new(false));
+        let is_over = Arc::clone(&closed);
+        let told = move |told| outbox.put_unless(told, || is_over.load(Ordering::SeqCst));
+        let limit = Duration::from_secs(20);
+        let sessions = Sessions::start(listener, limit, closed, store, |_| Ok(()), told);
+        let stream = TcpStream::connect(at).expect("connected");
+        let from = stream.try_clone().expect("both ways");
+        let connected = Sender::connect(from, stream, &hello(), SessionId(7), Settings::default());
+        let (sender, ..) = connected.expect("welcome");
+        (sessions.expect("threads"), sender, inbox, dir)
+    }
+
+    #[test]
+    fn a_sign_of_life_waits_once() {
+        let (sessions, mut sender, inbox, _dir) = deaf(1000);
+        for token in 0..500 {
+            sender.ping(token).expect("sent");
+        }
+        // Closed, it has taken in what came.
+        sender.bye("enough").expect("sent");
+        let mut told = Vec::new();
+        loop {
+            let word = inbox
+                .recv_timeout(Duration::from_secs(20))
+                .expect("its end");
+            let is_end = matches!(word, Told::Ended { .. });
+            told.push(word);
+            if is_end {
+                break;
+            }
+        }
+        assert!(matches!(
+            told[0],
+            Told::Got {
+                got: Got::Hello(_),
+                ..
+            }
+        ));
+        assert_eq!(told.len(), 3, "hello, one sign of life, the end: {told:?}");
+        sessions.close();
+    }
+
+    #[test]
+    fn an_owner_that_closes_does_not_wait_for_who_waits_for_it() {
+        // The hello takes all the room; the sign of life waits.
+        let (sessions, mut sender, inbox, _dir) = deaf(1);
+        sender.ping(1).expect("sent");
+        let closes = thread::spawn(move || {
+            sessions.close();
+            sessions
+        });
+        let sessions = closes.join().expect("closed");
+        let current = sessions.current.0.lock().expect("nobody panics");
+        assert!(current.stream.is_none(), "the session is over");
+        drop(inbox);
     }
 }

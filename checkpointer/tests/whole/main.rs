@@ -8,10 +8,13 @@
 mod guest;
 
 mod ends;
+mod fake_disks;
+mod off;
 mod stage;
+mod unfinished;
 
 use blkback_proto::ctl::{
-    Answer, GuestPromoteRequest, GuestProtection, GuestReport, GuestStopRequest, Request,
+    Answer, ErrorCode, GuestPromoteRequest, GuestProtection, GuestReport, GuestStopRequest, Request,
 };
 use guest::{Order, program};
 use stage::{Daemon, Stage, signal};
@@ -119,17 +122,21 @@ fn an_operator_lets_the_guest_go_on() {
     });
     stage.kill_primary();
     let promote = |by_hand| {
-        stage
-            .standby
-            .ask(&Request::GuestPromote(GuestPromoteRequest {
-                force: true,
-                by_hand,
-                reason: "a test".to_owned(),
-            }))
+        Request::GuestPromote(GuestPromoteRequest {
+            force: true,
+            by_hand,
+            reason: "a test".to_owned(),
+        })
     };
-    let refused = promote(false).expect_err("nobody has looked");
-    assert!(refused.contains("--by-hand"), "{refused}");
-    promote(true).expect("promoted");
+    let refused = stage.standby.ask(&promote(false));
+    let refused = refused.expect_err("nobody has looked");
+    assert!(
+        refused.contains("blockrepctl guest promote vm1 --by-hand"),
+        "{refused}"
+    );
+    let code = stage.standby.refusal(&promote(false));
+    assert_eq!(code, Some(ErrorCode::NeedsByHand));
+    stage.standby.ask(&promote(true)).expect("promoted");
     let memory = stage.standby_memory();
     memory.wait_beyond(memory.counter());
 }

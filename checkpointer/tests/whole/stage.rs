@@ -1,8 +1,10 @@
 //! Two daemons and a guest of one boot sector, ended with their test.
 
 use super::guest::{Memory, boot_disk, dir, plain_args};
-use blkback_proto::ctl::{Answer, GuestProtection, GuestReport, GuestStatusRequest, Request};
-use blockrep_host::ctl::Client;
+use blkback_proto::ctl::{
+    Answer, ErrorCode, GuestProtection, GuestReport, GuestStatusRequest, Request,
+};
+use blockrep_host::ctl::{Client, ClientError};
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -59,6 +61,16 @@ impl Daemon {
         client.request(request, limit).map_err(|e| e.to_string())
     }
 
+    /// The code of a refusal.
+    pub(crate) fn refusal(&self, request: &Request) -> Option<ErrorCode> {
+        let limit = Duration::from_secs(30);
+        let mut client = Client::connect(&self.control, "test", limit).ok()?;
+        match client.request(request, limit) {
+            Err(ClientError::Daemon(reply)) => Some(reply.code),
+            _ => None,
+        }
+    }
+
     pub(crate) fn report(&self) -> Option<GuestReport> {
         match self.ask(&Request::GuestStatus(GuestStatusRequest {})) {
             Ok(Answer::GuestStatus(report)) => Some(*report),
@@ -81,6 +93,21 @@ impl Daemon {
         }
         let log = fs::read_to_string(self.control.with_file_name("daemon.log")).unwrap_or_default();
         panic!("{what} did not come: {last:#?}\n{log}");
+    }
+
+    /// Waits until it has ended by itself; its exit code and what it said last.
+    pub(crate) fn ended(&mut self) -> (Option<i32>, String) {
+        let until = Instant::now() + LIMIT;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a child") {
+                let log = fs::read_to_string(self.control.with_file_name("daemon.log"));
+                let log = log.unwrap_or_default();
+                let last = log.lines().last().unwrap_or_default().to_owned();
+                return (status.code(), last);
+            }
+            assert!(Instant::now() < until, "it did not end");
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     pub(crate) fn kill(&mut self) {
@@ -121,13 +148,24 @@ impl Stage {
         words: &[&str],
         authority: impl Fn(&Path, &str) -> String,
     ) -> Self {
-        let dir = dir();
+        Self::start_in(dir(), program, standby, words, authority, "none = true")
+    }
+
+    /// `disks` are the standby's words for them.
+    pub(crate) fn start_in(
+        dir: TempDir,
+        program: &Path,
+        standby: &str,
+        words: &[&str],
+        authority: impl Fn(&Path, &str) -> String,
+        disks: &str,
+    ) -> Self {
         let at = dir.path();
         let port = free_port();
         let args = plain_args(&boot_disk(at));
-        let shared = |side: &str| {
+        let shared = |side: &str, disks: &str| {
             format!(
-                "guest = \"vm1\"\n[disks]\nnone = true\n[output]\ninterfaces = []\n[authority]\n{}\n[qemu]\n\
+                "guest = \"vm1\"\n[disks]\n{disks}\n[output]\ninterfaces = []\n[authority]\n{}\n[qemu]\n\
                  program = {:?}\nmemory_mib = 32\nargs = {args:?}\n",
                 authority(at, side),
                 program.display().to_string(),
@@ -136,11 +174,11 @@ impl Stage {
         let a = format!(
             "host = \"a\"\n{}[memory]\nbackup = \"127.0.0.1:{port}\"\nbackup_host = \"b\"\n[epochs]\ninterval_ms = 25\n\
              answer_max_ms = 20000\npause_max_ms = 10000\n",
-            shared("a")
+            shared("a", "none = true")
         );
         let b = format!(
             "host = \"b\"\n{}[memory]\nlisten = \"127.0.0.1:{port}\"\nstore = {:?}\n[standby]\n{standby}\n",
-            shared("b"),
+            shared("b", disks),
             at.join("store").display().to_string()
         );
         fs::write(at.join("a.toml"), a).expect("a file");

@@ -311,15 +311,19 @@ impl Store {
             .collect()
     }
 
-    /// The same with the history of the disks that each is of.
+    /// Those of either copy, ascending, with the history of the disks that each is of. Until an epoch of the new copy is
+    /// committed, the disks may have committed one of the old.
     #[must_use]
     pub fn whole_of(&self) -> Vec<(Epoch, LineageId)> {
-        let epochs = self.whole();
-        let mine = self
-            .whole
-            .iter()
-            .map(|whole| (whole.header.epoch, whole.header.lineage));
-        mine.filter(|(epoch, _)| epochs.contains(epoch)).collect()
+        let mine = self.whole.iter().map(|whole| &whole.header);
+        let mut mine: Vec<_> = mine
+            .filter(|header| {
+                header.generation != self.kept.generation || header.epoch > self.kept.committed
+            })
+            .map(|header| (header.epoch, header.lineage))
+            .collect();
+        mine.sort_unstable_by_key(|(epoch, _)| *epoch);
+        mine
     }
 
     /// What the guest would go on from; none before the first commit.

@@ -60,6 +60,12 @@ impl<R: Read> FrameReader<R> {
         }
     }
 
+    /// Bytes of the frame that was read last; 0 where none was.
+    #[must_use]
+    pub fn frame_bytes(&self) -> u64 {
+        if self.given { self.filled as u64 } else { 0 }
+    }
+
     /// The next frame; `None` when the socket's read timeout passed without all of one.
     ///
     /// # Errors

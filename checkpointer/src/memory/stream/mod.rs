@@ -28,7 +28,7 @@ mod tests;
 pub use acks::{AckReader, Acked};
 pub use encoder::{Counts, Cut, Encoder};
 pub use frames::{Link, LinkLost};
-pub use receiver::{Got, commit, serve};
+pub use receiver::{Came, Got, commit, serve};
 pub use sender::{Sender, Settings};
 
 /// A page, where lengths in memory are counted.

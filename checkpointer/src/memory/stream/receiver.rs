@@ -5,11 +5,13 @@
 
 use super::decoder::{DecodeError, Decoder};
 use super::frames::{FrameReader, Link, LinkLost, lock};
+use crate::memory::PAGE_BYTES;
 use crate::memory::store::{Store, StoreError};
 use blkback_proto::ids::{Epoch, LineageId, SessionId};
 use blkback_proto::memory::{Codec, Frame, Hello, RefuseCode, VERSION_MAX, Welcome};
 use std::io::{Read, Write};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 /// What came of a frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,7 +21,11 @@ pub enum Got {
     /// A copy begins; the one before counts until the first epoch of this one is committed.
     CopyBegun { generation: u64 },
     /// An epoch is in the store, and was acknowledged.
-    Whole { epoch: Epoch, lineage: LineageId },
+    Whole {
+        epoch: Epoch,
+        lineage: LineageId,
+        came: Came,
+    },
     /// The same, and the guest is off.
     EndOfGuest { epoch: Epoch, lineage: LineageId },
     /// The guest is off the primary, which asks that it goes on here; and why.
@@ -30,6 +36,17 @@ pub enum Got {
     Pong(u64),
     /// Nothing within the socket's read timeout. How often is too often is the owner's judgement.
     Quiet,
+}
+
+/// What came of an epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Came {
+    pub pages: u64,
+    /// Of the pages and the state of the devices.
+    pub raw_bytes: u64,
+    pub wire_bytes: u64,
+    /// From its first frame to its last, in the store.
+    pub us: u64,
 }
 
 /// Whether a primary's guest is the one that a standby is for.
@@ -106,12 +123,14 @@ pub fn serve<R: Read, W: Write>(
         session,
         store,
         hello,
+        begun: Instant::now(),
+        wire_bytes: 0,
     };
     if !got(Got::Hello(Box::new(session.hello.clone())), &link) {
         return bye(&link);
     }
     loop {
-        let told = match frames.read() {
+        let mut told = match frames.read() {
             Ok(None) => Got::Quiet,
             Ok(Some((frame, of))) => match session.take(frame, of, &link) {
                 Ok(told) => told,
@@ -120,6 +139,7 @@ pub fn serve<R: Read, W: Write>(
             },
             Err(lost) => return lost,
         };
+        session.count(frames.frame_bytes(), &mut told);
         if !got(told, &link) {
             return bye(&link);
         }
@@ -212,9 +232,19 @@ struct Session<'a> {
     session: SessionId,
     store: &'a Arc<Mutex<Store>>,
     hello: Hello,
+    /// The epoch that comes in.
+    begun: Instant,
+    wire_bytes: u64,
 }
 
 impl Session<'_> {
+    fn count(&mut self, frame_bytes: u64, told: &mut Got) {
+        self.wire_bytes += frame_bytes;
+        if let Got::Whole { came, .. } = told {
+            came.wire_bytes = self.wire_bytes;
+        }
+    }
+
     fn take<W: Write>(
         &mut self,
         frame: Frame<'_>,
@@ -269,6 +299,8 @@ impl Session<'_> {
             }
             Frame::Begin(begin) => {
                 self.decoder.begin(&begin).map_err(not_taken)?;
+                self.begun = Instant::now();
+                self.wire_bytes = 0;
                 store
                     .begin_epoch(begin.epoch, begin.lineage)
                     .map_err(store_failed)?;
@@ -296,9 +328,19 @@ impl Session<'_> {
                     .finish_epoch(whole.digest, whole.kind, whole.state)
                     .map_err(store_failed)?;
                 let lineage = whole.lineage;
+                let came = Came {
+                    pages: page_count,
+                    raw_bytes: page_count * PAGE_BYTES + whole.state.len() as u64,
+                    wire_bytes: 0,
+                    us: u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX),
+                };
                 drop(store);
                 link.say(&Frame::Whole(epoch))?;
-                return Ok(Got::Whole { epoch, lineage });
+                return Ok(Got::Whole {
+                    epoch,
+                    lineage,
+                    came,
+                });
             }
             _ => {
                 let text = "a frame that a primary never sends".to_owned();
