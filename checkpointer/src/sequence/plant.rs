@@ -22,6 +22,10 @@ pub(super) enum Plant {
     NoAbandon,
     /// A guest stays paused as long as an answer takes.
     NoLimit,
+    /// An early cut is made whatever is under way already.
+    EarlyFlood,
+    /// An early cut is made however near the last one is.
+    EarlyAtOnce,
 }
 
 impl Sequence {

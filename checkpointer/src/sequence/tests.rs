@@ -2,6 +2,7 @@
 //! page is forgotten, the guest stays paused, or protection never comes back. A world in which everything may
 //! be late, fail or be lost drives the sequence by seed.
 
+mod early;
 mod judge;
 mod parts;
 mod world;
@@ -47,7 +48,7 @@ fn live(seed: u64, plant: Option<Plant>) -> World {
 #[test]
 fn whatever_happens_nothing_is_said_that_the_backup_does_not_know() {
     let mut states = BTreeMap::<&str, u64>::new();
-    let (mut said, mut committed) = (0, 0);
+    let (mut said, mut committed, mut early) = (0, 0, 0);
     for seed in 0..400 {
         let world = catch_unwind(|| live(seed, None)).unwrap_or_else(|panic| {
             eprintln!("seed {seed}");
@@ -55,11 +56,12 @@ fn whatever_happens_nothing_is_said_that_the_backup_does_not_know() {
         });
         said += world.said;
         committed += world.committed();
+        early += world.early;
         for (state, turns) in &world.states {
             *states.entry(state).or_default() += turns;
         }
     }
-    println!("{committed} checkpoints, {said} frames released; {states:?}");
+    println!("{committed} checkpoints, {early} cut early, {said} frames released; {states:?}");
     let all = [
         "copying",
         "ending",
@@ -70,7 +72,7 @@ fn whatever_happens_nothing_is_said_that_the_backup_does_not_know() {
         "waiting",
     ];
     assert_eq!(states.keys().copied().collect::<Vec<_>>(), all);
-    assert!(committed > 400 && said > 4_000);
+    assert!(committed > 400 && said > 4_000 && early > 400);
 }
 
 /// A world that finds no planted bug proves nothing.
@@ -85,6 +87,8 @@ fn every_planted_bug_is_found() {
         Plant::Unsure,
         Plant::NoAbandon,
         Plant::NoLimit,
+        Plant::EarlyFlood,
+        Plant::EarlyAtOnce,
     ];
     for plant in all {
         let finds =

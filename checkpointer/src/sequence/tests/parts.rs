@@ -17,7 +17,8 @@ impl World {
                 self.tell(Event::GuestOff);
             }
             58 if self.rng.u8(..20) == 0 => self.tell(Event::Stop),
-            _ => self.tell(Event::CutWanted),
+            59 => self.tell(Event::CutWanted),
+            _ => self.tell(Event::OutputWaits),
         }
     }
 
