@@ -13,9 +13,11 @@ mod authority;
 mod carry;
 mod control;
 mod disks;
+mod early;
 mod first_copy;
 mod guardian;
 mod guest;
+mod idle;
 mod link;
 pub mod output;
 mod records;
@@ -37,6 +39,7 @@ use blkback_proto::ctl::{DriveAnswer, EventKind, Request};
 use blkback_proto::ids::{Epoch, LineageId};
 use blockrep_host::ctl::{EventLog, NewEvent, ReplyHandle};
 use disks::Disks;
+use early::Early;
 use first_copy::Step;
 use guardian::Guardian;
 use guest::{Guest, Opening};
@@ -149,6 +152,7 @@ struct Protector {
     slice: Option<Job>,
     timeline: Timeline,
     adapted: Instant,
+    early: Early,
     log: EventLog,
     events: VecDeque<Event>,
     /// The last state that was told.
@@ -266,6 +270,9 @@ impl Protector {
             is_held.then(|| Output::new(control, config.guest.clone(), interfaces, OUTPUT_LIMIT));
         let begun = Instant::now();
         let mut sequence = Sequence::new(settings, 0);
+        if output.is_some() {
+            sequence.set_interval_min(config.epochs.early_ms * 1_000_000);
+        }
         let mut orders = Vec::new();
         for part in [Part::Disk, Part::Output] {
             let is_without = match part {
@@ -302,6 +309,7 @@ impl Protector {
             slice: None,
             timeline: Timeline::new(),
             adapted: begun,
+            early: Early::default(),
             log,
             events: VecDeque::new(),
             told_state: ("", String::new()),
@@ -332,6 +340,7 @@ impl Protector {
             self.look_at_qemu();
             self.look_at_output();
             self.step(Event::Tick);
+            self.cut_early();
             self.adapt();
             self.tell_state();
             let is_copying = self.guest.copy.is_some() || self.slice.is_some();
@@ -360,10 +369,11 @@ impl Protector {
 
     /// Until the next cut is due, at most.
     fn rest(&self) -> Duration {
-        match self.sequence.next_cut(self.now()) {
+        let cut = match self.sequence.next_cut(self.now()) {
             Some(in_ns) => LOOK.min(Duration::from_nanos(in_ns)),
             None => LOOK,
-        }
+        };
+        cut.min(self.rest_early().unwrap_or(LOOK))
     }
 
     /// The daemon ends: the guest runs on, and what it says stays held, since nobody says that it may not.
