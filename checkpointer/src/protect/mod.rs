@@ -14,6 +14,7 @@ mod carry;
 mod control;
 mod disks;
 mod early;
+pub mod estimate;
 mod first_copy;
 mod guardian;
 mod guest;

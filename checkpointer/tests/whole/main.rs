@@ -7,6 +7,7 @@
 #[allow(dead_code, reason = "shared with the tests of the driver")]
 mod guest;
 
+mod estimate;
 mod stage;
 
 use blkback_proto::ctl::{
