@@ -150,7 +150,7 @@ impl Look<'_> {
         Ok(())
     }
 
-    /// One interval for a while: at least the windows that end in a pause.
+    /// One interval for a while: at least the windows that end in a pause, which are the last.
     fn turn(
         &mut self,
         sampler: &mut Sampler,
@@ -159,14 +159,15 @@ impl Look<'_> {
         (bar, begun): (&ProgressBar, Instant),
     ) -> Result<(), String> {
         let interval = Duration::from_millis(interval_ms);
-        let count = turn.as_nanos() / interval.as_nanos().max(1);
-        let count = u32::try_from(count).unwrap_or(u32::MAX).max(PAUSES);
-        for left in (0..count).rev() {
+        let until = Instant::now() + turn.saturating_sub(interval * PAUSES);
+        let mut pauses = 0;
+        while pauses < PAUSES {
             let rest = interval.saturating_sub(sampler.lasts());
             if self.shutdown.wait_within(rest) {
                 return Err("ended early; the guest is as it was".to_owned());
             }
-            let window = if left < PAUSES {
+            let window = if Instant::now() >= until {
+                pauses += 1;
                 let (window, pause, state_bytes) = sampler.pause()?;
                 self.paused(pause, state_bytes);
                 window

@@ -23,6 +23,9 @@ const FORMULAS: [&str; 9] = [
     "latency of output: interval / 2 + mean pause + sending (with --link-mib-per-s) + round trip (as told, else 0)",
 ];
 
+/// Of fewer the p95 is the most.
+const WINDOWS_FEW: u64 = 20;
+
 /// What does not depend on the interval.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct About {
@@ -143,6 +146,12 @@ fn notes(measured: &Measured, intervals: &[Point], estimation: &Estimation) -> V
             point.interval_ms, point.window_p50_ms
         ));
     }
+    for point in intervals.iter().filter(|point| point.windows < WINDOWS_FEW) {
+        notes.push(format!(
+            "{} ms was looked at {} times only: its p95 says little; --seconds gives it longer",
+            point.interval_ms, point.windows
+        ));
+    }
     let most = intervals.iter().map(|point| point.buffer_mib).max();
     if most.is_some_and(|most| most > estimation.buffer_mib) {
         notes.push(format!(
@@ -210,6 +219,7 @@ impl fmt::Display for Report {
         )?;
         for point in &self.intervals {
             let pair = |one: f64, other: f64| format!("{one:.1}/{other:.1}");
+            let link = format!("{:.2}/{:.2}", point.memory_mib_per_s, point.wire_mib_per_s);
             writeln!(
                 f,
                 "{:>8} {:>13} {:>6.0} {:>6.0} {:>13} {:>7.1} {:>11} {:>7} {:>9} {:>9} {:>8.1}{}",
@@ -219,7 +229,7 @@ impl fmt::Display for Report {
                 point.wire_percent,
                 pair(point.pause_p50_ms, point.pause_p99_ms),
                 point.pause_percent,
-                pair(point.memory_mib_per_s, point.wire_mib_per_s),
+                link,
                 point.buffer_mib,
                 point.primary_mib,
                 point.backup_mib,

@@ -127,6 +127,20 @@ fn output_that_waits_is_cut_when_the_minimum_is_over_and_not_before() {
     assert_eq!(waits(&mut off, 1050), []);
 }
 
+/// Told that a cut is due while there is no room for one, the owner of the sequence would not rest until an answer comes.
+#[test]
+fn a_cut_that_waits_for_an_answer_is_not_due_by_the_clock() {
+    let mut sequence = running(20, 4);
+    sequence.settings.in_flight_max = 1;
+    assert_eq!(sequence.next_cut(1200), None);
+    assert_eq!(sequence.next_early_cut(1200), None);
+    let mut orders = Vec::new();
+    sequence.step(1200, Event::MemoryAcked(Epoch(1)), &mut orders);
+    sequence.settings.interval_ns = 300;
+    sequence.step(1201, Event::DiskCommitted(Epoch(1)), &mut orders);
+    assert_eq!(sequence.next_cut(1201), Some(99));
+}
+
 /// With a plug a second cut would only pause the guest: its output cannot be cut until the first is released.
 #[test]
 fn nothing_is_cut_early_where_the_output_has_no_room_for_it() {
