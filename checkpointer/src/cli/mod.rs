@@ -2,6 +2,7 @@
 //! `blockrepctl`, which also looks at them and tells them what to do.
 
 mod args;
+mod estimate;
 
 pub use args::Cli;
 
@@ -70,12 +71,13 @@ fn failed(text: impl ToString) -> Failure {
 fn run(cli: &Cli) -> Result<(), Failure> {
     let args = match (&cli.command, cli.command.daemon()) {
         (Command::Guardian(args), _) => return protect::guard(&args.qmp).map_err(failed),
+        (Command::Estimate(args), _) => return estimate::estimate(args),
         (_, Some(args)) => args,
         (_, None) => unreachable!("all others are daemons"),
     };
     logging::init(args.log.as_deref()).map_err(usage)?;
     match &cli.command {
-        Command::Guardian(_) => unreachable!("done above"),
+        Command::Guardian(_) | Command::Estimate(_) => unreachable!("done above"),
         Command::Protect(more) => {
             let config = read(args, Side::Protect)?;
             let served = served(&more.served)?;

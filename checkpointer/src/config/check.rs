@@ -178,6 +178,7 @@ fn epochs(raw: &raw::Epochs, place: &Place<'_>, is_held: bool) -> Checked<Epochs
     let in_flight_max = bounded(place, &path("in_flight_max"), raw.in_flight_max, 2, 1..=64)?;
     Ok(Epochs {
         interval,
+        early_ms: bounded(place, &path("early_ms"), raw.early_ms, 5, 0..=10_000)?,
         pause_max_ms: bounded(
             place,
             &path("pause_max_ms"),

@@ -110,6 +110,9 @@ pub struct Memory {
 pub struct Epochs {
     /// From one to the next.
     pub interval: Interval,
+    /// Where output waits and the guest is idle it is cut before the interval is over, never nearer than this to the cut
+    /// before; 0 for never.
+    pub early_ms: u64,
     /// Longest pause.
     pub pause_max_ms: u64,
     /// Longest wait for an acknowledgement.

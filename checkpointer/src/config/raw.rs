@@ -61,6 +61,7 @@ pub(super) struct Memory {
 pub(super) struct Epochs {
     pub(super) interval_ms: Option<u64>,
     pub(super) adaptive: Option<Adaptive>,
+    pub(super) early_ms: Option<u64>,
     pub(super) pause_max_ms: Option<u64>,
     pub(super) answer_max_ms: Option<u64>,
     pub(super) in_flight_max: Option<u64>,

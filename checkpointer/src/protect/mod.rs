@@ -13,10 +13,13 @@ mod authority;
 mod carry;
 mod control;
 mod disks;
+mod early;
+pub mod estimate;
 mod farewell;
 mod first_copy;
 mod guardian;
 mod guest;
+mod idle;
 mod link;
 pub mod output;
 mod records;
@@ -40,6 +43,7 @@ use blkback_proto::ctl::{DriveAnswer, EventKind, Request};
 use blkback_proto::ids::{Epoch, LineageId};
 use blockrep_host::ctl::{EventLog, NewEvent, ReplyHandle};
 use disks::Disks;
+use early::Early;
 use farewell::Farewell;
 use first_copy::Step;
 use guardian::Guardian;
@@ -156,6 +160,7 @@ struct Protector {
     slice: Option<Job>,
     timeline: Timeline,
     adapted: Instant,
+    early: Early,
     log: EventLog,
     events: VecDeque<Event>,
     /// The last state that was told.
@@ -289,6 +294,9 @@ impl Protector {
             is_held.then(|| Output::new(control, config.guest.clone(), interfaces, OUTPUT_LIMIT));
         let begun = Instant::now();
         let mut sequence = Sequence::new(settings, 0);
+        if output.is_some() {
+            sequence.set_interval_min(config.epochs.early_ms * 1_000_000);
+        }
         let mut orders = Vec::new();
         for part in [Part::Disk, Part::Output] {
             let is_without = match part {
@@ -325,6 +333,7 @@ impl Protector {
             slice: None,
             timeline: Timeline::new(),
             adapted: begun,
+            early: Early::default(),
             log,
             events: VecDeque::new(),
             told_state: ("", String::new()),
@@ -358,6 +367,7 @@ impl Protector {
             self.look_at_qemu();
             self.look_at_output();
             self.step(Event::Tick);
+            self.cut_early();
             self.adapt();
             self.tell_state();
             let is_copying = self.guest.copy.is_some() || self.slice.is_some();
@@ -386,10 +396,11 @@ impl Protector {
 
     /// Until the next cut is due, at most.
     fn rest(&self) -> Duration {
-        match self.sequence.next_cut(self.now()) {
+        let cut = match self.sequence.next_cut(self.now()) {
             Some(in_ns) => LOOK.min(Duration::from_nanos(in_ns)),
             None => LOOK,
-        }
+        };
+        cut.min(self.rest_early().unwrap_or(LOOK))
     }
 
     /// The daemon ends: the guest runs on, and what it says stays held, since nobody says that it may not.

@@ -13,7 +13,7 @@
 //! | phase | orders on entry | leaves by | when late, refused or lost |
 //! |---|---|---|---|
 //! | `Waiting` | FirstCopy, once memory is linked | FirstCopied | stays; the reason names what is missing |
-//! | `Running` | – | the interval, CutWanted → Pausing | a part is lost: no cut until it is back; a copy is lost: `Waiting` |
+//! | `Running` | – | the interval, CutWanted, OutputWaits → Pausing | a part is lost: no cut until it is back; a copy is lost: `Waiting` |
 //! | `Pausing` | Pause | Paused | given up: Resume |
 //! | `Closing` | CutDisk, Collect | both done → Cutting, or Resuming where the output has no room for a cut | given up: Abandon, Resume |
 //! | `Cutting` | CutOutput n | OutputCut | given up: Abandon, Resume |
@@ -29,6 +29,8 @@
 //!   ends an epoch that has no memory, and is never taken for another attempt's.
 //! - Output is cut last: whatever fails before has changed nothing that needs undoing, and what was said stays
 //!   in an epoch that is released later, never earlier.
+//! - An early cut ([`Event::OutputWaits`]) is a cut like any other, within the same bounds; it is made only where its output
+//!   can be cut too, and never nearer to the last than [`Sequence::set_interval_min`] says.
 //! - Output with no room for a cut (a plug has one) is not cut: the checkpoint counts all the same, and what
 //!   was cut before is released by it.
 //! - A guest that is paused goes on within [`Settings::pause_max_ns`], or the hypervisor is called stuck.
@@ -37,6 +39,7 @@
 //! - Memory that is lost while a checkpoint is made spoils it: what was taken back is not in it.
 //! - Pages of a checkpoint that is given up or not acknowledged are sent again ([`Order::Abandon`]).
 
+mod early;
 mod pause;
 mod plant;
 mod standing;
@@ -144,6 +147,9 @@ pub enum Event {
     DiskCommitted(Epoch),
     /// The disks run out of journal before the interval is over.
     CutWanted,
+    /// The guest has said something that is held, and is idle: waiting for the interval would only delay it. A remark about
+    /// this moment, which is not remembered.
+    OutputWaits,
     /// The guest switched itself off.
     GuestOff,
     /// It does not answer any more, and may be there yet.
@@ -239,6 +245,10 @@ pub struct Sequence {
     is_copied: bool,
     /// The disks want a cut before the interval is over.
     is_cut_wanted: bool,
+    /// The step at hand is of [`Event::OutputWaits`].
+    is_output_waiting: bool,
+    /// An early cut is not nearer to the last one; 0 for none at all.
+    interval_min_ns: Nanos,
     /// When the authority was asked last and has not answered.
     asked: Option<Nanos>,
     /// An operator wants the end of protection.

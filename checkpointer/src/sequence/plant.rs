@@ -24,6 +24,10 @@ pub(super) enum Plant {
     NoLimit,
     /// A guest that switched itself off is handed over when its hypervisor ends.
     Resurrects,
+    /// An early cut is made whatever is under way already.
+    EarlyFlood,
+    /// An early cut is made however near the last one is.
+    EarlyAtOnce,
 }
 
 impl Sequence {

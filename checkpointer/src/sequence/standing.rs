@@ -7,7 +7,8 @@ impl Sequence {
     /// How long until the next cut is due; nothing where none is waited for by the clock.
     #[must_use]
     pub fn next_cut(&self, now: Nanos) -> Option<Nanos> {
-        let is_waited_for = self.phase == Phase::Running && self.missing.is_empty();
+        // Without room it is an answer that is waited for.
+        let is_waited_for = self.phase == Phase::Running && self.has_room();
         let since = now.saturating_sub(self.since);
         is_waited_for.then(|| self.settings.interval_ns.saturating_sub(since))
     }

@@ -27,6 +27,8 @@ impl Sequence {
             committed: None,
             is_copied: false,
             is_cut_wanted: false,
+            is_output_waiting: false,
+            interval_min_ns: 0,
             asked: None,
             is_stopping: false,
             is_stuck: false,
@@ -38,6 +40,7 @@ impl Sequence {
 
     /// Takes an event; orders are appended in the order in which they shall be carried out.
     pub fn step(&mut self, now: Nanos, event: Event, orders: &mut Vec<Order>) {
+        self.is_output_waiting = event == Event::OutputWaits;
         match event {
             Event::HypervisorEnded(why) => {
                 self.ended(now, why, orders);
@@ -46,7 +49,7 @@ impl Sequence {
             // Told after its last orders failed: it did not die of them.
             Event::GuestOff if self.is_stuck => self.guest_off(now, orders),
             _ if self.phase == Phase::Over => return,
-            Event::Tick => {}
+            Event::Tick | Event::OutputWaits => {}
             Event::Back { part, has_base } => self.back(part, has_base),
             Event::Lost { part, why } => self.lost(now, part, why, orders),
             Event::FirstCopied(attempt, result) => self.first_copied(now, attempt, result, orders),
@@ -351,8 +354,7 @@ impl Sequence {
             self.lost(now, Part::Output, why, orders);
         }
         let is_due = now.saturating_sub(self.since) >= settings.interval_ns || self.is_cut_wanted;
-        let has_room = self.in_flight.len() < settings.in_flight_max && self.unsure.is_none();
-        if is_due && has_room && self.missing.is_empty() {
+        if (is_due && self.has_room()) || self.is_early(now) {
             self.is_cut_wanted = false;
             self.attempt.0 += 1;
             orders.push(Order::Pause(self.attempt));

@@ -2,6 +2,7 @@
 //! page is forgotten, the guest stays paused, or protection never comes back. A world in which everything may
 //! be late, fail or be lost drives the sequence by seed.
 
+mod early;
 mod judge;
 mod parts;
 mod world;
@@ -47,7 +48,7 @@ fn live(seed: u64, plant: Option<Plant>) -> World {
 #[test]
 fn whatever_happens_nothing_is_said_that_the_backup_does_not_know() {
     let mut states = BTreeMap::<&str, u64>::new();
-    let (mut said, mut committed, mut handed_over) = (0, 0, 0);
+    let (mut said, mut committed, mut handed_over, mut early) = (0, 0, 0, 0);
     for seed in 0..400 {
         let world = catch_unwind(|| live(seed, None)).unwrap_or_else(|panic| {
             eprintln!("seed {seed}");
@@ -56,12 +57,13 @@ fn whatever_happens_nothing_is_said_that_the_backup_does_not_know() {
         said += world.said;
         committed += world.committed();
         handed_over += world.handed_over;
+        early += world.early;
         for (state, turns) in &world.states {
             *states.entry(state).or_default() += turns;
         }
     }
     println!(
-        "{committed} checkpoints, {said} frames released, {handed_over} handed over; {states:?}"
+        "{committed} checkpoints, {early} cut early, {said} frames released, {handed_over} handed over; {states:?}"
     );
     let all = [
         "copying",
@@ -73,7 +75,7 @@ fn whatever_happens_nothing_is_said_that_the_backup_does_not_know() {
         "waiting",
     ];
     assert_eq!(states.keys().copied().collect::<Vec<_>>(), all);
-    assert!(committed > 400 && said > 4_000 && handed_over > 10);
+    assert!(committed > 400 && said > 4_000 && early > 400 && handed_over > 10);
 }
 
 /// A world that finds no planted bug proves nothing.
@@ -89,6 +91,8 @@ fn every_planted_bug_is_found() {
         Plant::NoAbandon,
         Plant::NoLimit,
         Plant::Resurrects,
+        Plant::EarlyFlood,
+        Plant::EarlyAtOnce,
     ];
     for plant in all {
         let finds =

@@ -8,6 +8,7 @@
 mod guest;
 
 mod ends;
+mod estimate;
 mod fake_disks;
 mod off;
 mod stage;

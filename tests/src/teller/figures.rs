@@ -19,6 +19,8 @@ pub(super) struct Figures {
     pub(super) resets: u64,
     pub(super) per_second: f64,
     pub(super) latency_ns: Percentiles,
+    /// Of what was answered before the longest gap: while it was protected, where that is the failover.
+    pub(super) latency_before_gap_ns: Percentiles,
     pub(super) longest_gap_ns: u64,
     /// When that gap began, Unix time.
     pub(super) longest_gap_unix_ns: u64,
@@ -59,6 +61,9 @@ impl Figures {
             .windows(2)
             .map(|two| (two[1].at_ns - two[0].at_ns, two[0].at_ns));
         let (longest_gap_ns, gap_at_ns) = gaps.max().unwrap_or((0, 0));
+        let before_gap = latencies.clone().zip(answers);
+        let before_gap = before_gap.filter(|(_, answer)| answer.at_ns <= gap_at_ns);
+        let before_gap = before_gap.map(|(latency, _)| latency);
         let (monotonic_lost_ns, real_lost_ns, observed_ns) = match (answers.first(), answers.last())
         {
             (Some(first), Some(last)) => {
@@ -80,6 +85,7 @@ impl Figures {
                 .map(|ledger| (ledger.records.len() as u64).saturating_sub(answered)),
             resets: u64::from(matches!(stream.ended, Ended::Lost(_))),
             per_second: answered as f64 / (observed_ns.max(1) as f64 / 1e9),
+            latency_before_gap_ns: Percentiles::of(before_gap.collect()),
             latency_ns: Percentiles::of(latencies.collect()),
             longest_gap_ns,
             longest_gap_unix_ns: stream.begun_unix_ns + gap_at_ns,
@@ -98,6 +104,7 @@ impl Figures {
             "per_second": self.per_second,
             "latency_p50_us": self.latency_ns.p50 / 1000,
             "latency_p99_us": self.latency_ns.p99 / 1000,
+            "latency_before_gap_p50_us": self.latency_before_gap_ns.p50 / 1000,
             "latency_max_us": self.latency_ns.max / 1000,
             "longest_gap_us": self.longest_gap_ns / 1000,
             "longest_gap_unix_ns": self.longest_gap_unix_ns,

@@ -290,6 +290,16 @@ impl Qemu {
         })
     }
 
+    /// Threads of its processors.
+    ///
+    /// # Errors
+    /// Of the monitor.
+    pub fn vcpu_threads(&mut self) -> Result<Vec<u64>, Error> {
+        let told = self.ask("query-cpus-fast", None)?;
+        let all = told.as_array().into_iter().flatten();
+        Ok(all.filter_map(|one| one["thread-id"].as_u64()).collect())
+    }
+
     /// The next event, if one comes within `limit`. Our own pauses make none.
     ///
     /// # Errors

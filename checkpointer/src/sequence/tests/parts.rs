@@ -24,7 +24,8 @@ impl World {
             }
             58 if self.rng.u8(..20) == 0 => self.ends(),
             58 if self.rng.u8(..20) == 0 => self.tell(Event::Stop),
-            _ => self.tell(Event::CutWanted),
+            59 => self.tell(Event::CutWanted),
+            _ => self.tell(Event::OutputWaits),
         }
     }
 

@@ -1,6 +1,7 @@
 //! A guest, its disks, its output and a backup, all of which may be late, fail or be lost; and a judge that
 //! knows what the backup could bring back, and nothing of how the sequence decides.
 
+use super::early::CutsSeen;
 use crate::sequence::plant::Plant;
 use crate::sequence::{Attempt, Event, Nanos, OnLoss, Order, Part, Sequence, Settings, Word};
 use blkback_proto::ids::{Epoch, LineageId};
@@ -8,7 +9,7 @@ use fastrand::Rng;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 pub(super) const PAGES: u64 = 6;
-const MS: Nanos = 1_000_000;
+pub(super) const MS: Nanos = 1_000_000;
 
 /// One moment of the guest: each of its steps writes one page, its disk, and says one frame.
 pub(super) type Moment = u64;
@@ -51,6 +52,11 @@ pub(super) struct World {
     dirty: BTreeSet<u64>,
     /// When the guest was ordered to pause, and not to go on.
     pause_ordered: Option<Nanos>,
+    /// What the judge of the cuts' moments knows.
+    pub(super) cuts_seen: CutsSeen,
+    pub(super) interval_min_ns: Nanos,
+    /// Cuts before the interval was over.
+    pub(super) early: u64,
 
     /// The open epoch of the disks, and at which moment each ended.
     pub(super) disk_epoch: u64,
@@ -94,6 +100,8 @@ impl World {
         };
         let mut sequence = Sequence::new(settings, 0);
         sequence.plant = plant;
+        let interval_min_ns = [0, 5 * MS, 10 * MS][rng.usize(..3)];
+        sequence.set_interval_min(interval_min_ns);
         Self {
             sequence,
             rng,
@@ -109,6 +117,9 @@ impl World {
             memory: (0..PAGES).map(|page| (page, 0)).collect(),
             dirty: BTreeSet::new(),
             pause_ordered: None,
+            cuts_seen: CutsSeen::default(),
+            interval_min_ns,
+            early: 0,
             disk_epoch: 1,
             disk_ended: BTreeMap::new(),
             disk_committed: 0,
@@ -130,7 +141,8 @@ impl World {
 
     pub(super) fn tell(&mut self, event: Event) {
         let mut orders = Vec::new();
-        self.sequence.step(self.now, event, &mut orders);
+        self.sequence.step(self.now, event.clone(), &mut orders);
+        self.judge_cuts(&event, &orders);
         let standing = self.sequence.standing();
         assert!(!standing.reason.is_empty() && !standing.reason.contains('\n'));
         *self.states.entry(standing.state).or_default() += 1;
@@ -222,7 +234,12 @@ impl World {
 
     fn time(&mut self) {
         self.now += self.rng.u64(1..15) * MS;
-        self.tell(Event::Tick);
+        let waits = self.rng.u8(..3) == 0;
+        self.tell(if waits {
+            Event::OutputWaits
+        } else {
+            Event::Tick
+        });
     }
 
     fn guest(&mut self) {

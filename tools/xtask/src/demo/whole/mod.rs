@@ -86,6 +86,9 @@ pub(crate) struct Options {
     /// Time from one checkpoint to the next
     #[arg(long, default_value_t = 25, value_parser = clap::value_parser!(u64).range(5..=10_000))]
     epoch_ms: u64,
+    /// Cut so soon already where output waits and the guest is idle; 0 for never
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(0..=10_000))]
+    early_ms: u64,
     /// Transactions in flight
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=16))]
     window: u64,

@@ -196,6 +196,7 @@ impl Row {
             "a second",
             "resets",
             "latency p50 / p99",
+            "p50 before the gap",
             "longest gap",
             "detected",
             "runs at B",
@@ -225,6 +226,7 @@ impl Row {
                 ms("latency_p50_us"),
                 ms("latency_p99_us")
             ),
+            format!("{:.1} ms", ms("latency_before_gap_p50_us")),
             format!("{:.1} ms", ms("longest_gap_us")),
             since_kill(|takeover| takeover.detected_unix_ns),
             since_kill(|takeover| takeover.running_unix_ns),

@@ -253,6 +253,7 @@ impl Protection for Checkpointer<'_> {
             address: format!("{backup}:{MEMORY_PORT}"),
             host: self.b.name.to_owned(),
             interval_ms: scene.ground.options.epoch_ms,
+            early_ms: scene.ground.options.early_ms,
             file: self.memory.file("a"),
         };
         let file = self.configuration(&self.a, memory)?;

@@ -33,6 +33,8 @@ pub(super) enum Memory {
         /// The standby's name at the authority.
         host: String,
         interval_ms: u64,
+        /// Cuts before that; 0 for none.
+        early_ms: u64,
         /// The guest's memory.
         file: PathBuf,
     },
@@ -71,12 +73,14 @@ impl Side<'_> {
                 address,
                 host,
                 interval_ms,
+                early_ms,
                 ..
             } => {
                 line(&format!("backup = {}", quoted(address)));
                 line(&format!("backup_host = {}", quoted(host)));
                 line("\n[epochs]");
                 line(&format!("interval_ms = {interval_ms}"));
+                line(&format!("early_ms = {early_ms}"));
             }
             Memory::Listen { address, store } => {
                 line(&format!("listen = {}", quoted(address)));
@@ -134,6 +138,7 @@ mod tests {
             address: "10.77.0.2:9100".to_owned(),
             host: "b".to_owned(),
             interval_ms: 25,
+            early_ms: 5,
             file: PathBuf::from("/dev/shm/x/a"),
         });
         let standby = side(Memory::Listen {
