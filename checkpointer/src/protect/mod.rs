@@ -9,6 +9,8 @@
 //! The one thread owns the sequence and carries out its orders, those of a pause at once and by itself: what
 //! answers from elsewhere comes through the inbox. Every call has a limit, so the sequence's own limits hold.
 
+mod amends;
+mod asks;
 mod authority;
 mod carry;
 mod control;
@@ -35,6 +37,8 @@ use crate::hypervisor::qemu::{Event as QemuEvent, Limits, Qemu};
 use crate::inbox::{Outbox, ROOM};
 use crate::plant::{Plant, planted};
 use crate::sequence::{Event, Part, Sequence, Settings, Word};
+use amends::Amends;
+use asks::Asks;
 use blkback_proto::ctl::{DriveAnswer, EventKind, Request};
 use blkback_proto::ids::{Epoch, LineageId};
 use blockrep_host::ctl::{EventLog, NewEvent, ReplyHandle};
@@ -163,8 +167,9 @@ struct Protector {
     record: Option<Record>,
     /// Why the authority did not answer last.
     authority_words: Option<String>,
-    /// The epoch for whose sake it is asked to take the backup in.
-    taking_in: Option<Epoch>,
+    asks: Asks,
+    /// What has to be done yet, and was refused or not answered.
+    amends: Amends,
     /// Its QEMU has ended.
     is_guest_gone: bool,
     is_over: bool,
@@ -313,7 +318,8 @@ impl Protector {
             is_by_hand: false,
             record: Some(record),
             authority_words: None,
-            taking_in: None,
+            asks: Asks::default(),
+            amends: Amends::default(),
             is_guest_gone: false,
             is_over: false,
             config,
@@ -334,6 +340,7 @@ impl Protector {
             }
             self.look_at_qemu();
             self.look_at_output();
+            self.make_amends();
             self.step(Event::Tick);
             self.adapt();
             self.tell_state();
@@ -397,6 +404,7 @@ impl Protector {
             Input::Disks(told) => self.disks_told(told),
             Input::Link(told) => self.link_told(told),
             Input::Word(word) => {
+                self.asks.told(matches!(word, Word::Won(_)));
                 if let Word::Unreachable(why) = &word {
                     self.authority_words = Some(why.clone());
                     self.refuse_stops(&why.clone());
