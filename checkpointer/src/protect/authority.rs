@@ -1,5 +1,6 @@
 //! What the authority is asked, on threads of their own: a fence command may take its time.
 
+use super::asks::TakenIn;
 use super::{Input, Protector};
 use crate::authority::{By, Decision, Record, Stamp, Wish, decide};
 use crate::config::Config;
@@ -39,7 +40,7 @@ impl Protector {
     /// The first epoch is whole and committed at the backup: from now on it may take the guest over, and that has
     /// to be known before anything is let go on its account.
     pub(super) fn take_in(&mut self, epoch: Epoch) {
-        if self.taking_in.replace(epoch).is_some() {
+        if !self.asks.take_in(epoch, self.standing.generation) {
             return;
         }
         let (config, outbox) = (self.config.clone(), self.outbox.clone());
@@ -58,7 +59,7 @@ impl Protector {
             .name("authority".to_owned())
             .spawn(run)
         {
-            self.taking_in = None;
+            self.taken_in(Err(error.to_string()));
             tracing::error!("the authority is not asked: {error}");
         }
     }
@@ -70,16 +71,16 @@ impl Protector {
     }
 
     pub(super) fn taken_in(&mut self, result: Result<Record, String>) {
-        let Some(epoch) = self.taking_in.take() else {
-            return;
-        };
+        let TakenIn { epoch, degrades } = self.asks.taken_in(self.standing.generation);
         match result {
             Ok(record) => {
                 self.record = Some(record);
                 self.show_record();
                 self.authority_words = None;
-                self.standing.is_member = true;
-                self.memory_acked(epoch);
+                if let Some(epoch) = epoch {
+                    self.standing.is_member = true;
+                    self.memory_acked(epoch);
+                }
             }
             // Asked again with the next commit; until then nothing is let go.
             Err(why) => {
@@ -87,9 +88,15 @@ impl Protector {
                 self.authority_words = Some(why);
             }
         }
+        if degrades {
+            self.ask_authority();
+        }
     }
 
     pub(super) fn ask_authority(&mut self) {
+        if !self.asks.degrade() {
+            return;
+        }
         let (config, outbox) = (self.config.clone(), self.outbox.clone());
         let by = if self.is_by_hand {
             By::Operator
@@ -115,6 +122,7 @@ impl Protector {
             .name("authority".to_owned())
             .spawn(run)
         {
+            self.asks.told(false);
             tracing::error!("the authority is not asked: {error}");
         }
     }

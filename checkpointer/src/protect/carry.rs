@@ -47,10 +47,8 @@ impl Protector {
             Order::Release(epoch) => self.release(epoch),
             Order::AskAuthority => self.ask_authority(),
             Order::OpenOutput(lineage) => {
-                let opened = self.output.as_mut().map(|output| output.open(lineage));
-                if let Some(Err(why)) = opened {
-                    tracing::error!("output stays held, though the guest is alone: {why}");
-                }
+                self.amends.open(lineage);
+                self.make_amends();
                 self.guest.forget();
             }
             Order::HoldOutput(reason) => {
@@ -60,9 +58,8 @@ impl Protector {
                 }
             }
             Order::StopGuest => {
-                if let Err(why) = self.guest.qemu.stop() {
-                    tracing::error!("the guest was not stopped, and another host has it: {why}");
-                }
+                self.amends.stop();
+                self.make_amends();
             }
             Order::HandOver(why) => self.hand_over(why),
             Order::Finish => {

@@ -244,6 +244,8 @@ mod tests {
     //! Disks that wait for what a checkpoint waits for: the guest stands until somebody kills it.
     use super::*;
 
+    type Change<'a> = &'a dyn Fn(&mut DriveAnswer);
+
     #[test]
     fn disks_that_would_wait_for_a_checkpoint_are_refused() {
         let good = DriveAnswer {
@@ -252,7 +254,7 @@ mod tests {
             on_backup_loss: "degrade".to_owned(),
             ..DriveAnswer::default()
         };
-        let of = |change: &dyn Fn(&mut DriveAnswer)| {
+        let of = |change: Change<'_>| {
             let mut answer = good.clone();
             change(&mut answer);
             is_there(&answer)
@@ -260,7 +262,7 @@ mod tests {
         assert_eq!(of(&|_| {}), Ok(()));
         // A daemon from before it was told.
         assert_eq!(of(&|answer| answer.on_backup_loss.clear()), Ok(()));
-        let refused: [(&str, &dyn Fn(&mut DriveAnswer)); 3] = [
+        let refused: [(&str, Change<'_>); 3] = [
             ("--ack local", &|answer| {
                 answer.ack_mode = "write".to_owned()
             }),

@@ -232,6 +232,16 @@ impl Guest {
         done.map_err(|e| e.to_string())
     }
 
+    /// Another host has it: it stands, also when this process ends within a pause.
+    ///
+    /// # Errors
+    /// Of the monitor; it may run.
+    pub(super) fn stop_for_good(&mut self) -> Result<(), String> {
+        // Otherwise the guardian would end the pause. Where it has ended, it does not.
+        let _ = self.guardian.say(false);
+        self.qemu.stop().map(drop).map_err(|e| e.to_string())
+    }
+
     /// Copies dirty pages and device state, while the guest stands still.
     ///
     /// # Errors

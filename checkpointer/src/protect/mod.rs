@@ -9,6 +9,8 @@
 //! The one thread owns the sequence and carries out its orders, those of a pause at once and by itself: what
 //! answers from elsewhere comes through the inbox. Every call has a limit, so the sequence's own limits hold.
 
+mod amends;
+mod asks;
 mod authority;
 mod carry;
 mod control;
@@ -39,6 +41,8 @@ use crate::hypervisor::qemu::{Event as QemuEvent, Limits, Qemu};
 use crate::inbox::{Outbox, ROOM};
 use crate::plant::{Plant, planted};
 use crate::sequence::{Event, Part, Sequence, Settings, Word};
+use amends::Amends;
+use asks::Asks;
 use blkback_proto::ctl::{DriveAnswer, EventKind, Request};
 use blkback_proto::ids::{Epoch, LineageId};
 use blockrep_host::ctl::{EventLog, NewEvent, ReplyHandle};
@@ -173,8 +177,9 @@ struct Protector {
     record: Option<Record>,
     /// Why the authority did not answer last.
     authority_words: Option<String>,
-    /// The epoch for whose sake it is asked to take the backup in.
-    taking_in: Option<Epoch>,
+    asks: Asks,
+    /// What has to be done yet, and was refused or not answered.
+    amends: Amends,
     /// Why there is nobody at QEMU's monitor any more.
     gone: Option<String>,
     farewell: Option<Farewell>,
@@ -343,7 +348,8 @@ impl Protector {
             is_by_hand: false,
             record: Some(record),
             authority_words: None,
-            taking_in: None,
+            asks: Asks::default(),
+            amends: Amends::default(),
             gone: None,
             farewell: None,
             is_finished: false,
@@ -366,6 +372,7 @@ impl Protector {
             }
             self.look_at_qemu();
             self.look_at_output();
+            self.make_amends();
             self.step(Event::Tick);
             self.cut_early();
             self.adapt();
@@ -431,6 +438,7 @@ impl Protector {
             Input::Disks(told) => self.disks_told(told),
             Input::Link(told) => self.link_told(told),
             Input::Word(word) => {
+                self.asks.told(matches!(word, Word::Won(_)));
                 if let Word::Unreachable(why) = &word {
                     self.authority_words = Some(why.clone());
                     self.refuse_stops(&why.clone());

@@ -237,15 +237,15 @@ mod tests {
         }
     }
 
-    /// Nobody hears.
-    fn deaf(
-        room: usize,
-    ) -> (
-        Sessions,
-        Sender<TcpStream>,
-        std::sync::mpsc::Receiver<Told>,
-        tempfile::TempDir,
-    ) {
+    /// Sessions whose words nobody hears, and a primary.
+    struct Deaf {
+        sessions: Sessions,
+        sender: Sender<TcpStream>,
+        inbox: std::sync::mpsc::Receiver<Told>,
+        _dir: tempfile::TempDir,
+    }
+
+    fn deaf(room: usize) -> Deaf {
         let dir = tempfile::tempdir().expect("a directory");
         let store = Store::open(dir.path(), crate::memory::store::Limits::default());
         let store = Arc::new(Mutex::new(store.expect("a store")));
@@ -261,12 +261,22 @@ mod tests {
         let from = stream.try_clone().expect("both ways");
         let connected = Sender::connect(from, stream, &hello(), SessionId(7), Settings::default());
         let (sender, ..) = connected.expect("welcome");
-        (sessions.expect("threads"), sender, inbox, dir)
+        Deaf {
+            sessions: sessions.expect("threads"),
+            sender,
+            inbox,
+            _dir: dir,
+        }
     }
 
     #[test]
     fn a_sign_of_life_waits_once() {
-        let (sessions, mut sender, inbox, _dir) = deaf(1000);
+        let Deaf {
+            sessions,
+            mut sender,
+            inbox,
+            _dir,
+        } = deaf(1000);
         for token in 0..500 {
             sender.ping(token).expect("sent");
         }
@@ -297,7 +307,12 @@ mod tests {
     #[test]
     fn an_owner_that_closes_does_not_wait_for_who_waits_for_it() {
         // The hello takes all the room; the sign of life waits.
-        let (sessions, mut sender, inbox, _dir) = deaf(1);
+        let Deaf {
+            sessions,
+            mut sender,
+            inbox,
+            _dir,
+        } = deaf(1);
         sender.ping(1).expect("sent");
         let closes = thread::spawn(move || {
             sessions.close();
