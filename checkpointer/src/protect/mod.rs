@@ -25,7 +25,7 @@ mod timeline;
 
 pub use guardian::guard;
 pub use output::Interface;
-pub use state::unframed;
+pub use state::{Moment, unframed};
 
 use crate::authority::Record;
 use crate::config::{Config, Interval};

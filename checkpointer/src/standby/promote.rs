@@ -8,7 +8,7 @@ use super::{Keeper, Waiting, lock};
 use crate::authority::{Authority, By, Decision, Record, Stamp, Wish, decide};
 use crate::memory::store::Ready;
 use crate::plant::{Plant, planted};
-use crate::protect::unframed;
+use crate::protect::{Moment, unframed};
 use blkback_proto::ctl::{
     EventKind, GuestPromoteAnswer, GuestProtection, NetStation, PromoteSteps,
 };
@@ -57,7 +57,8 @@ impl Keeper {
         let step = Instant::now();
         let ready = self.ready(epoch)?;
         let memory_us = us(step);
-        let (load_us, cont_us) = self.load(&ready.state.bytes, lineage)?;
+        let (moment, load_us, cont_us) = self.load(&ready.state.bytes, lineage)?;
+        let (clock_behind_ms, clock_words) = moment.behind(clock::unix_ms());
         lock(&self.store)
             .set_promoted()
             .map_err(|e| e.to_string())?;
@@ -74,8 +75,8 @@ impl Keeper {
                 cont_us,
                 announce_us,
             },
-            clock_behind_ms: None,
-            note: [note, told.err().unwrap_or_default()]
+            clock_behind_ms,
+            note: [note, told.err().unwrap_or_default(), clock_words]
                 .join(" ")
                 .trim()
                 .to_owned(),
@@ -86,7 +87,10 @@ impl Keeper {
             answer.duration_us
         );
         let event = NewEvent::new(&self.config.guest, EventKind::GuestPromoted, &text, "");
-        let event = event.detail("epoch", epoch).detail("lineage", lineage);
+        let mut event = event.detail("epoch", epoch).detail("lineage", lineage);
+        if let Some(ms) = clock_behind_ms {
+            event = event.detail("clock_behind_ms", ms);
+        }
         self.log.publish(event);
         self.change(GuestProtection::Promoted, text);
         Ok(answer)
@@ -138,7 +142,7 @@ impl Keeper {
         let state = lock(&self.store)
             .device_state()
             .map_err(|e| e.to_string())?;
-        let [record, ..] = unframed(&state.bytes)?;
+        let record = unframed(&state.bytes)?.record;
         let told: Record = serde_json::from_slice(record)
             .map_err(|e| format!("the authority's record that came with the memory: {e}"))?;
         authority.adopt(&told).map_err(|e| e.to_string())
@@ -172,13 +176,15 @@ impl Keeper {
         store.ready(epoch).map_err(|e| e.to_string())
     }
 
-    fn load(&mut self, state: &[u8], lineage: LineageId) -> Result<(u64, u64), String> {
-        let [_, constant, state] = unframed(state)?;
+    fn load(&mut self, state: &[u8], lineage: LineageId) -> Result<(Moment, u64, u64), String> {
+        let parts = unframed(state)?;
         let Waiting::Up(_, standby) = &mut self.waiting else {
             return Err("no standby waits".to_owned());
         };
         let step = Instant::now();
-        standby.load(constant, state).map_err(|e| e.to_string())?;
+        standby
+            .load(parts.constant, parts.state)
+            .map_err(|e| e.to_string())?;
         let load_us = us(step);
         let step = Instant::now();
         if let Some(output) = &mut self.output {
@@ -188,7 +194,7 @@ impl Keeper {
             }
         }
         standby.cont().map_err(|e| e.to_string())?;
-        Ok((load_us, us(step)))
+        Ok((parts.moment, load_us, us(step)))
     }
 
     /// Says where the guest is from now on. A network that was not told learns it when the guest speaks.
