@@ -27,12 +27,13 @@ pub(super) struct Side<'a> {
 /// The way of the guest's memory, and what follows from the side.
 #[derive(Debug)]
 pub(super) enum Memory {
-    /// To the backup's address, at this interval.
+    /// To the backup's address.
     Backup {
         address: String,
         /// The standby's name at the authority.
         host: String,
-        interval_ms: u64,
+        /// Adaptive, as it is by default, where none is given.
+        interval_ms: Option<u64>,
         /// The guest's memory.
         file: PathBuf,
     },
@@ -41,6 +42,8 @@ pub(super) enum Memory {
         address: String,
         /// Directory in memory for what was acknowledged.
         store: PathBuf,
+        /// After this long without a word the primary counts as dead.
+        silence_ms: Option<u64>,
     },
 }
 
@@ -75,14 +78,23 @@ impl Side<'_> {
             } => {
                 line(&format!("backup = {}", quoted(address)));
                 line(&format!("backup_host = {}", quoted(host)));
-                line("\n[epochs]");
-                line(&format!("interval_ms = {interval_ms}"));
+                match interval_ms {
+                    Some(ms) => line(&format!("\n[epochs]\ninterval_ms = {ms}")),
+                    None => line("\n[epochs.adaptive]"),
+                }
             }
-            Memory::Listen { address, store } => {
+            Memory::Listen {
+                address,
+                store,
+                silence_ms,
+            } => {
                 line(&format!("listen = {}", quoted(address)));
                 line(&format!("store = {}", path(store)));
                 line("\n[standby]");
                 line("promote = \"auto\"");
+                if let Some(ms) = silence_ms {
+                    line(&format!("silence_ms = {ms}"));
+                }
             }
         }
         line("\n[authority]");
@@ -133,12 +145,13 @@ mod tests {
         let primary = side(Memory::Backup {
             address: "10.77.0.2:9100".to_owned(),
             host: "b".to_owned(),
-            interval_ms: 25,
+            interval_ms: Some(25),
             file: PathBuf::from("/dev/shm/x/a"),
         });
         let standby = side(Memory::Listen {
             address: "10.77.0.2:9100".to_owned(),
             store: PathBuf::from("/dev/shm/x/b"),
+            silence_ms: None,
         });
         for (text, words) in [
             (
