@@ -21,6 +21,7 @@ fn main() {
 
 fn run() -> Outcome<()> {
     attach_kernel_trees()?;
+    system::attach("tmpfs", "/dev/shm", "tmpfs", "")?;
     // In memory as everything here. Nothing is mounted there: the program may lie below one of them.
     for place in ["/tmp", "/run"] {
         std::fs::create_dir_all(place).map_err(|e| format!("{place}: {e}"))?;

@@ -449,7 +449,7 @@ pub struct GuestPromoteAnswer {
     pub duration_us: u64,
     /// What that was spent on.
     pub steps: PromoteSteps,
-    /// How far the guest's clock is behind, where it could be told.
+    /// How far the guest's clock is behind, by its pauses and since the cut, where it could be told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clock_behind_ms: Option<u64>,
     /// What else to know or to type, one line; empty if nothing.

@@ -99,6 +99,7 @@ impl Protector {
     }
 
     fn collect(&mut self, attempt: Attempt) {
+        self.guest.moment.paused_ms = self.timeline.clock().lost_ms;
         let collected = self.guest.collect();
         self.timeline
             .collected(&self.guest.steps, self.guest.dirty_pages);

@@ -8,7 +8,7 @@ use super::farewell::Process;
 use super::first_copy::FirstCopy;
 use super::guardian::Guardian;
 use super::records::Records;
-use super::state::framed;
+use super::state::{Moment, Parts, framed};
 use crate::hypervisor::qemu::ram::Layout;
 use crate::hypervisor::qemu::state::{Kind as StateWay, Saver, may_save};
 use crate::hypervisor::qemu::{Event, Qemu, Resumed};
@@ -76,6 +76,8 @@ pub(super) struct Guest {
     pub(super) dirty_pages: u64,
     /// The authority's, as the standby is to have it.
     pub(super) record: Vec<u8>,
+    /// Of the pause that is, or was last.
+    pub(super) moment: Moment,
 }
 
 /// Microseconds since a moment.
@@ -144,6 +146,7 @@ impl Guest {
             steps: Steps::default(),
             dirty_pages: 0,
             record: Vec::new(),
+            moment: Moment::default(),
         };
         guest.choose_tracker()?;
         Ok(guest)
@@ -213,6 +216,8 @@ impl Guest {
         self.guardian
             .say(true)
             .map_err(|e| format!("nobody would end the pause: {e}"))?;
+        // Its clock stands from the order on: QEMU stops the ticks before anything else.
+        self.moment.unix_ms = blockrep_host::clock::unix_ms();
         let done = self.qemu.stop();
         self.steps.stop = us(begun);
         let stopped = done.map_err(|e| e.to_string())?;
@@ -284,7 +289,12 @@ impl Guest {
         self.steps.device_state = us(begun);
         copied?;
         saved.map_err(|e| given_up(format!("the state of the devices: {e}")))?;
-        let parts = [&self.record, self.saver.constant(), &state];
+        let parts = Parts {
+            record: &self.record,
+            constant: self.saver.constant(),
+            moment: self.moment,
+            state: &state,
+        };
         framed(parts, &mut load.state);
         Ok(())
     }

@@ -31,7 +31,7 @@ mod timeline;
 
 pub use guardian::guard;
 pub use output::Interface;
-pub use state::unframed;
+pub use state::{Moment, unframed};
 pub(crate) use timeline::batch;
 
 use crate::authority::Record;

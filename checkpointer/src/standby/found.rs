@@ -151,7 +151,7 @@ fn at(monitor: &Path) -> (There, Option<Qemu>) {
 /// There is none, or it is none, one line.
 pub(super) fn told_record(store: &Mutex<Store>) -> Result<Record, String> {
     let state = lock(store).device_state().map_err(|e| e.to_string())?;
-    let [record, ..] = unframed(&state.bytes)?;
+    let record = unframed(&state.bytes)?.record;
     serde_json::from_slice(record)
         .map_err(|e| format!("the authority's record that came with the memory: {e}"))
 }

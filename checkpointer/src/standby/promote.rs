@@ -196,13 +196,15 @@ impl Keeper {
         self.let_run(lineage)?;
         steps.cont_us = us(step);
         let epoch = lock(&self.store).committed();
+        let (clock_behind_ms, clock_words) = self.clock_behind();
+        notes.push(clock_words);
         let answer = GuestPromoteAnswer {
             already: false,
             epoch: epoch.0,
             lineage: lineage.to_string(),
             duration_us: us(began),
             steps,
-            clock_behind_ms: None,
+            clock_behind_ms,
             note: notes.join(" ").trim().to_owned(),
         };
         self.done(&answer, epoch, lineage, reason);
@@ -237,9 +239,25 @@ impl Keeper {
             answer.duration_us
         );
         let event = NewEvent::new(&self.config.guest, EventKind::GuestPromoted, &text, "");
-        let event = event.detail("epoch", epoch).detail("lineage", lineage);
+        let mut event = event.detail("epoch", epoch).detail("lineage", lineage);
+        if let Some(ms) = answer.clock_behind_ms {
+            event = event.detail("clock_behind_ms", ms);
+        }
         self.log.publish(event);
         self.change(GuestProtection::Promoted, text);
+    }
+
+    /// How far the guest's clock is behind, by what came with its memory; and words for people.
+    fn clock_behind(&self) -> (Option<u64>, String) {
+        let state = lock(&self.store).device_state();
+        let state = state.map_err(|e| e.to_string());
+        match state.and_then(|state| Ok(unframed(&state.bytes)?.moment)) {
+            Ok(moment) => moment.behind(clock::unix_ms()),
+            Err(why) => (
+                None,
+                format!("How far its clock is behind is not known: {why}."),
+            ),
+        }
     }
 
     fn may_promote(&self) -> Result<(), String> {
@@ -344,7 +362,7 @@ impl Keeper {
     }
 
     fn load(&mut self, ready: &Ready) -> Result<(), String> {
-        let [_, constant, state] = unframed(&ready.state.bytes)?;
+        let parts = unframed(&ready.state.bytes)?;
         let generation = lock(&self.store).generation();
         match &self.waiting {
             Waiting::Up(of, _) if *of == generation => {}
@@ -362,7 +380,9 @@ impl Keeper {
         let Waiting::Up(_, standby) = &mut self.waiting else {
             unreachable!("it was just looked at");
         };
-        standby.load(constant, state).map_err(|e| e.to_string())?;
+        standby
+            .load(parts.constant, parts.state)
+            .map_err(|e| e.to_string())?;
         Ok(())
     }
 

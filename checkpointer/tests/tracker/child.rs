@@ -174,6 +174,14 @@ impl Watchee {
         assert!(libc::WIFSTOPPED(status), "it has ended: {status:#x}");
     }
 
+    /// The fault that `xtask tracker` plants: somebody else clears the marks of the process.
+    pub(crate) fn be_planted(&self) {
+        if std::env::var_os("CHECKPOINTER_TEST_PLANT").is_some_and(|word| word == "cleared") {
+            let file = format!("/proc/{}/clear_refs", self.pid());
+            std::fs::write(file, "4").expect("marks to clear");
+        }
+    }
+
     pub(crate) fn go_on(&self) {
         self.signal(libc::SIGCONT);
     }

@@ -7,9 +7,11 @@
 #[allow(dead_code, reason = "shared with the tests of the driver")]
 mod guest;
 
+mod bytes;
 mod ends;
 mod estimate;
 mod fake_disks;
+mod held;
 mod off;
 mod stage;
 mod unfinished;
@@ -17,11 +19,9 @@ mod unfinished;
 use blkback_proto::ctl::{
     Answer, ErrorCode, GuestPromoteRequest, GuestProtection, GuestReport, GuestStopRequest, Request,
 };
-use guest::{Order, program};
-use stage::{Daemon, Stage, signal};
-use std::fs;
+use guest::program;
+use stage::{Daemon, Stage};
 use std::path::Path;
-use std::time::Duration;
 
 /// The host dies: the guest goes on at the standby, by itself, from what was committed, and goes on counting.
 #[test]
@@ -140,43 +140,6 @@ fn an_operator_lets_the_guest_go_on() {
     stage.standby.ask(&promote(true)).expect("promoted");
     let memory = stage.standby_memory();
     memory.wait_beyond(memory.counter());
-}
-
-/// A page that is missed once stands wrong in the standby until the guest writes it again.
-fn memory_is_equal(test: &str, tracker: &str) {
-    let Some(program) = program(test) else {
-        return;
-    };
-    let stage = Stage::start_with(&program, "promote = \"by-hand\"", &["--tracker", tracker]);
-    // For a while it writes without a pause; then one page with each tick of its clock.
-    let memory = stage.memory();
-    memory.wait_beyond(memory.counter() + 100_000);
-    memory.order(Order::Idle);
-    let (here, there) = (stage.dir.path().join("a/vm1.ram"), stage.standby_file());
-    // Frozen at any moment it may have written since the last checkpoint; in some it has not.
-    for _ in 0..300 {
-        std::thread::sleep(Duration::from_millis(37));
-        signal(stage.qemu, "-STOP");
-        // What was cut before comes to the standby.
-        std::thread::sleep(Duration::from_millis(150));
-        let is_equal = fs::read(&here).expect("memory") == fs::read(&there).expect("memory");
-        signal(stage.qemu, "-CONT");
-        if is_equal {
-            memory.wait_beyond(memory.counter());
-            return;
-        }
-    }
-    panic!("in none of 300 moments was the standby's memory that of the guest");
-}
-
-#[test]
-fn the_standby_has_the_memory_by_userfaultfd() {
-    memory_is_equal("the_standby_has_the_memory_by_userfaultfd", "userfaultfd");
-}
-
-#[test]
-fn the_standby_has_the_memory_by_comparing() {
-    memory_is_equal("the_standby_has_the_memory_by_comparing", "compare");
 }
 
 /// Either daemon is killed and comes back: the guest is protected again, and has never stood still for long.

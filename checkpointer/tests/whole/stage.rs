@@ -1,6 +1,7 @@
 //! Two daemons and a guest of one boot sector, ended with their test.
 
 use super::guest::{Memory, boot_disk, dir, plain_args};
+use super::held::Held;
 use blkback_proto::ctl::{
     Answer, ErrorCode, GuestProtection, GuestReport, GuestStatusRequest, Request,
 };
@@ -32,14 +33,21 @@ impl Daemon {
     }
 
     pub(crate) fn start_with(dir: &Path, side: &str, words: &[&str]) -> Self {
+        let program = Path::new(env!("CARGO_BIN_EXE_checkpointer"));
+        Self::start_as(program, None, dir, side, words)
+    }
+
+    /// Of another build, which may have a bug planted.
+    fn start_as(program: &Path, bug: Option<&str>, dir: &Path, side: &str, words: &[&str]) -> Self {
         let run = dir.join(side);
         fs::create_dir_all(&run).expect("a directory");
         let log = fs::File::create(run.join("daemon.log")).expect("a log");
-        let child = Command::new(env!("CARGO_BIN_EXE_checkpointer"))
+        let child = Command::new(program)
             .args(words)
             .arg("--config")
             .arg(dir.join(format!("{side}.toml")))
             .env("BLOCKREP_RUNTIME_DIR", &run)
+            .envs(bug.map(|bug| ("CHECKPOINTER_PLANT", bug)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -136,8 +144,6 @@ impl Stage {
     }
 
     pub(crate) fn start_with(program: &Path, standby: &str, words: &[&str]) -> Self {
-        let shared =
-            |at: &Path, _: &str| format!("file = {:?}", at.join("authority").display().to_string());
         Self::start_under(program, standby, words, shared)
     }
 
@@ -160,32 +166,37 @@ impl Stage {
         authority: impl Fn(&Path, &str) -> String,
         disks: &str,
     ) -> Self {
+        prepare(&dir, program, standby, authority, disks);
         let at = dir.path();
-        let port = free_port();
-        let args = plain_args(&boot_disk(at));
-        let shared = |side: &str, disks: &str| {
-            format!(
-                "guest = \"vm1\"\n[disks]\n{disks}\n[output]\ninterfaces = []\n[authority]\n{}\n[qemu]\n\
-                 program = {:?}\nmemory_mib = 32\nargs = {args:?}\n",
-                authority(at, side),
-                program.display().to_string(),
-            )
-        };
-        let a = format!(
-            "host = \"a\"\n{}[memory]\nbackup = \"127.0.0.1:{port}\"\nbackup_host = \"b\"\n[epochs]\ninterval_ms = 25\n\
-             answer_max_ms = 20000\npause_max_ms = 10000\n",
-            shared("a", "none = true")
-        );
-        let b = format!(
-            "host = \"b\"\n{}[memory]\nlisten = \"127.0.0.1:{port}\"\nstore = {:?}\n[standby]\n{standby}\n",
-            shared("b", disks),
-            at.join("store").display().to_string()
-        );
-        fs::write(at.join("a.toml"), a).expect("a file");
-        fs::write(at.join("b.toml"), b).expect("a file");
         let standby = Daemon::start(at, "b", "receive");
         let words = [&["run"], words].concat();
         let primary = Daemon::start_with(at, "a", &words);
+        Self::protected(dir, standby, primary)
+    }
+
+    /// A guest that can be kept standing after a cut. `planted` is a checkpointer that has a bug to switch on.
+    pub(crate) fn start_held(
+        program: &Path,
+        standby: &str,
+        tracker: &str,
+        planted: Option<(&Path, &str)>,
+    ) -> (Self, Held) {
+        let dir = dir();
+        prepare(&dir, program, standby, shared, "none = true");
+        let at = dir.path();
+        let front = at.join("front.qmp");
+        let held = Held::start(program, at, &front);
+        let standby = Daemon::start(at, "b", "receive");
+        let front = front.display().to_string();
+        let words = ["protect", "--qmp", &front, "--tracker", tracker];
+        let built = Path::new(env!("CARGO_BIN_EXE_checkpointer"));
+        let (daemon, bug) = planted.map_or((built, None), |(other, bug)| (other, Some(bug)));
+        let primary = Daemon::start_as(daemon, bug, at, "a", &words);
+        (Self::protected(dir, standby, primary), held)
+    }
+
+    /// When both are there and an epoch is.
+    fn protected(dir: TempDir, standby: Daemon, primary: Daemon) -> Self {
         let report = primary.until("protection", |report| {
             report.stated.state == GuestProtection::Protected && report.epochs.committed.is_some()
         });
@@ -250,6 +261,44 @@ impl Drop for Stage {
         }
         kill(self.qemu);
     }
+}
+
+/// The words for an authority that both see.
+fn shared(at: &Path, _: &str) -> String {
+    format!("file = {:?}", at.join("authority").display().to_string())
+}
+
+/// The files of both sides. `disks` are the standby's words for them.
+fn prepare(
+    dir: &TempDir,
+    program: &Path,
+    standby: &str,
+    authority: impl Fn(&Path, &str) -> String,
+    disks: &str,
+) {
+    let at = dir.path();
+    let port = free_port();
+    let args = plain_args(&boot_disk(at));
+    let shared = |side: &str, disks: &str| {
+        format!(
+            "guest = \"vm1\"\n[disks]\n{disks}\n[output]\ninterfaces = []\n[authority]\n{}\n[qemu]\n\
+             program = {:?}\nmemory_mib = 32\nargs = {args:?}\n",
+            authority(at, side),
+            program.display().to_string(),
+        )
+    };
+    let a = format!(
+        "host = \"a\"\n{}[memory]\nbackup = \"127.0.0.1:{port}\"\nbackup_host = \"b\"\n[epochs]\ninterval_ms = 25\n\
+         answer_max_ms = 20000\npause_max_ms = 10000\n",
+        shared("a", "none = true")
+    );
+    let b = format!(
+        "host = \"b\"\n{}[memory]\nlisten = \"127.0.0.1:{port}\"\nstore = {:?}\n[standby]\n{standby}\n",
+        shared("b", disks),
+        at.join("store").display().to_string()
+    );
+    fs::write(at.join("a.toml"), a).expect("a file");
+    fs::write(at.join("b.toml"), b).expect("a file");
 }
 
 pub(crate) fn kill(pid: u32) {

@@ -1,5 +1,5 @@
 //! Project commands: `cargo xtask demo`, `demo-disk`, `test`, `sim`, `crash`, `power`, `guest-fio`, `restarts`, `migrate`,
-//! `net`, `bench`, `man`, `install`.
+//! `net`, `tracker`, `clock`, `bench`, `man`, `install`.
 //!
 //! Exit codes: 0 all holds; 1 it was tried and does not hold; 2 it could not be tried, or the command
 //! line is wrong; 130 interrupted.
@@ -23,8 +23,12 @@ mod packages;
 mod parcel;
 mod power;
 mod process;
+#[path = "../../../tests/guest/receipts.rs"]
+#[allow(dead_code)] // Shared with the guest's program, which uses the rest.
+mod receipts;
 mod stop;
 mod suite;
+mod tracker;
 mod ui;
 
 use std::ffi::OsString;
@@ -80,6 +84,10 @@ enum Command {
     Migrate(churn::MigrateOptions),
     /// Test netbuf with the relay here, or with the kernel's plug in a guest whose kernel has it
     Net(net::Options),
+    /// Measure what protection and a failover cost the clock of a guest
+    Clock(demo::whole::ClockOptions),
+    /// Test the tracker by soft-dirty bits in a guest whose kernel has them
+    Tracker(tracker::Options),
     /// Measure the disk beside other stacks, on this machine or from inside a guest, and held frames
     #[command(subcommand)]
     Bench(Bench),
@@ -150,6 +158,8 @@ fn run(command: Command) -> Result<Verdict> {
         Command::Restarts(options) => churn::restarts(&checkout, &options),
         Command::Migrate(options) => churn::migrate(&checkout, &options),
         Command::Net(options) => net::run(&checkout, &options),
+        Command::Clock(options) => demo::whole::clock(&checkout, &options),
+        Command::Tracker(options) => tracker::run(&checkout, &options),
         Command::Sim(passed) => become_tests_program(&checkout, "sim", &passed),
         Command::Crash(passed) => become_tests_program(&checkout, "crash", &passed),
         Command::Bench(Bench::Guest(options)) => bench::run(&checkout, &options),

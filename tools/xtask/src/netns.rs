@@ -126,7 +126,6 @@ fn new_namespace() -> Result<OwnedFd> {
 }
 
 /// Runs `what` with the network of `host`, on a thread of its own.
-#[cfg(test)]
 pub(crate) fn on<T: Send>(host: &Host, what: impl FnOnce() -> T + Send) -> T {
     let namespace = host.namespace.as_raw_fd();
     std::thread::scope(|scope| {

@@ -5,7 +5,7 @@
 //! the plug they run in a guest, which gets the test program as it stands in this checkout, the daemon, and
 //! `ip` and `tc`. With a plant the test made for it must fail, and for the reason that was planted.
 
-mod said;
+pub(crate) mod said;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -9,13 +9,13 @@ use anyhow::{Context, Result};
 const MESSAGE_LINES_MAX: usize = 4;
 
 #[derive(Debug, Default)]
-pub(super) struct Said {
+pub(crate) struct Said {
     /// In their order.
-    pub(super) tests: Vec<Test>,
+    pub(crate) tests: Vec<Test>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Test {
+pub(crate) struct Test {
     name: String,
     /// "ok" or "FAILED"; none of the test that was under way when everything ended.
     end: Option<String>,
@@ -26,7 +26,7 @@ pub(super) struct Test {
 }
 
 impl Said {
-    pub(super) fn read(log: &Path) -> Result<Self> {
+    pub(crate) fn read(log: &Path) -> Result<Self> {
         let bytes = std::fs::read(log).with_context(|| format!("read {}", log.display()))?;
         Ok(Self::parse(&String::from_utf8_lossy(&bytes)))
     }
@@ -37,7 +37,8 @@ impl Said {
         for (at, line) in lines.iter().enumerate() {
             let begun = line
                 .strip_prefix("test ")
-                .filter(|rest| rest.contains(" ... ") && !rest.contains(" ... ignored"));
+                .filter(|rest| rest.contains(" ... ") || rest.ends_with(" ..."))
+                .filter(|rest| !rest.contains(" ... ignored"));
             if let Some(name) = begun.and_then(|rest| rest.split_whitespace().next()) {
                 tests.push(Test {
                     name: name.to_owned(),
@@ -69,7 +70,7 @@ impl Said {
         Self { tests }
     }
 
-    pub(super) fn print(&self) {
+    pub(crate) fn print(&self) {
         for test in &self.tests {
             let end = test.end.as_deref().unwrap_or("did not end");
             println!("  {}: {end}", test.name);
@@ -85,7 +86,7 @@ impl Said {
     }
 
     /// The test failed, and a panic of it has this in its message.
-    pub(super) fn failed_with(&self, test: &str, reason: &str) -> bool {
+    pub(crate) fn failed_with(&self, test: &str, reason: &str) -> bool {
         self.tests.iter().any(|one| {
             one.name.starts_with(test)
                 && one.end.as_deref() == Some("FAILED")
@@ -113,7 +114,8 @@ mod tests {
         let text = "LEDGER-READY\r\ntest a::one ... INFO vm1: attached\r\nINFO more ok\r\n\r\nnoted: 20 kills\r\nok\r\n\
                     test a::two ... ok\r\ntest a::three ... INFO\r\n\
                     thread '<unnamed>' (7) panicked at a.rs:1:2:\r\nheld, and these left early: []\r\n\
-                    note: run with `RUST_BACKTRACE=1`\r\nFAILED\r\ntest a::left ... ignored, a measurement\r\ntest a::four ... INFO\r\n";
+                    note: run with `RUST_BACKTRACE=1`\r\nFAILED\r\ntest a::left ... ignored, a measurement\r\ntest a::four ... INFO\r\n\
+                    test a::five ... \r\nnoted: 5\r\nok\r\n";
         let said = Said::parse(text);
         let ends: Vec<_> = said
             .tests
@@ -126,7 +128,8 @@ mod tests {
                 ("a::one", Some("ok")),
                 ("a::two", Some("ok")),
                 ("a::three", Some("FAILED")),
-                ("a::four", None)
+                ("a::four", None),
+                ("a::five", Some("ok"))
             ]
         );
         assert_eq!(said.tests[0].notes, ["20 kills"]);

@@ -64,6 +64,7 @@ pub(super) fn parts(checkout: &Checkout, extent: Extent, daemons: &Option<String
     parts.extend(demo_parts(checkout, extent));
     parts.extend(churn_parts(checkout, extent, &both));
     parts.extend(net_parts(checkout, extent));
+    parts.extend(tracker_parts(checkout));
     parts
 }
 
@@ -81,7 +82,28 @@ fn demo_parts(checkout: &Checkout, extent: Extent) -> Vec<Part> {
     for plant in ["early-release", "older-epoch", "skip-page"] {
         parts.push(part(&format!("demo finds {plant}"), 1, &["--plant", plant]));
     }
+    parts.push(left_out_page(checkout, &tools));
     parts
+}
+
+/// The comparison of memory with a checkpointer that leaves a page out: the one that the demo has built.
+fn left_out_page(checkout: &Checkout, skip: &Option<String>) -> Part {
+    let mut command = checkout.cargo();
+    command.args(["test", "-p", "checkpointer", "--test", "whole", "--"]);
+    command.args(["--exact", "bytes::a_page_that_is_left_out_is_found"]);
+    let mut part = Part::new("memory of a left out page differs", command, 10);
+    match checkout
+        .metadata()
+        .and_then(|metadata| metadata.target_dir())
+    {
+        Ok(target) => {
+            let planted = target.join("planted/debug/checkpointer");
+            part.command.env("CHECKPOINTER_PLANTED", planted);
+            part.skip.clone_from(skip);
+        }
+        Err(error) => part.skip = Some(error.to_string()),
+    }
+    part
 }
 
 /// What holds frames by either mechanism; the tests run the relay without plants themselves.
@@ -122,6 +144,24 @@ fn net_parts(checkout: &Checkout, extent: Extent) -> Vec<Part> {
         }
     }
     parts
+}
+
+/// Soft-dirty bits, which the kernel of this machine may lack.
+fn tracker_parts(checkout: &Checkout) -> Vec<Part> {
+    let skip = missing_tool("qemu-system-x86_64");
+    let part = |name: &str, code: i32, words: &[&str]| {
+        xtask(checkout, name, 10, code, &skip, |command| {
+            command.arg("tracker").args(words).arg("--no-install");
+        })
+    };
+    vec![
+        part("soft-dirty tracker", 0, &["--rounds", "150"]),
+        part(
+            "soft-dirty tracker finds cleared",
+            1,
+            &["--rounds", "50", "--plant", "cleared"],
+        ),
+    ]
 }
 
 /// The guest that keeps its disk busy and knows what it must find there.

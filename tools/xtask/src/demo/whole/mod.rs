@@ -12,6 +12,7 @@
 //! [`protection::Protection`]; without any, the same round shows that guest, client and network are sound.
 
 mod client;
+mod clock;
 mod machine;
 mod protection;
 mod round;
@@ -32,6 +33,7 @@ use crate::packages::{self, Purpose};
 use crate::process::{self, Process};
 use crate::stop::minutes;
 use crate::{stop, ui};
+pub(crate) use clock::{ClockOptions, run as clock};
 use round::Row;
 use stage::Stage;
 
@@ -104,6 +106,10 @@ struct Ground<'a> {
     kernel: GuestKernel,
     accelerator: Accelerator,
     programs: Programs,
+    /// From one checkpoint to the next; adaptive where none is given.
+    interval_ms: Option<u64>,
+    /// Until a silent primary counts as dead; the default where none is given.
+    silence_ms: Option<u64>,
     /// The checkpointer; built with planted bugs where one is wanted.
     checkpointer: PathBuf,
     /// Where what the rounds have shown is kept.
@@ -140,32 +146,7 @@ pub(crate) fn run(checkout: &Checkout, options: &Options) -> Result<Verdict> {
     }
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
     let scratch = Scratch::new(checkout)?;
-    packages::provide(
-        checkout,
-        &[Purpose::Guest, Purpose::Hosts],
-        options.no_install,
-    )?;
-    packages::require(&[Purpose::Guest, Purpose::Hosts])?;
-    let (programs, out) = build(checkout, options)?;
-    let checkpointer = match options.plant {
-        Some(_) => build_planted(checkout, options.release)?,
-        None => programs.dir.join("checkpointer"),
-    };
-    let contents = Contents {
-        program: "teller",
-        modules: &["virtio_net"],
-        files: &[],
-    };
-    let kernel = kernel::provide_with(checkout, &contents)?;
-    let accelerator = guest::accelerator(checkout, &kernel)?;
-    let ground = Ground {
-        options,
-        kernel,
-        accelerator,
-        programs,
-        checkpointer,
-        out,
-    };
+    let ground = prepare(checkout, options, Some(options.epoch_ms))?;
     let headline = ground.headline(seed);
     ui::note(&headline);
     let mut rows = Vec::new();
@@ -191,6 +172,42 @@ pub(crate) fn run(checkout: &Checkout, options: &Options) -> Result<Verdict> {
         println!("planted damage: {found}");
     }
     Ok(verdict)
+}
+
+/// Installs and builds what is needed.
+fn prepare<'a>(
+    checkout: &Checkout,
+    options: &'a Options,
+    interval_ms: Option<u64>,
+) -> Result<Ground<'a>> {
+    packages::provide(
+        checkout,
+        &[Purpose::Guest, Purpose::Hosts],
+        options.no_install,
+    )?;
+    packages::require(&[Purpose::Guest, Purpose::Hosts])?;
+    let (programs, out) = build(checkout, options)?;
+    let checkpointer = match options.plant {
+        Some(_) => build_planted(checkout, options.release)?,
+        None => programs.dir.join("checkpointer"),
+    };
+    let contents = Contents {
+        program: "teller",
+        modules: &["virtio_net"],
+        files: &[],
+    };
+    let kernel = kernel::provide_with(checkout, &contents)?;
+    let accelerator = guest::accelerator(checkout, &kernel)?;
+    Ok(Ground {
+        options,
+        interval_ms,
+        silence_ms: None,
+        kernel,
+        accelerator,
+        programs,
+        checkpointer,
+        out,
+    })
 }
 
 impl Ground<'_> {

@@ -42,7 +42,8 @@ pub(crate) struct Checkpointer<'a> {
     memory: SharedMemory,
     a: Crew<'a>,
     b: Crew<'a>,
-    epochs: Vec<Value>,
+    /// Of every pause, as `guest timeline` has it.
+    told: Vec<Value>,
     next_seq: u64,
     fetched: Instant,
 }
@@ -100,7 +101,7 @@ impl<'a> Checkpointer<'a> {
             memory: SharedMemory::new()?,
             a: side(&scene.stage.a, "a")?,
             b: side(&scene.stage.b, "b")?,
-            epochs: Vec::new(),
+            told: Vec::new(),
             next_seq: 0,
             fetched: Instant::now(),
         })
@@ -178,7 +179,7 @@ impl<'a> Checkpointer<'a> {
     }
 
     /// Fetches what there is of checkpoints that was not fetched yet.
-    fn fetch(&mut self) -> Result<()> {
+    pub(crate) fn fetch(&mut self) -> Result<()> {
         let socket = self.a.socket(&format!("{GUEST}.checkpointer.sock"));
         let from = self.next_seq.to_string();
         let text = self.ask(&socket, &["guest", "timeline", "--from", &from, "--json"])?;
@@ -189,8 +190,22 @@ impl<'a> Checkpointer<'a> {
         if let Some(last) = told.last().and_then(|one| one["seq"].as_u64()) {
             self.next_seq = last + 1;
         }
-        self.epochs.extend(said::epochs(&told));
+        self.told.extend(told);
         Ok(())
+    }
+}
+
+impl Checkpointer<'_> {
+    /// Figures of every pause that were fetched, also of those that made no checkpoint.
+    pub(crate) fn told(&self) -> &[Value] {
+        &self.told
+    }
+
+    /// What the primary says of the guest.
+    pub(crate) fn status(&self) -> Result<Value> {
+        let socket = self.a.socket(&format!("{GUEST}.checkpointer.sock"));
+        let text = self.ask(&socket, &["guest", "status", "--json"])?;
+        serde_json::from_str(&text).context("answer of guest status")
     }
 }
 
@@ -223,6 +238,7 @@ impl Protection for Checkpointer<'_> {
         let memory = Memory::Listen {
             address: format!("{address}:{MEMORY_PORT}"),
             store: self.memory.file("b"),
+            silence_ms: scene.ground.silence_ms,
         };
         let file = self.configuration(&self.b, memory)?;
         let mut receive = self.checkpointer("receive", &file);
@@ -252,7 +268,7 @@ impl Protection for Checkpointer<'_> {
         let memory = Memory::Backup {
             address: format!("{backup}:{MEMORY_PORT}"),
             host: self.b.name.to_owned(),
-            interval_ms: scene.ground.options.epoch_ms,
+            interval_ms: scene.ground.interval_ms,
             early_ms: scene.ground.options.early_ms,
             file: self.memory.file("a"),
         };
@@ -282,15 +298,13 @@ impl Protection for Checkpointer<'_> {
 
     fn wait_until_protected(&mut self) -> Result<()> {
         let step = ui::step("copying the guest's memory to host B");
-        let socket = self.a.socket(&format!("{GUEST}.checkpointer.sock"));
         let mut last = String::from("no answer yet");
         let waited = stop::wait_for("the guest to be protected", PROTECTED_LIMIT, || {
             self.b.check()?;
             self.a.check()?;
-            let Ok(text) = self.ask(&socket, &["guest", "status", "--json"]) else {
+            let Ok(status) = self.status() else {
                 return Ok(None);
             };
-            let status: Value = serde_json::from_str(&text).context("answer of guest status")?;
             let state = status["state"].as_str().unwrap_or_default();
             last = format!(
                 "{state} ({})",
@@ -339,7 +353,7 @@ impl Protection for Checkpointer<'_> {
         if !self.a.daemons.is_empty() {
             self.fetch()?;
         }
-        Ok(json!(self.epochs))
+        Ok(json!(said::epochs(&self.told)))
     }
 }
 

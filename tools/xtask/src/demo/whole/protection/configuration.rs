@@ -27,12 +27,13 @@ pub(super) struct Side<'a> {
 /// The way of the guest's memory, and what follows from the side.
 #[derive(Debug)]
 pub(super) enum Memory {
-    /// To the backup's address, at this interval.
+    /// To the backup's address.
     Backup {
         address: String,
         /// The standby's name at the authority.
         host: String,
-        interval_ms: u64,
+        /// Adaptive, as it is by default, where none is given.
+        interval_ms: Option<u64>,
         /// Cuts before that; 0 for none.
         early_ms: u64,
         /// The guest's memory.
@@ -43,6 +44,8 @@ pub(super) enum Memory {
         address: String,
         /// Directory in memory for what was acknowledged.
         store: PathBuf,
+        /// After this long without a word the primary counts as dead.
+        silence_ms: Option<u64>,
     },
 }
 
@@ -79,14 +82,24 @@ impl Side<'_> {
                 line(&format!("backup = {}", quoted(address)));
                 line(&format!("backup_host = {}", quoted(host)));
                 line("\n[epochs]");
-                line(&format!("interval_ms = {interval_ms}"));
                 line(&format!("early_ms = {early_ms}"));
+                match interval_ms {
+                    Some(ms) => line(&format!("interval_ms = {ms}")),
+                    None => line("[epochs.adaptive]"),
+                }
             }
-            Memory::Listen { address, store } => {
+            Memory::Listen {
+                address,
+                store,
+                silence_ms,
+            } => {
                 line(&format!("listen = {}", quoted(address)));
                 line(&format!("store = {}", path(store)));
                 line("\n[standby]");
                 line("promote = \"auto\"");
+                if let Some(ms) = silence_ms {
+                    line(&format!("silence_ms = {ms}"));
+                }
             }
         }
         line("\n[authority]");
@@ -137,13 +150,14 @@ mod tests {
         let primary = side(Memory::Backup {
             address: "10.77.0.2:9100".to_owned(),
             host: "b".to_owned(),
-            interval_ms: 25,
+            interval_ms: Some(25),
             early_ms: 5,
             file: PathBuf::from("/dev/shm/x/a"),
         });
         let standby = side(Memory::Listen {
             address: "10.77.0.2:9100".to_owned(),
             store: PathBuf::from("/dev/shm/x/b"),
+            silence_ms: None,
         });
         for (text, words) in [
             (

@@ -56,6 +56,8 @@ pub(super) struct Takeover {
     pub(super) running_unix_ns: Option<u64>,
     /// The checkpoint that the guest went on from.
     pub(super) epoch: Option<u64>,
+    /// What its clock had lost then.
+    pub(super) clock_behind_ms: Option<u64>,
 }
 
 impl Takeover {
@@ -84,6 +86,7 @@ impl Takeover {
             ("promoted_unix_ns", self.promoted_unix_ns),
             ("running_unix_ns", self.running_unix_ns),
             ("epoch", self.epoch),
+            ("clock_behind_ms", self.clock_behind_ms),
         ] {
             told[name] = json!(value);
         }

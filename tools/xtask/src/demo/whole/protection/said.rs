@@ -32,11 +32,10 @@ pub(super) fn takeover(events: &str) -> Takeover {
             Some("promoted") => takeover.running_unix_ns = at,
             _ => {}
         }
-        let epoch = one["detail"]["epoch"].as_str();
-        if one["kind"] == "guest-promoted"
-            && let Some(epoch) = epoch.and_then(|epoch| epoch.parse().ok())
-        {
-            takeover.epoch = Some(epoch);
+        if one["kind"] == "guest-promoted" {
+            let number = |name: &str| one["detail"][name].as_str()?.parse().ok();
+            takeover.epoch = number("epoch");
+            takeover.clock_behind_ms = number("clock_behind_ms");
         }
     }
     takeover
@@ -74,12 +73,13 @@ mod tests {
             {\"event\":{\"seq\":3,\"unix_ms\":110,\"kind\":\"guest-protection\",\"new_state\":\"promoting\"}}\n\
             no json\n\
             {\"seq\":4,\"unix_ms\":130,\"kind\":\"guest-protection\",\"new_state\":\"promoted\"}\n\
-            {\"seq\":5,\"unix_ms\":130,\"kind\":\"guest-promoted\",\"detail\":{\"epoch\":\"77\"}}\n";
+            {\"seq\":5,\"unix_ms\":130,\"kind\":\"guest-promoted\",\"detail\":{\"epoch\":\"77\",\"clock_behind_ms\":\"480\"}}\n";
         let expected = Takeover {
             detected_unix_ns: Some(100_000_000),
             promoted_unix_ns: Some(110_000_000),
             running_unix_ns: Some(130_000_000),
             epoch: Some(77),
+            clock_behind_ms: Some(480),
         };
         assert_eq!(takeover(events), expected);
         assert_eq!(takeover(""), Takeover::default());
