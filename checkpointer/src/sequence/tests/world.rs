@@ -90,7 +90,9 @@ impl World {
             },
         };
         let mut sequence = Sequence::new(settings, 0);
-        sequence.plant = plant;
+        if let Some(plant) = plant {
+            sequence.plant(plant);
+        }
         Self {
             sequence,
             rng,
