@@ -396,6 +396,16 @@ impl Plan {
         self.in_flight_max = rng.usize(1..5);
         self.output_cuts_max = if rng.bool() { 1 } else { rng.usize(2..6) };
         self.on_loss = pick(rng, &[OnLoss::Hold, OnLoss::Hold, OnLoss::Degrade]);
+        if self.failover.is_none() {
+            self.add_failover(rng);
+        }
+        if let Some(failover) = &mut self.failover
+            && rng.u8(..3) != 0
+        {
+            // With the power of the backup's host goes the memory: then there is nothing to be judged.
+            failover.both = failover.both.map(|_| false);
+            failover.rot = false;
+        }
         for _ in 0..rng.usize(0..4) {
             let fault = Fault::Guest(Trouble::any(rng));
             self.faults.push((rng.u64(..self.chaos_ns), fault));

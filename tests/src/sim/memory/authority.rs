@@ -22,7 +22,10 @@ pub struct OneRecord(Mutex<Option<Record>>);
 
 impl OneRecord {
     fn now(&self) -> Option<Record> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn put(&self, record: Record) {
@@ -88,10 +91,7 @@ impl World {
 
     /// The first host may run the guest.
     pub(super) fn claims(&mut self) -> bool {
-        matches!(
-            self.decide(PRIMARY, Wish::Claim),
-            Some(Decision::Done(_))
-        )
+        matches!(self.decide(PRIMARY, Wish::Claim), Some(Decision::Done(_)))
     }
 
     /// A guest is started from its disks: what the backup has is of another one, and must not go on after this one has
@@ -154,13 +154,28 @@ impl World {
         self.netbuf_begins(false);
     }
 
+    /// One question after the other, and none for the backup once the guest is on its way to be alone: an answer to the
+    /// second that comes first would take the backup in again, and output would be open.
     pub(super) fn ask_authority(&mut self, question: Question) {
-        let life = self.memory.checkpointer.life;
+        let is_planted = blockrep::mutants::is_planted("joined-while-degrading");
+        let checkpointer = &mut self.memory.checkpointer;
+        match (checkpointer.asking, question) {
+            _ if is_planted => {}
+            (Some(_), Question::Degrade) => return checkpointer.degrades_next = true,
+            (Some(_), Question::Protect) => return checkpointer.taking_in = None,
+            (None, _) => {}
+        }
+        checkpointer.asking = Some(question);
+        let life = checkpointer.life;
         let delay = self.rng.u64(MS / 10..3 * MS);
         self.after(delay, Event::Memory(Step::Authority { life, question }));
     }
 
     pub(super) fn authority_is_asked(&mut self, life: u32, question: Question) {
+        let checkpointer = &self.memory.checkpointer;
+        if !checkpointer.up || checkpointer.life != life {
+            return;
+        }
         let backup = BACKUP;
         let wish = match question {
             Question::Protect => Wish::Protect { backup },
@@ -174,10 +189,30 @@ impl World {
         // It may have decided, and its answer is lost.
         let decision = decision.filter(|_| !self.is_unlucky(16));
         let delay = self.rng.u64(MS / 10..3 * MS);
-        let step = match question {
+        let step = Step::Decided {
+            life,
+            question,
+            decision,
+        };
+        self.after(delay, Event::Memory(step));
+    }
+
+    /// The answer.
+    pub(super) fn authority_answers(
+        &mut self,
+        life: u32,
+        question: Question,
+        decision: Option<Decision>,
+    ) {
+        let checkpointer = &mut self.memory.checkpointer;
+        if !checkpointer.up || checkpointer.life != life {
+            return;
+        }
+        checkpointer.asking = None;
+        match question {
             Question::Protect => {
                 let is_done = matches!(decision, Some(Decision::Done(_)));
-                Step::TakenIn { life, is_done }
+                self.backup_is_taken_in(is_done);
             }
             Question::Degrade => {
                 let word = match decision {
@@ -186,10 +221,12 @@ impl World {
                     Some(Decision::Refused(refusal)) => Word::Unreachable(refusal.to_string()),
                     None => Word::Unreachable("no quorum".to_owned()),
                 };
-                let event = Told::Authority(word);
-                Step::Told { life, event }
+                self.tell_sequence(Told::Authority(word));
             }
-        };
-        self.after(delay, Event::Memory(step));
+        }
+        let checkpointer = &mut self.memory.checkpointer;
+        if std::mem::take(&mut checkpointer.degrades_next) {
+            self.ask_authority(Question::Degrade);
+        }
     }
 }

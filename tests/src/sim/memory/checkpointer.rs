@@ -37,7 +37,10 @@ pub struct Checkpointer {
     /// An epoch of this copy was committed, and the record names the backup.
     is_member: bool,
     /// The epoch for whose sake the authority is asked to take the backup in.
-    taking_in: Option<Epoch>,
+    pub(super) taking_in: Option<Epoch>,
+    /// What the authority is asked, and whether it is to be asked for the guest next.
+    pub(super) asking: Option<Question>,
+    pub(super) degrades_next: bool,
     /// The memory link, as far as it knows.
     pub(super) session: Option<u64>,
     /// A first copy, of this moment.
@@ -54,7 +57,7 @@ pub struct Checkpointer {
     pub(super) is_output_there: bool,
     pub(super) output_again: u64,
     /// A cut of the output that is not answered, and since when.
-    pub(super) output_asked: Option<(u64, u64)>,
+    pub(super) output_asked: Option<(Attempt, u64)>,
     is_disk_there: bool,
     /// It is killed when so many more orders were carried out.
     pub(super) dies_after: Option<u32>,
@@ -150,7 +153,11 @@ impl World {
         if self.is_unlucky(100) {
             return;
         }
-        let most = if self.is_unlucky(24) { 60 * MS } else { MS / 10 };
+        let most = if self.is_unlucky(24) {
+            60 * MS
+        } else {
+            MS / 10
+        };
         let delay = self.rng.u64(1000..most);
         self.after(delay, Event::Memory(Step::Told { life, event }));
     }
@@ -164,6 +171,12 @@ impl World {
             checkpointer.output_asked = None;
         }
         self.tell_sequence(event);
+    }
+
+    fn is_output_alone(&self) -> bool {
+        let sequence = self.memory.checkpointer.sequence.as_ref();
+        let is_planted = blockrep::mutants::is_planted("joined-while-degrading");
+        sequence.is_some_and(|sequence| sequence.standing().state == "open") && !is_planted
     }
 
     /// The protection has ended.
@@ -282,7 +295,11 @@ impl World {
             Acked::Committed(epoch) => {
                 // One of the copy before is none of this.
                 let is_mine = checkpointer.first.is_some_and(|first| epoch >= first);
-                let counts = is_mine || blockrep::mutants::is_planted("old-copy-taken-in");
+                let is_old = blockrep::mutants::is_planted("old-copy-taken-in");
+                // One that speaks alone has no backup.
+                let is_alone = self.is_output_alone();
+                let checkpointer = &mut self.memory.checkpointer;
+                let counts = (is_mine || is_old) && !is_alone;
                 if counts && checkpointer.taking_in.replace(epoch).is_none() {
                     self.ask_authority(Question::Protect);
                 }
@@ -290,11 +307,8 @@ impl World {
         }
     }
 
-    pub(super) fn authority_took_in(&mut self, life: u32, is_done: bool) {
+    pub(super) fn backup_is_taken_in(&mut self, is_done: bool) {
         let checkpointer = &mut self.memory.checkpointer;
-        if !checkpointer.up || checkpointer.life != life {
-            return;
-        }
         // Refused or not reached, it is asked again with the next commit.
         let epoch = checkpointer.taking_in.take();
         if let Some(epoch) = epoch.filter(|_| is_done) {
@@ -305,7 +319,9 @@ impl World {
 
     fn memory_acked(&mut self, epoch: Epoch) {
         let checkpointer = &mut self.memory.checkpointer;
-        checkpointer.unacknowledged.retain(|(sent, _)| *sent > epoch);
+        checkpointer
+            .unacknowledged
+            .retain(|(sent, _)| *sent > epoch);
         self.tell_sequence(Told::MemoryAcked(epoch));
         if self.is_unlucky(24) {
             self.tell_after(40 * MS, Told::MemoryAcked(epoch));

@@ -44,8 +44,10 @@ pub struct Machine {
     /// Pages that changed since they were collected.
     pub dirty: Set,
     is_running: bool,
+    /// It is to stand still for a checkpoint.
+    is_paused: bool,
     /// An operator has stopped it.
-    is_stopped: bool,
+    pub(super) is_stopped: bool,
     /// Somebody let it run within a pause.
     is_disturbed: bool,
     /// It is to stand still, and requests are under way.
@@ -184,6 +186,7 @@ impl World {
                 self.answer(life, Told::Paused(attempt, Err("no".to_owned())));
             }
             Order::Pause(attempt) => {
+                self.memory.machine.is_paused = true;
                 self.stand_still();
                 self.memory.machine.draining = Some((life, attempt));
                 self.look_at_drain();
@@ -209,6 +212,7 @@ impl World {
 
     fn goes_on_for(&mut self, life: u32, attempt: Attempt) {
         let was_disturbed = std::mem::take(&mut self.memory.machine.is_disturbed);
+        self.memory.machine.is_paused = false;
         self.let_run();
         if self.memory.checkpointer.life != life || !self.memory.checkpointer.up {
             return;
@@ -231,7 +235,7 @@ impl World {
     pub(super) fn let_run(&mut self) {
         let machine = &mut self.memory.machine;
         machine.draining = None;
-        if machine.is_stopped || !machine.is_there {
+        if machine.is_stopped || machine.is_off || !machine.is_there {
             return;
         }
         machine.is_running = true;
@@ -255,6 +259,7 @@ impl World {
             return;
         }
         say!(self, "the guardian lets the guest go on");
+        self.memory.machine.is_paused = false;
         self.let_run();
     }
 
@@ -297,21 +302,19 @@ impl World {
         machine.busy_until = machine.busy_until.max(self.now + ns);
     }
 
-    /// Somebody types `stop`, and later `cont`.
-    pub(super) fn operator_stops(&mut self, is_stopped: bool) {
-        self.memory.machine.is_stopped = is_stopped;
-        if is_stopped {
-            self.stand_still();
-        } else {
-            self.let_run();
-        }
+    /// Somebody types `stop`.
+    pub(super) fn operator_stops(&mut self) {
+        self.memory.machine.is_stopped = true;
+        self.stand_still();
     }
 
-    /// Somebody types `cont` within a pause that is not his.
-    pub(super) fn operator_disturbs(&mut self) {
+    /// Somebody types `cont`; within a pause that is not his, too.
+    pub(super) fn operator_conts(&mut self) {
         let machine = &mut self.memory.machine;
-        if !machine.is_running && machine.is_there && machine.draining.is_none() {
-            machine.is_disturbed = true;
+        machine.is_stopped = false;
+        if !machine.is_running && machine.is_there && !machine.is_off {
+            machine.is_disturbed = machine.is_paused;
+            say!(self, "somebody lets the guest go on");
             self.let_run();
         }
     }

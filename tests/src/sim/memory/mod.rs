@@ -29,7 +29,7 @@ pub use trouble::Trouble;
 use super::oracle::Position;
 use super::plan::MS;
 use super::world::{Event, World, say};
-use ::checkpointer::authority::Record;
+use ::checkpointer::authority::{Decision, Record};
 use ::checkpointer::sequence::{Attempt, Event as Told, Order};
 use authority::{OneRecord, Question};
 use blkback_proto::ids::{Epoch, LineageId};
@@ -69,8 +69,12 @@ pub enum Step {
     },
     /// A question arrives at the authority.
     Authority { life: u32, question: Question },
-    /// It took the backup in, or did not.
-    TakenIn { life: u32, is_done: bool },
+    /// Its answer, or none.
+    Decided {
+        life: u32,
+        question: Question,
+        decision: Option<Decision>,
+    },
     /// An operator sees to a protection that has ended.
     LookAfter { life: u32, is_over: bool },
     /// Whoever stopped the guest lets it go on.
@@ -224,9 +228,13 @@ impl World {
                 order,
             } => self.netbuf_obeys(connection, life, &order),
             Step::Authority { life, question } => self.authority_is_asked(life, question),
-            Step::TakenIn { life, is_done } => self.authority_took_in(life, is_done),
+            Step::Decided {
+                life,
+                question,
+                decision,
+            } => self.authority_answers(life, question, decision),
             Step::LookAfter { life, is_over } => self.operator_looks_after(life, is_over),
-            Step::OperatorConts => self.operator_stops(false),
+            Step::OperatorConts => self.operator_conts(),
             Step::HolderStarts => self.holder_starts(),
             Step::Holder { life } => self.holder_acts(life),
             Step::ToHolder { link, frame } if self.memory.link == Some(link) => {
@@ -342,9 +350,9 @@ impl World {
             return Wish::Plain;
         }
         let wish = self.memory.wish.take();
-        let wish = wish.unwrap_or_else(|| match self.rng.u8(..8) {
+        let wish = wish.unwrap_or_else(|| match self.rng.u8(..16) {
             0 => Wish::Plain,
-            1 | 2 => Wish::DiskOnly,
+            1 => Wish::DiskOnly,
             _ => Wish::WithMemory,
         });
         let wish = match wish {
@@ -376,8 +384,12 @@ impl World {
         self.memory.down_until = 0;
         self.memory.authority_down_until = 0;
         self.memory.checkpointer.dies_after = None;
-        if self.memory.on {
-            self.operator_stops(false);
+        if self.memory.on && self.oracle.promoted.is_none() {
+            // A promotion that failed, and did not come true all the same.
+            self.give_back();
+            if self.memory.machine.is_stopped {
+                self.operator_conts();
+            }
         }
         self.memory.lost_power = [true; 2];
         self.memory_sees_start(0);
@@ -400,12 +412,12 @@ impl World {
 
     /// Mostly a failover is one of a protected guest.
     pub fn wait_for_checkpoint(&mut self) {
-        if !self.memory.on || self.rng.u8(..4) == 0 {
+        if !self.memory.on || self.rng.u8(..8) == 0 {
             return;
         }
         let before = self.stats.checkpoints;
         let until = self.now + 400 * MS;
-        self.run(until, |w| w.stats.checkpoints > before);
+        self.run(until, |w| w.stats.checkpoints > before && w.is_backup_in());
         let more = self.rng.u64(..8 * MS);
         self.run(self.now + more, |_| false);
     }

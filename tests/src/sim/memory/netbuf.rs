@@ -10,7 +10,7 @@ use super::machine::Transaction;
 use crate::sim::plan::MS;
 use crate::sim::world::{Event, World, say};
 use blkback_proto::ids::Epoch;
-use checkpointer::sequence::{Event as Told, Order, Part};
+use checkpointer::sequence::{Attempt, Event as Told, Order, Part};
 use std::collections::VecDeque;
 
 /// How long the checkpointer waits for an answer.
@@ -83,7 +83,7 @@ impl World {
         netbuf.cuts.clear();
         netbuf.state = State::Adopted;
         netbuf.down_until = until;
-        if self.memory.checkpointer.output_asked.take().is_some() {
+        if self.memory.checkpointer.output_asked.is_some() {
             self.output_lost();
         }
     }
@@ -95,8 +95,8 @@ impl World {
         netbuf.busy_until = netbuf.busy_until.max(at);
         let (at, connection) = (netbuf.busy_until, netbuf.connection);
         let life = self.memory.checkpointer.life;
-        if matches!(order, Order::CutOutput(..)) {
-            self.memory.checkpointer.output_asked = Some((connection, self.now));
+        if let Order::CutOutput(attempt, _) = order {
+            self.memory.checkpointer.output_asked = Some((attempt, self.now));
         }
         let step = Step::Netbuf {
             connection,
@@ -120,11 +120,10 @@ impl World {
                     self.cut_output(*epoch)
                 };
                 say!(self, "output is cut at {epoch}: {result:?}");
-                let is_lost = result.is_err();
-                self.answer(life, Told::OutputCut(*attempt, result));
-                if is_lost && self.memory.checkpointer.life == life {
-                    self.memory.checkpointer.output_asked = None;
-                    self.output_lost();
+                match result {
+                    Ok(()) => self.answer(life, Told::OutputCut(*attempt, Ok(()))),
+                    Err(_) if self.memory.checkpointer.life == life => self.output_lost(),
+                    Err(_) => {}
                 }
             }
             Order::Release(epoch) => self.release_output(life, *epoch),
@@ -199,8 +198,12 @@ impl World {
         self.memory.netbuf.connection += 1;
         let checkpointer = &mut self.memory.checkpointer;
         checkpointer.is_output_there = false;
-        checkpointer.output_asked = None;
         checkpointer.output_again = self.now + 4 * MS;
+        // Not answered, and not carried out any more.
+        if let Some((attempt, _)) = checkpointer.output_asked.take() {
+            let why = "no answer".to_owned();
+            self.tell_sequence(Told::OutputCut(attempt, Err(why)));
+        }
         let part = Part::Output;
         let why = "netbuf does not answer".to_owned();
         self.tell_sequence(Told::Lost { part, why });
@@ -209,7 +212,7 @@ impl World {
     /// The checkpointer looks for its output where it has none.
     pub(super) fn look_at_output(&mut self) {
         let (now, checkpointer) = (self.now, &self.memory.checkpointer);
-        let is_late = |(_, since): (u64, u64)| now > since + LIMIT_NS;
+        let is_late = |(_, since): (Attempt, u64)| now > since + LIMIT_NS;
         if checkpointer.output_asked.is_some_and(is_late) {
             return self.output_lost();
         }

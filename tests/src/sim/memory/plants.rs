@@ -40,6 +40,10 @@ pub const ALL: &[(&str, &str)] = &[
         "old-copy-taken-in",
         "a commit of the copy before takes the backup in for the present one",
     ),
+    (
+        "joined-while-degrading",
+        "the backup is taken in while the guest is on its way to be alone",
+    ),
 ];
 
 /// Plants what is to be planted in a new sequence.

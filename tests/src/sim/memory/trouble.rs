@@ -75,10 +75,10 @@ impl World {
             Trouble::NetbufLost => self.output_lost(),
             Trouble::NoAuthority { ns } => self.memory.authority_down_until = self.now + ns,
             Trouble::Stopped { ns } => {
-                self.operator_stops(true);
+                self.operator_stops();
                 self.after(ns, Event::Memory(Step::OperatorConts));
             }
-            Trouble::Disturbed => self.operator_disturbs(),
+            Trouble::Disturbed => self.operator_conts(),
             Trouble::Ended => self.tell_after(MS, Told::Stop),
         }
     }
