@@ -151,6 +151,7 @@ impl World {
             unix_ms: self.now / MS,
         });
         self.memory.machine.is_there = false;
+        self.checkpointer_dies();
         self.netbuf_begins(false);
     }
 
