@@ -61,7 +61,7 @@ impl Protector {
         if self.amends.stops {
             match self.guest.stop_for_good() {
                 Ok(()) => self.amends.stops = false,
-                Err(_) if self.is_guest_gone => self.amends.stops = false,
+                Err(_) if self.gone.is_some() => self.amends.stops = false,
                 Err(why) => {
                     tracing::error!(
                         "the guest was not stopped, and another host has it; tried again: {why}"

@@ -47,6 +47,9 @@ mod steps;
 #[cfg(test)]
 mod tests;
 
+#[cfg(any(test, feature = "plants"))]
+pub use plant::Plant;
+
 use blkback_proto::ids::{Epoch, LineageId};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -257,6 +260,6 @@ pub struct Sequence {
     is_stuck: bool,
     /// Why the last checkpoint was given up, or why it is over.
     why: String,
-    #[cfg(test)]
+    #[cfg(any(test, feature = "plants"))]
     plant: Option<plant::Plant>,
 }

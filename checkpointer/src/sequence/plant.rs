@@ -1,11 +1,16 @@
-//! Bugs that the tests plant, each of which they have to find.
+//! Bugs that the tests and the simulator plant, each of which they have to find.
 
 use super::Sequence;
 
 /// What is wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(not(test), allow(dead_code, reason = "planted by tests only"))]
-pub(super) enum Plant {
+#[cfg_attr(
+    not(any(test, feature = "plants")),
+    allow(dead_code, unreachable_pub, reason = "planted by tests only")
+)]
+pub enum Plant {
+    /// Output is released when the guest goes on, before the backup has anything.
+    NoAck,
     /// Output is released when the backup has the memory, whatever became of the disks.
     NoDisk,
     /// Answers of an attempt that was given up count for the next.
@@ -31,12 +36,18 @@ pub(super) enum Plant {
 }
 
 impl Sequence {
-    #[cfg(test)]
+    /// Makes it do this one thing wrong from now on.
+    #[cfg(any(test, feature = "plants"))]
+    pub fn plant(&mut self, plant: Plant) {
+        self.plant = Some(plant);
+    }
+
+    #[cfg(any(test, feature = "plants"))]
     pub(super) fn planted(&self, plant: Plant) -> bool {
         self.plant == Some(plant)
     }
 
-    #[cfg(not(test))]
+    #[cfg(not(any(test, feature = "plants")))]
     #[allow(clippy::unused_self, reason = "the tests' twin looks")]
     pub(super) const fn planted(&self, _: Plant) -> bool {
         false

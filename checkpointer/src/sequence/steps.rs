@@ -33,7 +33,7 @@ impl Sequence {
             is_stopping: false,
             is_stuck: false,
             why: String::new(),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "plants"))]
             plant: None,
         }
     }
@@ -191,8 +191,10 @@ impl Sequence {
     /// What the backup has whole lets go what was said before.
     fn release(&mut self, orders: &mut Vec<Order>) {
         while let Some(one) = self.in_flight.front()
-            && self.memory_acked >= Some(one.epoch)
-            && (self.disk_committed >= Some(one.epoch) || self.planted(Plant::NoDisk))
+            && (self.memory_acked >= Some(one.epoch) || self.planted(Plant::NoAck))
+            && (self.disk_committed >= Some(one.epoch)
+                || self.planted(Plant::NoDisk)
+                || self.planted(Plant::NoAck))
         {
             self.committed = Some(one.epoch);
             self.in_flight.pop_front();

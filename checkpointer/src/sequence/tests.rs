@@ -82,6 +82,7 @@ fn whatever_happens_nothing_is_said_that_the_backup_does_not_know() {
 #[test]
 fn every_planted_bug_is_found() {
     let all = [
+        Plant::NoAck,
         Plant::NoDisk,
         Plant::LateAnswers,
         Plant::NoTakeBack,

@@ -3,6 +3,7 @@
 use anyhow::{Result, bail};
 use blockrep::journal::recovery::TABLE;
 use blockrep::mutants;
+use blockrep_tests::sim::memory::plants;
 use blockrep_tests::sim::scenarios::ALL;
 use blockrep_tests::sim::world::Stats;
 use clap::Parser;
@@ -16,6 +17,8 @@ use std::time::Instant;
 const IMPOSSIBLE: &str = "R8-seal-without-trace";
 /// From that many seeds on every other row of the table must have been met.
 const SEEDS_FOR_ALL_ROWS: u64 = 10_000;
+/// So many must have been failovers of a guest that somebody outside had heard of.
+const FAILOVERS_MIN: u64 = 1000;
 /// Seeds in which a planted bug must be found.
 const SEEDS_PER_MUTANT: u64 = 2000;
 
@@ -194,6 +197,21 @@ fn tell(run: &Run, seconds: f64, jobs: usize, enough: bool) -> bool {
         sum(|s| s.checkpoints),
         sum(|s| s.syncs),
     );
+    let judged = sum(|s| s.judged);
+    println!(
+        "whole guests: {judged} failovers before a witness that had seen {} replies, {} replies seen in all, {} \
+         checkpoints sent, {} given up, {} guests switched off, {} promotions refused by the authority",
+        sum(|s| s.judged_replies),
+        sum(|s| s.seen),
+        sum(|s| s.sent),
+        sum(|s| s.abandoned),
+        sum(|s| s.ended),
+        sum(|s| s.refused),
+    );
+    if enough && judged < FAILOVERS_MIN {
+        println!("{judged} failovers prove too little: {FAILOVERS_MIN} are wanted");
+        return false;
+    }
     tell_rows(&run.all, enough) && run.failed.is_empty()
 }
 
@@ -207,7 +225,8 @@ fn hunt(arguments: &Arguments) -> Result<bool> {
     }
     let program = std::env::current_exe()?;
     let mut missed = Vec::new();
-    for (name, what) in mutants::ALL {
+    let all: Vec<_> = mutants::ALL.iter().chain(plants::ALL).collect();
+    for (name, what) in &all {
         let began = Instant::now();
         let story = FOUND_BY_STORY.iter().find(|(bug, _)| bug == name);
         let mut command = Command::new(&program);
@@ -239,7 +258,7 @@ fn hunt(arguments: &Arguments) -> Result<bool> {
     }
     println!(
         "{} planted bugs, {} of them for stories, the others for {SEEDS_PER_MUTANT} seeds; {} not found",
-        mutants::ALL.len(),
+        all.len(),
         FOUND_BY_STORY.len(),
         missed.len()
     );
@@ -254,7 +273,11 @@ fn main() -> Result<ExitCode> {
     }
     let mut planted = None;
     if let Some(name) = &arguments.mutant {
-        let Some((name, _)) = mutants::ALL.iter().find(|(known, _)| known == name) else {
+        let Some((name, _)) = mutants::ALL
+            .iter()
+            .chain(plants::ALL)
+            .find(|(known, _)| known == name)
+        else {
             bail!("no bug of the name {name}");
         };
         if !mutants::ENABLED {

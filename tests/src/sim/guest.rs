@@ -96,6 +96,9 @@ impl World {
         for volume in 0..self.guest.volumes {
             self.after(1000, Event::Guest { boot, volume });
         }
+        if host == 0 {
+            self.machine_starts();
+        }
     }
 
     /// A host died, and who had requests there.
@@ -294,16 +297,16 @@ impl World {
             reply.id.0,
             reply.result
         );
-        if reply.result.is_err() {
-            return;
-        }
-        match request.ask {
-            Ask::Read => {
-                let buf = reply.buf.expect("a read that succeeded brings its buffer");
-                self.check_read(&request, buf.as_ref());
+        if reply.result.is_ok() {
+            match request.ask {
+                Ask::Read => {
+                    let buf = reply.buf.expect("a read that succeeded brings its buffer");
+                    self.check_read(&request, buf.as_ref());
+                }
+                Ask::Write { fua, .. } => self.check_write(&request, fua),
+                Ask::Flush => self.check_flush(&request),
             }
-            Ask::Write { fua, .. } => self.check_write(&request, fua),
-            Ask::Flush => self.check_flush(&request),
         }
+        self.memory_sees_reply(&request, reply.result.is_ok());
     }
 }

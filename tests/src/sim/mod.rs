@@ -25,9 +25,11 @@
 //! (the seal of the last sealed epoch itself destroyed, which looks like a torn tail), and rot in a
 //! journal of a running daemon.
 //!
-//! **The guest's memory**, in a third of the seeds (`memory/mod.rs`): who makes its epochs beside the primary, and who holds them
-//! beside the backup, in shared memory, which a power cut empties. Either is killed and comes back; their link breaks; answers of
-//! the backup's daemon come late, twice or never, and it is killed by itself.
+//! **A whole guest**, in a third of the seeds (`memory/mod.rs`): the real sequence of the checkpointer makes its epochs beside the
+//! primary, and who holds them sits beside the backup, in shared memory, which a power cut empties. Either is killed and comes
+//! back, the former at any order; orders are late, refused or unanswered; the hypervisor hangs or dies, the guest reboots or goes
+//! off, somebody types `stop` and `cont`, netbuf is killed, nobody reaches the authority; their link breaks; answers of the
+//! backup's daemon come late, twice or never, and it is killed by itself.
 //!
 //! **Bounds**: little memory, few extents, apply throttled, windows that are nearly all reserve.
 //!
@@ -40,7 +42,8 @@
 //!   answered if it was only killed. A primary's image keeps what was flushed.
 //! - Every read gives what the guest may see, on both sides, at any time.
 //! - The loss of protection is durable before writes go on without a backup.
-//! - Memory and disks of a promoted side are of one moment, not before output that both had acknowledged; no epoch is committed
+//! - Memory and disks of a promoted side are of one moment, and know of every transaction whose reply a witness outside has
+//!   seen; what is put together of changed pages is what memory was; output is open at one host at most. No epoch is committed
 //!   without memory while that is a member; disks promoted alone are not older than what was released.
 //! - In peace everything is answered, journals drain, and the two sides become equal; checkpoints let output go.
 

@@ -631,6 +631,9 @@ impl World {
             self.take_over(promoted.epoch);
             // The old guest is dead, or as good as dead to everybody.
             self.guest_starts(1);
+        } else if host == 1 && !matches!(result, Err(PromoteError::Failed(_))) {
+            // One that failed may have come true: only a start of the backup tells.
+            self.give_back();
         }
         self.promote_reply = Some(result);
     }
@@ -658,6 +661,7 @@ impl World {
             history.rebase(base);
         }
         self.guest.outstanding.retain(|_, o| o.host == 1);
+        self.memory_has_gone_on();
         self.oracle.promoted = Some(found.iter().map(|(_, position)| *position).collect());
         self.oracle.killed = true;
     }

@@ -1,7 +1,9 @@
 //! What a seed stands for: settings and faults.
 
+use super::memory::Trouble;
 use blockrep::config::{AckMode, LossPolicy};
 use blockrep::journal::ring::Geometry;
+use checkpointer::sequence::OnLoss;
 use fastrand::Rng;
 
 /// A millisecond in nanoseconds.
@@ -36,6 +38,12 @@ pub struct Plan {
     pub epoch_ns: Option<u64>,
     /// The guest's memory is kept, and a checkpoint made about that often.
     pub checkpoint_ns: Option<u64>,
+    /// Checkpoints that may be on their way.
+    pub in_flight_max: usize,
+    /// Cuts of the output that may be unreleased: 1 over a plug.
+    pub output_cuts_max: usize,
+    /// What becomes of a guest that cannot be protected.
+    pub on_loss: OnLoss,
     /// Window kept for what front ends have in flight.
     pub reserve_bytes: u64,
     /// Time writes may wait for window space.
@@ -150,6 +158,8 @@ pub enum Fault {
         /// None comes up before.
         down_ns: u64,
     },
+    /// Of the guest beside it.
+    Guest(Trouble),
 }
 
 fn pick<T: Copy>(rng: &mut Rng, choices: &[T]) -> T {
@@ -171,6 +181,9 @@ impl Plan {
             loss: LossPolicy::Pause,
             epoch_ns: None,
             checkpoint_ns: None,
+            in_flight_max: 3,
+            output_cuts_max: 4,
+            on_loss: OnLoss::Hold,
             reserve_bytes: 1 << 20,
             pressure_ns: 50 * MS,
             identical: false,
@@ -222,6 +235,9 @@ impl Plan {
             ),
             loss: pick(rng, &[LossPolicy::Pause, LossPolicy::Degrade]),
             checkpoint_ns: None,
+            in_flight_max: 1,
+            output_cuts_max: 1,
+            on_loss: OnLoss::Hold,
             epoch_ns: (!manual).then(|| MS * rng.u64(1..20)),
             reserve_bytes: pick(rng, &[1 << 20, 1 << 20, 2 << 20]),
             pressure_ns: MS * pick(rng, &[5, 50, 500]),
@@ -375,6 +391,23 @@ impl Plan {
                     after_ops: rng.u32(..20),
                 },
             };
+            self.faults.push((rng.u64(..self.chaos_ns), fault));
+        }
+        self.in_flight_max = rng.usize(1..5);
+        self.output_cuts_max = if rng.bool() { 1 } else { rng.usize(2..6) };
+        self.on_loss = pick(rng, &[OnLoss::Hold, OnLoss::Hold, OnLoss::Degrade]);
+        if self.failover.is_none() {
+            self.add_failover(rng);
+        }
+        if let Some(failover) = &mut self.failover
+            && rng.u8(..3) != 0
+        {
+            // With the power of the backup's host goes the memory: then there is nothing to be judged.
+            failover.both = failover.both.map(|_| false);
+            failover.rot = false;
+        }
+        for _ in 0..rng.usize(0..4) {
+            let fault = Fault::Guest(Trouble::any(rng));
             self.faults.push((rng.u64(..self.chaos_ns), fault));
         }
         self.faults.sort_by_key(|(at, _)| *at);

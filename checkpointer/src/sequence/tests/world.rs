@@ -99,7 +99,9 @@ impl World {
             },
         };
         let mut sequence = Sequence::new(settings, 0);
-        sequence.plant = plant;
+        if let Some(plant) = plant {
+            sequence.plant(plant);
+        }
         let interval_min_ns = [0, 5 * MS, 10 * MS][rng.usize(..3)];
         sequence.set_interval_min(interval_min_ns);
         Self {

@@ -290,12 +290,14 @@ impl World {
         }
         match frame {
             Frame::Copy(generation) => self.memory.store.begin_generation(generation),
+            Frame::Pages(pages) => self.memory.store.put_pages(pages),
             Frame::Epoch(image) => {
                 let (epoch, lineage) = (image.epoch, image.lineage);
-                say!(self, "memory of {epoch}, {lineage}, is whole");
-                if !self.memory.store.put(image.clone()) {
+                let Some(image) = self.memory.store.put(image).cloned() else {
                     return self.cut_memory_link(0);
-                }
+                };
+                say!(self, "memory of {epoch}, {lineage}, is whole");
+                self.check_pages(&image);
                 self.memory.ever_whole.push(image);
                 let acked = Acked::Whole(epoch);
                 self.send_memory(1, |link| Step::ToCheckpointer { link, acked });

@@ -2,13 +2,75 @@
 //! committed without it.
 
 use super::Wish;
+use super::machine::{PAGES, Transaction};
 use super::store::Image;
 use crate::sim::host::Group;
 use crate::sim::oracle::Position;
 use crate::sim::world::{World, say};
 use blkback_proto::ids::Epoch;
 
+/// Who sees what leaves, outside of both hosts.
+#[derive(Debug, Default)]
+pub struct Witness {
+    seen: Vec<Transaction>,
+    /// Where the guest has gone on: memory, and what the disks have.
+    gone_on: Option<(Image, Vec<Position>)>,
+}
+
 impl World {
+    /// A reply reaches the witness.
+    pub(super) fn witness_sees(&mut self, transaction: Transaction) {
+        self.stats.seen += 1;
+        self.memory.witness.seen.push(transaction);
+        if let Some((image, at)) = self.memory.witness.gone_on.take() {
+            self.check_reply(transaction, &image, &at);
+            self.memory.witness.gone_on = Some((image, at));
+        } else if self.is_backup_in() && self.oracle.promoted.is_none() {
+            // Whoever goes on at the backup has to know of it.
+            let mut at = vec![0; self.plan.volumes];
+            at[transaction.volume] = transaction.position;
+            self.promise(&at, "a witness was told of");
+        }
+    }
+
+    /// The guest goes on from this memory and these disks: they know of what was replied.
+    fn check_reply(&mut self, seen: Transaction, image: &Image, at: &[Position]) {
+        let Transaction {
+            number,
+            life,
+            volume,
+            position,
+        } = seen;
+        let page = usize::try_from(number).expect("few") % PAGES;
+        let is_in_memory = match life.cmp(&image.guest) {
+            std::cmp::Ordering::Less => true,
+            std::cmp::Ordering::Equal => image.pages[page] >= number,
+            std::cmp::Ordering::Greater => false,
+        };
+        if !is_in_memory {
+            self.violated(format!(
+                "a witness saw the reply of transaction {number} of guest {life}, and the memory that goes on is {:?} of \
+                 guest {}",
+                image.pages, image.guest
+            ));
+        } else if position > at[volume].1 {
+            self.violated(format!(
+                "a witness saw the reply of transaction {number}, and the disks that go on lack its write {position}: \
+                 {at:?}"
+            ));
+        }
+    }
+
+    /// What was put together of the changes is what the guest's memory was.
+    pub(super) fn check_pages(&mut self, image: &Image) {
+        if !image.is_end && image.pages != image.truth {
+            self.violated(format!(
+                "memory of epoch {} is {:?}, and it was {:?}",
+                image.epoch, image.pages, image.truth
+            ));
+        }
+    }
+
     /// The disks' cut is of the moment that the guest stood still at.
     pub(super) fn check_moment(&mut self, epoch: Epoch, moment: &[Position]) {
         let cut = self.oracle.cuts.find(self.hosts[0].boot, epoch);
@@ -18,15 +80,6 @@ impl World {
                 "memory of epoch {epoch} is of the moment {moment:?}, the disks' cut of {at:?}"
             ));
         }
-    }
-
-    /// Output up to this checkpoint leaves: whoever goes on has at least that.
-    pub(super) fn promise_checkpoint(&mut self, image: &Image) {
-        if self.oracle.serves(0) {
-            self.memory.released = self.memory.released.max(image.serial);
-        }
-        let at: Vec<usize> = image.moment.iter().map(|(_, at)| *at).collect();
-        self.promise(&at, "released with memory");
     }
 
     fn is_of(&self, image: &Image, at: &[Position]) -> bool {
@@ -136,11 +189,23 @@ impl World {
                 "memory of epoch {epoch} is of the moment {:?}, the disks are of {at:?}",
                 image.moment
             ));
-        } else if image.serial < self.memory.released && !self.oracle.rot {
-            self.violated(format!(
-                "promoted at checkpoint {}, and output up to {} has left",
-                image.serial, self.memory.released
-            ));
+            return;
         }
+        self.check_pages(&image);
+        if self.is_output_open() {
+            self.violated(
+                "the guest goes on, and what it says at the other host is open".to_owned(),
+            );
+        }
+        if self.oracle.rot {
+            return;
+        }
+        let seen = self.memory.witness.seen.clone();
+        self.stats.judged += u64::from(!seen.is_empty());
+        self.stats.judged_replies += seen.len() as u64;
+        for transaction in seen {
+            self.check_reply(transaction, &image, at);
+        }
+        self.memory.witness.gone_on = Some((image, at.to_vec()));
     }
 }

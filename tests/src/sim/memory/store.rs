@@ -1,7 +1,9 @@
 //! What a holder keeps: the rules of `checkpointer/src/memory/store/mod.rs` without the bytes.
 
+use super::machine::{PAGES, Pages};
 use crate::sim::oracle::Position;
 use blkback_proto::ids::{Epoch, LineageId};
+use std::collections::BTreeMap;
 
 /// Memory of an epoch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +18,16 @@ pub struct Image {
     pub serial: u64,
     /// What the guest knew to be written, by volume.
     pub moment: Vec<Position>,
+    /// Pages that changed since the one before.
+    pub delta: [Option<u64>; PAGES],
+    /// All of them as they were, for the judge.
+    pub truth: Pages,
+    /// All of them as they are kept.
+    pub pages: Pages,
+    /// Life of the guest.
+    pub guest: u32,
+    /// The guest is off since.
+    pub is_end: bool,
 }
 
 /// Whole epochs, the one that counts first.
@@ -26,6 +38,8 @@ pub struct Store {
     generation: u64,
     next: u64,
     whole: Vec<Image>,
+    /// What the next epoch of each copy changes.
+    newest: BTreeMap<u64, Pages>,
 }
 
 impl Store {
@@ -65,20 +79,39 @@ impl Store {
     pub fn begin_generation(&mut self, generation: u64) {
         let old = std::mem::replace(&mut self.next, generation);
         self.whole.retain(|image| image.generation != old);
+        self.newest.remove(&old);
     }
 
-    /// An epoch is whole; false where it does not fit what is there.
-    pub fn put(&mut self, image: Image) -> bool {
+    /// All pages of the copy that comes in.
+    pub fn put_pages(&mut self, pages: Pages) {
+        if self.next != 0 {
+            self.newest.insert(self.next, pages);
+        }
+    }
+
+    /// The guest of the epoch that counts is off.
+    #[must_use]
+    pub fn is_off(&self) -> bool {
+        self.committed.as_ref().is_some_and(|image| image.is_end)
+    }
+
+    /// An epoch is whole, and so it is kept; nothing where it does not fit what is there.
+    pub fn put(&mut self, mut image: Image) -> Option<&Image> {
         let target = if self.next == 0 {
             self.generation
         } else {
             self.next
         };
         if image.generation != target || image.epoch <= self.highest_of(target) {
-            return false;
+            return None;
         }
+        let pages = self.newest.get_mut(&target)?;
+        for (page, changed) in pages.iter_mut().zip(image.delta) {
+            *page = changed.unwrap_or(*page);
+        }
+        image.pages = *pages;
         self.whole.push(image);
-        true
+        self.whole.last()
     }
 
     /// The epoch that the guest would go on from.
@@ -120,6 +153,9 @@ impl Store {
 
     /// Makes exactly this epoch what the guest goes on from.
     pub fn ready(&mut self, epoch: Epoch) -> Option<Image> {
+        if blockrep::mutants::is_planted("older-memory-promoted") {
+            return self.committed.clone();
+        }
         self.commit(epoch);
         self.committed
             .clone()

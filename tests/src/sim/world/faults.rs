@@ -70,6 +70,7 @@ impl World {
                 self.after(back_ns, Event::Memory(Step::CheckpointerStarts));
             }
             Fault::MemoryLink { down_ns } => self.cut_memory_link(down_ns),
+            Fault::Guest(trouble) => self.trouble(trouble),
         }
     }
 

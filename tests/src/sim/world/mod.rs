@@ -45,6 +45,20 @@ pub struct Stats {
     pub promotions: u64,
     /// Promotions with the guest's memory.
     pub with_memory: u64,
+    /// Those of them in which a witness had seen replies of the guest, and how many.
+    pub judged: u64,
+    /// See `judged`.
+    pub judged_replies: u64,
+    /// Promotions that the authority refused, or was not reached for.
+    pub refused: u64,
+    /// Replies that a witness saw.
+    pub seen: u64,
+    /// Checkpoints that were sent.
+    pub sent: u64,
+    /// Checkpoints that were given up.
+    pub abandoned: u64,
+    /// Guests that switched themselves off, and both ends knew.
+    pub ended: u64,
     /// Times that output was let go because memory and disks had it.
     pub checkpoints: u64,
     /// Requests answered.
