@@ -17,6 +17,7 @@ mod promote;
 mod report;
 mod session;
 mod timeline;
+mod unfinished;
 
 use crate::authority::Record;
 use crate::config::{Config, Promote};
@@ -36,7 +37,6 @@ use blockrep_host::ctl::{EventLog, NewEvent, ReplyHandle};
 use disks::Disks;
 use found::Begin;
 use progress::Progress;
-use promote::Unfinished;
 use session::Sessions;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -45,6 +45,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use timeline::Timeline;
+use unfinished::Unfinished;
 
 /// Longest rest of the loop.
 const LOOK: Duration = Duration::from_millis(20);
@@ -231,7 +232,7 @@ impl Keeper {
             path,
             log,
         } = parts;
-        let (to_session, to_disks) = (outbox.clone(), outbox.clone());
+        let to_session = outbox.clone();
         let (guest, bytes) = (config.guest.clone(), spec.memory_bytes());
         let admit = move |hello: &Hello| admits(hello, &guest, bytes);
         let limit = Duration::from_millis(config.standby.silence_ms.max(100));
@@ -241,24 +242,8 @@ impl Keeper {
             to_session.put_unless(Input::Session(told), || is_over.load(Ordering::SeqCst))
         };
         let sessions = Sessions::start(listener, limit, closed, Arc::clone(&store), admit, told);
-        let disks = match &config.disks {
-            None => None,
-            Some(control) => Some(
-                Disks::start(control.clone(), Arc::clone(&store), move |told| {
-                    to_disks.put(Input::Disks(told))
-                })
-                .map_err(io_error("threads"))?,
-            ),
-        };
-        let interfaces: Vec<Interface> = (config.output.interfaces.iter())
-            .map(|name| Interface {
-                name: name.clone(),
-                bridge: config.output.bridge.clone(),
-            })
-            .collect();
-        let control = config.output.control.clone();
-        let output = (!interfaces.is_empty())
-            .then(|| Output::new(control, config.guest.clone(), interfaces, OUTPUT_LIMIT));
+        let disks = disks_of(&config, &store, outbox.clone())?;
+        let output = output_of(&config);
         let now = Instant::now();
         // Whoever was silent before this start may be dead since.
         let is_held = lock(&store).committed() != Epoch::NONE;
@@ -730,6 +715,32 @@ impl Keeper {
         self.change(GuestProtection::Over, text);
         self.is_over = true;
     }
+}
+
+/// The threads that speak to the daemon of the disks.
+fn disks_of(
+    config: &Config,
+    store: &Arc<Mutex<Store>>,
+    outbox: Outbox<Input>,
+) -> Result<Option<Disks>, ReceiveError> {
+    let Some(control) = &config.disks else {
+        return Ok(None);
+    };
+    let told = move |told| outbox.put(Input::Disks(told));
+    let disks = Disks::start(control.clone(), Arc::clone(store), told);
+    disks.map(Some).map_err(io_error("threads"))
+}
+
+fn output_of(config: &Config) -> Option<Output> {
+    let interfaces: Vec<Interface> = (config.output.interfaces.iter())
+        .map(|name| Interface {
+            name: name.clone(),
+            bridge: config.output.bridge.clone(),
+        })
+        .collect();
+    let control = config.output.control.clone();
+    (!interfaces.is_empty())
+        .then(|| Output::new(control, config.guest.clone(), interfaces, OUTPUT_LIMIT))
 }
 
 /// A standby of a daemon that was killed waits still: it has the guest's device and maps a file that is gone.

@@ -16,9 +16,8 @@
 
 use super::found::told_record;
 use super::progress::Progress;
-use super::{AGAIN, Keeper, Waiting, end_leftover, lock};
-use crate::authority::{Authority, By, Decision, Record, Stamp, Wish, decide};
-use crate::config::Promote;
+use super::{Keeper, Waiting, end_leftover, lock};
+use crate::authority::{Authority, By, Decision, Stamp, Wish, decide};
 use crate::hypervisor::qemu::standby::Standby;
 use crate::hypervisor::qemu::{Error, Limits};
 use crate::memory::store::Ready;
@@ -30,45 +29,13 @@ use blkback_proto::ctl::{
 use blkback_proto::ids::{Epoch, LineageId};
 use blockrep_host::clock;
 use blockrep_host::ctl::NewEvent;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// By so many epochs the planted bug is behind.
 pub(super) const OLDER_BY: u64 = 20;
-/// The rest between two tries grows to so many times [`AGAIN`].
-const BACK_OFF_MAX: u32 = 16;
 
 fn us(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
-}
-
-/// A promotion that the authority has decided and that is not done.
-#[derive(Debug)]
-pub(super) struct Unfinished {
-    lineage: LineageId,
-    /// Of the promotion.
-    reason: String,
-    tries: u32,
-    at: Instant,
-}
-
-impl Unfinished {
-    /// Found by a daemon that starts.
-    pub(super) fn found(record: &Record) -> Self {
-        Self {
-            lineage: record.lineage,
-            reason: record.note.clone(),
-            tries: 0,
-            at: Instant::now(),
-        }
-    }
-
-    /// From the last try to the next.
-    fn rest(&self) -> Duration {
-        match self.tries {
-            0 => Duration::ZERO,
-            tries => AGAIN * BACK_OFF_MAX.min(1 << (tries - 1).min(31)),
-        }
-    }
 }
 
 /// Why it was not done, one line.
@@ -127,37 +94,6 @@ impl Keeper {
                     self.next()
                 )))
             }
-        }
-    }
-
-    fn set_unfinished(&mut self, lineage: LineageId, reason: &str, why: &str, tries: u32) {
-        if self.is_over {
-            return;
-        }
-        self.unfinished = Some(Unfinished {
-            lineage,
-            reason: reason.to_owned(),
-            tries: tries.saturating_add(1),
-            at: Instant::now(),
-        });
-        let text = format!("the guest is this host's and does not run yet: {why}");
-        self.change(GuestProtection::Unfinished, text);
-    }
-
-    /// What was decided is tried again, ever more seldom, where no operator is waited for.
-    pub(super) fn try_again(&mut self) {
-        if self.config.standby.promote != Promote::Auto || self.is_over {
-            return;
-        }
-        let Some(unfinished) = &self.unfinished else {
-            return;
-        };
-        if unfinished.at.elapsed() < unfinished.rest() || self.may_promote().is_err() {
-            return;
-        }
-        let reason = unfinished.reason.clone();
-        if let Err(error) = self.promote(&reason, false) {
-            tracing::error!("not promoted: {}", error.why);
         }
     }
 
@@ -260,7 +196,7 @@ impl Keeper {
         }
     }
 
-    fn may_promote(&self) -> Result<(), String> {
+    pub(super) fn may_promote(&self) -> Result<(), String> {
         if self.is_off {
             return Err("the guest switched itself off: there is nothing to go on from".to_owned());
         }
