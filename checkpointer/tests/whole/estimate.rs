@@ -92,6 +92,8 @@ fn the_ring_is_seen(tracker: &str) {
         #[allow(clippy::cast_precision_loss, reason = "a small number")]
         let ring = RING as f64;
         assert!(ring <= dirty && dirty <= FACTOR * ring, "{point}");
+        // No window has what was written before it.
+        assert!(figure(point, "dirty_pages_p95") <= FACTOR * ring, "{point}");
         // A number in each page, else zeros: differences are a small part of a page.
         let wire = figure(point, "wire_percent");
         assert!(0.0 < wire && wire < 25.0, "{point}");

@@ -179,6 +179,14 @@ fn notes(measured: &Measured, intervals: &[Point], estimation: &Estimation) -> V
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.head(f)?;
+        self.table(f)?;
+        self.end(f)
+    }
+}
+
+impl Report {
+    fn head(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let about = &self.about;
         writeln!(
             f,
@@ -196,7 +204,10 @@ impl fmt::Display for Report {
         ] {
             write!(line, " {name} {}/{}", step.p50_us, step.max_us)?;
         }
-        writeln!(f, "{} pauses, p50/max in us:{line}\n", steps.count)?;
+        writeln!(f, "{} pauses, p50/max in us:{line}\n", steps.count)
+    }
+
+    fn table(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
             "{:>8} {:>13} {:>6} {:>6} {:>13} {:>7} {:>11} {:>7} {:>9} {:>9} {:>8}",
@@ -241,7 +252,10 @@ impl fmt::Display for Report {
                 }
             )?;
         }
-        writeln!(f)?;
+        writeln!(f)
+    }
+
+    fn end(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.interval_ms {
             Some(interval_ms) => writeln!(
                 f,
@@ -250,15 +264,15 @@ impl fmt::Display for Report {
             )?,
             None => writeln!(
                 f,
-                "none of these intervals keeps pauses to {} % of the time on this link: try longer ones with --interval-ms, or \
-                 [epochs.adaptive]",
+                "none of these intervals will do (pauses of at most {} % of the time, and a link that suffices): try longer ones \
+                 with --interval-ms, or [epochs.adaptive]",
                 self.pause_percent_max
             )?,
         }
         if let Some(journal_mib) = self.journal_mib {
             writeln!(f, "journal at the backup: {journal_mib} MiB at least")?;
         }
-        for (what, lines) in [("warning", &about.warnings), ("note", &self.notes)] {
+        for (what, lines) in [("warning", &self.about.warnings), ("note", &self.notes)] {
             for line in lines {
                 writeln!(f, "{what}: {line}")?;
             }
