@@ -76,6 +76,8 @@ impl World {
                 self.stats.ended += u64::from(order == Order::Finish);
                 self.order_netbuf(order);
             }
+            // Whoever promotes decides by himself, and when.
+            Order::HandOver(why) => say!(self, "the guest is handed over: {why}"),
             Order::AskAuthority => self.ask_authority(Question::Degrade),
         }
     }

@@ -93,8 +93,8 @@ impl World {
             self.guest.life += 1;
             self.guest.paused = false;
         }
-        let why = "the monitor is closed".to_owned();
-        self.tell_after(MS, Told::HypervisorGone(why));
+        let why = "its process has ended".to_owned();
+        self.tell_after(MS, Told::HypervisorEnded(why));
     }
 
     /// An operator starts the guest of the first host anew, if it is gone.
