@@ -124,6 +124,7 @@ pub(crate) fn run(checkout: &Checkout, asked: &ClockOptions) -> Result<Verdict> 
         protection: Kind::Checkpointer,
         seconds: asked.seconds,
         epoch_ms: 0,
+        early_ms: 5,
         window: 1,
         pages_per_second: asked.pages_per_second,
     };
