@@ -126,10 +126,11 @@ impl World {
             generation,
             ..before
         });
-        if self.guest.lives_on == Some(0) && self.is_over() {
+        if self.guest.lives_on == Some(0) && (self.is_over() || self.is_output_held()) {
             self.machine_stops();
             self.after(5 * MS, Event::Memory(Step::MachineStarts));
         }
+        self.after(MS, Event::Memory(Step::CheckpointerStarts));
     }
 
     /// The backup's side is the guest from now on. Without the authority that is an operator's word, and what runs at

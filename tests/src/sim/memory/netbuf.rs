@@ -64,6 +64,11 @@ impl World {
         self.memory.netbuf.state == State::Open
     }
 
+    /// Whether somebody has to open it.
+    pub(super) fn is_output_held(&self) -> bool {
+        self.memory.netbuf.state == State::Held
+    }
+
     /// The devices of a guest that begins: nothing is held, and nothing of the one before leaves.
     pub(super) fn netbuf_begins(&mut self, is_open: bool) {
         let connection = self.memory.netbuf.connection + 1;
