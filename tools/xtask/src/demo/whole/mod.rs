@@ -13,6 +13,7 @@
 
 mod client;
 mod machine;
+pub(crate) mod postgres;
 mod protection;
 mod round;
 mod stage;
@@ -32,6 +33,7 @@ use crate::packages::{self, Purpose};
 use crate::process::{self, Process};
 use crate::stop::minutes;
 use crate::{stop, ui};
+use protection::Means;
 use round::Row;
 use stage::Stage;
 
@@ -100,9 +102,7 @@ struct Ground<'a> {
     options: &'a Options,
     kernel: GuestKernel,
     accelerator: Accelerator,
-    programs: Programs,
-    /// The checkpointer; built with planted bugs where one is wanted.
-    checkpointer: PathBuf,
+    means: Means,
     /// Where what the rounds have shown is kept.
     out: PathBuf,
 }
@@ -143,7 +143,9 @@ pub(crate) fn run(checkout: &Checkout, options: &Options) -> Result<Verdict> {
         options.no_install,
     )?;
     packages::require(&[Purpose::Guest, Purpose::Hosts])?;
-    let (programs, out) = build(checkout, options)?;
+    let client = ("blockrep-tests", "teller");
+    let programs = build(checkout, Some(client), options.protection, options.release)?;
+    let out = fresh_out(checkout, "demo")?;
     let checkpointer = match options.plant {
         Some(_) => build_planted(checkout, options.release)?,
         None => programs.dir.join("checkpointer"),
@@ -159,8 +161,12 @@ pub(crate) fn run(checkout: &Checkout, options: &Options) -> Result<Verdict> {
         options,
         kernel,
         accelerator,
-        programs,
-        checkpointer,
+        means: Means {
+            programs,
+            checkpointer,
+            plant: options.plant,
+            epoch_ms: options.epoch_ms,
+        },
         out,
     };
     let headline = ground.headline(seed);
@@ -232,7 +238,7 @@ impl Ground<'_> {
 
     fn report(&self, headline: &str, rows: &[Row]) -> Result<PathBuf> {
         let page = self.out.join("whole.html");
-        let mut command = self.programs.command("teller");
+        let mut command = self.means.programs.command("teller");
         command
             .args(["report", "--title", headline, "--out"])
             .arg(&page);
@@ -277,11 +283,16 @@ fn build_planted(checkout: &Checkout, release: bool) -> Result<PathBuf> {
     Ok(target.join(profile).join("checkpointer"))
 }
 
-/// Builds the client, and the daemons where they are wanted; and makes room for what the rounds show.
-fn build(checkout: &Checkout, options: &Options) -> Result<(Programs, PathBuf)> {
+/// Builds the client, and the daemons where they are wanted.
+fn build(
+    checkout: &Checkout,
+    client: Option<(&'static str, &'static str)>,
+    protection: Kind,
+    release: bool,
+) -> Result<Programs> {
     let metadata = checkout.metadata()?;
-    let mut wanted = vec![("blockrep-tests", "teller")];
-    if options.protection == Kind::Checkpointer {
+    let mut wanted = Vec::from_iter(client);
+    if protection == Kind::Checkpointer {
         wanted.extend([
             ("blockrep", "blockrep"),
             ("blockrep", "blockrep-backup"),
@@ -289,6 +300,13 @@ fn build(checkout: &Checkout, options: &Options) -> Result<(Programs, PathBuf)> 
             ("blockrep-tools", "blockrepctl"),
             ("checkpointer", "checkpointer"),
         ]);
+    }
+    let profile = if release { "release" } else { "debug" };
+    let programs = Programs {
+        dir: metadata.target_dir()?.join(profile),
+    };
+    if wanted.is_empty() {
+        return Ok(programs);
     }
     let mut cargo = checkout.cargo();
     cargo.arg("build");
@@ -301,7 +319,7 @@ fn build(checkout: &Checkout, options: &Options) -> Result<(Programs, PathBuf)> 
         }
         cargo.args(["-p", package, "--bin", program]);
     }
-    if options.release {
+    if release {
         cargo.arg("--release");
     }
     ui::note("building the client and the daemons");
@@ -309,13 +327,15 @@ fn build(checkout: &Checkout, options: &Options) -> Result<(Programs, PathBuf)> 
     if !status.success() {
         return Err(anyhow!("cargo build failed; its messages stand above"));
     }
-    let target = metadata.target_dir()?;
-    let out = target.join("demo");
+    Ok(programs)
+}
+
+/// An empty directory for what the rounds show.
+fn fresh_out(checkout: &Checkout, name: &str) -> Result<PathBuf> {
+    let out = checkout.metadata()?.target_dir()?.join(name);
     if out.exists() {
         std::fs::remove_dir_all(&out).with_context(|| format!("remove {}", out.display()))?;
     }
     std::fs::create_dir_all(&out).with_context(|| format!("create {}", out.display()))?;
-    let profile = if options.release { "release" } else { "debug" };
-    let dir = target.join(profile);
-    Ok((Programs { dir }, out))
+    Ok(out)
 }
