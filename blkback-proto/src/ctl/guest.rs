@@ -401,6 +401,9 @@ pub struct EpochFigures {
     pub us: StepTimes<u64>,
     /// Pages that were written.
     pub dirty_pages: u64,
+    /// Those of them that held nothing but zeros, once they were sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zero_pages: Option<u64>,
     /// Their bytes, with the state of the devices.
     pub raw_bytes: u64,
     /// The same on the wire.

@@ -145,6 +145,7 @@ impl Timeline {
         if let Some(kept) = self.of(epoch) {
             kept.figures.raw_bytes = kept.figures.dirty_pages * PAGE_BYTES + state_bytes;
             kept.figures.wire_bytes = counts.wire_bytes;
+            kept.figures.zero_pages = Some(counts.zero);
             let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
             kept.figures.us.send = us(kept.resumed);
             kept.figures.us.encode = took;

@@ -1,4 +1,4 @@
-//! Project commands: `cargo xtask demo`, `demo-disk`, `test`, `sim`, `crash`, `power`, `guest-fio`, `restarts`, `migrate`,
+//! Project commands: `cargo xtask demo`, `postgres`, `demo-disk`, `test`, `sim`, `crash`, `power`, `guest-fio`, `restarts`, `migrate`,
 //! `net`, `tracker`, `clock`, `bench`, `man`, `install`.
 //!
 //! Exit codes: 0 all holds; 1 it was tried and does not hold; 2 it could not be tried, or the command
@@ -64,6 +64,8 @@ struct Cli {
 enum Command {
     /// Let a real guest lose its host and go on at the other one, in the middle of a TCP connection
     Demo(demo::whole::Options),
+    /// Let Debian's PostgreSQL lose its host under its clients, and read back all that it acknowledged
+    Postgres(demo::whole::postgres::Options),
     /// Let a real guest lose its host and boot again from the backup's disk
     DemoDisk(demo::Options),
     /// The demo's rounds on qemu-nbd alone, to tell faults of the lab from faults of the product
@@ -150,6 +152,7 @@ fn run(command: Command) -> Result<Verdict> {
     stop::catch_signals()?;
     match command {
         Command::Demo(options) => demo::whole::run(&checkout, &options),
+        Command::Postgres(options) => demo::whole::postgres::run(&checkout, &options),
         Command::DemoDisk(options) => demo::run(&checkout, &options, Under::Blockrep),
         Command::GuestSelftest(options) => demo::run(&checkout, &options.into(), Under::QemuNbd),
         Command::Test(options) => suite::run(&checkout, &options),

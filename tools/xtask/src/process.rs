@@ -10,7 +10,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::AsFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -55,6 +55,21 @@ impl Process {
         Ok((process, pipe))
     }
 
+    /// As [`Process::spawn_piped`], and stdin is a pipe from this program.
+    pub(crate) fn spawn_talking(
+        command: &mut Command,
+        name: &str,
+        log: &Path,
+    ) -> Result<(Self, ChildStdin, ChildStdout)> {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut process = Self::start(command, name, log)?;
+        let pipes = (process.child.stdin.take(), process.child.stdout.take());
+        let (Some(stdin), Some(stdout)) = pipes else {
+            unreachable!("both were set to pipes above");
+        };
+        Ok((process, stdin, stdout))
+    }
+
     /// As [`Process::spawn`], but what it says goes to this program's stderr.
     pub(crate) fn spawn_shown(command: &mut Command, name: &str) -> Result<Self> {
         let stderr = io::stderr()
@@ -78,7 +93,11 @@ impl Process {
     }
 
     fn spawn_with_stdout(command: &mut Command, name: &str, log: &Path) -> Result<Self> {
-        command.stdin(Stdio::null()).stderr(open_log(log)?);
+        Self::start(command.stdin(Stdio::null()), name, log)
+    }
+
+    fn start(command: &mut Command, name: &str, log: &Path) -> Result<Self> {
+        command.stderr(open_log(log)?);
         tie_to_this_program(command);
         let child = command
             .spawn()

@@ -49,6 +49,8 @@ struct Extent {
     load_rounds: u32,
     /// 0 = no guests.
     guest_rounds: u32,
+    /// A guest of a whole Debian system, under emulation minutes each.
+    postgres_rounds: u32,
     power_rounds: u32,
     fio_seconds: u32,
     migrations: u32,
@@ -69,6 +71,7 @@ const QUICK: Extent = Extent {
     crash_rounds: 0,
     load_rounds: 1,
     guest_rounds: 0,
+    postgres_rounds: 0,
     power_rounds: 0,
     fio_seconds: 0,
     migrations: 0,
@@ -84,6 +87,7 @@ const WHOLE: Extent = Extent {
     crash_rounds: 33,
     load_rounds: 2,
     guest_rounds: 1,
+    postgres_rounds: 0,
     power_rounds: 2,
     fio_seconds: 40,
     migrations: 2,
@@ -99,6 +103,7 @@ const ALL: Extent = Extent {
     crash_rounds: 200,
     load_rounds: 5,
     guest_rounds: 10,
+    postgres_rounds: 3,
     power_rounds: 20,
     fio_seconds: 300,
     migrations: 20,
@@ -212,7 +217,7 @@ fn static_parts(checkout: &Checkout, extent: Extent) -> Vec<Part> {
         Part::new(name, command, minutes)
     };
     let mut rustfmt = Command::new("rustfmt");
-    let programs = ["ledger", "power", "churn", "program", "teller"]
+    let programs = ["ledger", "power", "churn", "program", "teller", "debian"]
         .map(|name| format!("tests/guest/{name}.rs"));
     rustfmt
         .args(["--check", "--edition", "2024"])

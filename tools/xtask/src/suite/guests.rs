@@ -62,6 +62,7 @@ pub(super) fn parts(checkout: &Checkout, extent: Extent, daemons: &Option<String
         ),
     ];
     parts.extend(demo_parts(checkout, extent));
+    parts.extend(postgres_parts(checkout, extent));
     parts.extend(churn_parts(checkout, extent, &both));
     parts.extend(net_parts(checkout, extent));
     parts.extend(tracker_parts(checkout));
@@ -104,6 +105,27 @@ fn left_out_page(checkout: &Checkout, skip: &Option<String>) -> Part {
         Err(error) => part.skip = Some(error.to_string()),
     }
     part
+}
+
+/// A database that other people wrote, for as long as it takes.
+fn postgres_parts(checkout: &Checkout, extent: Extent) -> Vec<Part> {
+    if extent.postgres_rounds == 0 {
+        return Vec::new();
+    }
+    // SAFETY: no arguments, cannot fail.
+    let root = unsafe { libc::geteuid() } == 0;
+    let skip = (!root).then(|| "network namespaces need root".to_owned());
+    let skip = skip.or_else(|| missing_tool("qemu-system-x86_64"));
+    let rounds = extent.postgres_rounds.to_string();
+    let part = |name: &str, words: &[&str]| {
+        xtask(checkout, name, 15, 0, &skip, |command| {
+            command.arg("postgres").args(words).arg("--no-install");
+        })
+    };
+    vec![
+        part("PostgreSQL", &["--rounds", &rounds]),
+        part("a compiler in a Debian guest", &["--load", "compile"]),
+    ]
 }
 
 /// What holds frames by either mechanism; the tests run the relay without plants themselves.

@@ -128,8 +128,9 @@ pub(crate) fn run(checkout: &Checkout, asked: &ClockOptions) -> Result<Verdict> 
         window: 1,
         pages_per_second: asked.pages_per_second,
     };
-    let mut ground = super::prepare(checkout, &options, None)?;
-    ground.silence_ms = Some(SILENCE_MS);
+    let mut ground = super::prepare(checkout, &options)?;
+    ground.means.interval_ms = None;
+    ground.means.silence_ms = Some(SILENCE_MS);
     ui::note(format!(
         "whole VM, adaptive interval; guest Linux {} under {}",
         ground.kernel.version,
@@ -163,11 +164,12 @@ pub(crate) fn run(checkout: &Checkout, asked: &ClockOptions) -> Result<Verdict> 
 }
 
 fn measure(ground: &Ground<'_>, stage: &Stage, place: &Place, seconds: u64) -> Result<Figures> {
+    let words = machine::words(1, ground.options.pages_per_second);
     let scene = Scene {
-        ground,
+        means: &ground.means,
+        machine: Machine::teller(&ground.kernel, ground.accelerator, &words),
         stage,
         place,
-        run: 1,
     };
     let mut protection = Checkpointer::new(scene)?;
     protection.start_standby()?;

@@ -14,6 +14,7 @@
 mod client;
 mod clock;
 mod machine;
+pub(crate) mod postgres;
 mod protection;
 mod round;
 mod stage;
@@ -34,6 +35,7 @@ use crate::process::{self, Process};
 use crate::stop::minutes;
 use crate::{stop, ui};
 pub(crate) use clock::{ClockOptions, run as clock};
+use protection::Means;
 use round::Row;
 use stage::Stage;
 
@@ -105,13 +107,7 @@ struct Ground<'a> {
     options: &'a Options,
     kernel: GuestKernel,
     accelerator: Accelerator,
-    programs: Programs,
-    /// From one checkpoint to the next; adaptive where none is given.
-    interval_ms: Option<u64>,
-    /// Until a silent primary counts as dead; the default where none is given.
-    silence_ms: Option<u64>,
-    /// The checkpointer; built with planted bugs where one is wanted.
-    checkpointer: PathBuf,
+    means: Means,
     /// Where what the rounds have shown is kept.
     out: PathBuf,
 }
@@ -146,7 +142,7 @@ pub(crate) fn run(checkout: &Checkout, options: &Options) -> Result<Verdict> {
     }
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
     let scratch = Scratch::new(checkout)?;
-    let ground = prepare(checkout, options, Some(options.epoch_ms))?;
+    let ground = prepare(checkout, options)?;
     let headline = ground.headline(seed);
     ui::note(&headline);
     let mut rows = Vec::new();
@@ -175,18 +171,16 @@ pub(crate) fn run(checkout: &Checkout, options: &Options) -> Result<Verdict> {
 }
 
 /// Installs and builds what is needed.
-fn prepare<'a>(
-    checkout: &Checkout,
-    options: &'a Options,
-    interval_ms: Option<u64>,
-) -> Result<Ground<'a>> {
+fn prepare<'a>(checkout: &Checkout, options: &'a Options) -> Result<Ground<'a>> {
     packages::provide(
         checkout,
         &[Purpose::Guest, Purpose::Hosts],
         options.no_install,
     )?;
     packages::require(&[Purpose::Guest, Purpose::Hosts])?;
-    let (programs, out) = build(checkout, options)?;
+    let client = ("blockrep-tests", "teller");
+    let programs = build(checkout, Some(client), options.protection, options.release)?;
+    let out = fresh_out(checkout, "demo")?;
     let checkpointer = match options.plant {
         Some(_) => build_planted(checkout, options.release)?,
         None => programs.dir.join("checkpointer"),
@@ -200,12 +194,16 @@ fn prepare<'a>(
     let accelerator = guest::accelerator(checkout, &kernel)?;
     Ok(Ground {
         options,
-        interval_ms,
-        silence_ms: None,
         kernel,
         accelerator,
-        programs,
-        checkpointer,
+        means: Means {
+            programs,
+            checkpointer,
+            plant: options.plant,
+            interval_ms: Some(options.epoch_ms),
+            early_ms: options.early_ms,
+            silence_ms: None,
+        },
         out,
     })
 }
@@ -252,7 +250,7 @@ impl Ground<'_> {
 
     fn report(&self, headline: &str, rows: &[Row]) -> Result<PathBuf> {
         let page = self.out.join("whole.html");
-        let mut command = self.programs.command("teller");
+        let mut command = self.means.programs.command("teller");
         command
             .args(["report", "--title", headline, "--out"])
             .arg(&page);
@@ -297,11 +295,16 @@ fn build_planted(checkout: &Checkout, release: bool) -> Result<PathBuf> {
     Ok(target.join(profile).join("checkpointer"))
 }
 
-/// Builds the client, and the daemons where they are wanted; and makes room for what the rounds show.
-fn build(checkout: &Checkout, options: &Options) -> Result<(Programs, PathBuf)> {
+/// Builds the client, and the daemons where they are wanted.
+fn build(
+    checkout: &Checkout,
+    client: Option<(&'static str, &'static str)>,
+    protection: Kind,
+    release: bool,
+) -> Result<Programs> {
     let metadata = checkout.metadata()?;
-    let mut wanted = vec![("blockrep-tests", "teller")];
-    if options.protection == Kind::Checkpointer {
+    let mut wanted = Vec::from_iter(client);
+    if protection == Kind::Checkpointer {
         wanted.extend([
             ("blockrep", "blockrep"),
             ("blockrep", "blockrep-backup"),
@@ -309,6 +312,13 @@ fn build(checkout: &Checkout, options: &Options) -> Result<(Programs, PathBuf)> 
             ("blockrep-tools", "blockrepctl"),
             ("checkpointer", "checkpointer"),
         ]);
+    }
+    let profile = if release { "release" } else { "debug" };
+    let programs = Programs {
+        dir: metadata.target_dir()?.join(profile),
+    };
+    if wanted.is_empty() {
+        return Ok(programs);
     }
     let mut cargo = checkout.cargo();
     cargo.arg("build");
@@ -321,7 +331,7 @@ fn build(checkout: &Checkout, options: &Options) -> Result<(Programs, PathBuf)> 
         }
         cargo.args(["-p", package, "--bin", program]);
     }
-    if options.release {
+    if release {
         cargo.arg("--release");
     }
     ui::note("building the client and the daemons");
@@ -329,13 +339,15 @@ fn build(checkout: &Checkout, options: &Options) -> Result<(Programs, PathBuf)> 
     if !status.success() {
         return Err(anyhow!("cargo build failed; its messages stand above"));
     }
-    let target = metadata.target_dir()?;
-    let out = target.join("demo");
+    Ok(programs)
+}
+
+/// An empty directory for what the rounds show.
+fn fresh_out(checkout: &Checkout, name: &str) -> Result<PathBuf> {
+    let out = checkout.metadata()?.target_dir()?.join(name);
     if out.exists() {
         std::fs::remove_dir_all(&out).with_context(|| format!("remove {}", out.display()))?;
     }
     std::fs::create_dir_all(&out).with_context(|| format!("create {}", out.display()))?;
-    let profile = if options.release { "release" } else { "debug" };
-    let dir = target.join(profile);
-    Ok((Programs { dir }, out))
+    Ok(out)
 }

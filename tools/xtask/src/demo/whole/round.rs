@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::client::{Client, Load};
+use super::machine::{self, Machine};
 use super::protection::{self, Protection, Scene, Takeover};
 use super::stage::Stage;
 use super::{Ground, Kind};
@@ -54,11 +55,12 @@ pub(super) fn run(
         window: ground.options.window,
     };
     let stage = Stage::build()?;
+    let words = machine::words(load.run, ground.options.pages_per_second);
     let scene = Scene {
-        ground,
+        means: &ground.means,
+        machine: Machine::teller(&ground.kernel, ground.accelerator, &words),
         stage: &stage,
         place,
-        run: load.run,
     };
     let mut protection: Box<dyn Protection + '_> = match ground.options.protection {
         Kind::None => Box::new(protection::Unprotected::new(scene)),
@@ -67,7 +69,7 @@ pub(super) fn run(
     protection.start_standby()?;
     protection.start_primary()?;
     let step = ui::step("the client connects");
-    let mut client = Client::start(&stage, &ground.programs, place, kept, load)?;
+    let mut client = Client::start(&stage, &ground.means.programs, place, kept, load)?;
     step.done("");
     protection.wait_until_protected()?;
     let kill = match protection.survives() {

@@ -17,7 +17,6 @@ use super::configuration::{Memory, Side};
 use super::shared::SharedMemory;
 use super::{Protection, Scene, Takeover, said};
 use crate::checkout::find_program;
-use crate::guest::BOOT_LIMIT;
 use crate::lab::JOURNAL_SIZE;
 use crate::netns::Host;
 use crate::process::{self, Process};
@@ -27,7 +26,6 @@ const GUEST: &str = "demo";
 /// On the network of replication.
 const DISK_PORT: u16 = 9000;
 const MEMORY_PORT: u16 = 9100;
-const PROTECTED_LIMIT: Duration = Duration::from_secs(90);
 const TAKEOVER_LIMIT: Duration = Duration::from_secs(30);
 const SOCKET_LIMIT: Duration = Duration::from_secs(20);
 /// The variable that names a bug planted in a checkpointer.
@@ -108,16 +106,16 @@ impl<'a> Checkpointer<'a> {
     }
 
     fn command(&self, name: &str) -> Command {
-        self.scene.ground.programs.command(name)
+        self.scene.means.programs.command(name)
     }
 
     /// A daemon that has ended takes its children with it, who see each other as on a machine of their own.
     fn checkpointer(&self, verb: &str, file: &Path) -> Command {
         let mut command = crate::checkout::tool("unshare");
         command.args(["--pid", "--fork", "--kill-child=KILL", "--mount-proc"]);
-        command.arg(&self.scene.ground.checkpointer);
+        command.arg(&self.scene.means.checkpointer);
         command.arg(verb).arg("--config").arg(file);
-        if let Some(plant) = self.scene.ground.options.plant {
+        if let Some(plant) = self.scene.means.plant {
             let name = match plant {
                 Plant::EarlyRelease => "early-release",
                 Plant::OlderEpoch => "older-epoch",
@@ -137,15 +135,8 @@ impl<'a> Checkpointer<'a> {
 
     /// Writes the file of one side, and starts its checkpointer.
     fn configuration(&self, side: &Crew<'_>, memory: Memory) -> Result<PathBuf> {
-        let ground = self.scene.ground;
         let qemu = find_program("qemu-system-x86_64").context("qemu-system-x86_64 is not there")?;
-        let arguments = machine::protected(
-            &ground.kernel,
-            ground.accelerator,
-            &self.scene.words(),
-            &side.disk(),
-            &side.serial,
-        );
+        let arguments = machine::protected(&self.scene.machine, &side.disk(), &side.serial);
         let text = Side {
             guest: GUEST,
             host: side.name,
@@ -154,6 +145,7 @@ impl<'a> Checkpointer<'a> {
             memory,
             authority: &self.authority,
             qemu: &qemu,
+            memory_mib: self.scene.machine.memory_mib,
             arguments: &arguments,
         }
         .toml();
@@ -218,7 +210,7 @@ impl Protection for Checkpointer<'_> {
         let step = ui::step("starting the standby at host B");
         let scene = self.scene;
         let address = scene.stage.b.address;
-        let image = scene.disk("b.img")?;
+        let image = scene.machine.disk(scene.place.dir.join("b.img"))?;
         let mut backup = self.command("blockrep-backup");
         backup.args(["--listen", &format!("{address}:{DISK_PORT}"), "--image"]);
         backup
@@ -238,7 +230,7 @@ impl Protection for Checkpointer<'_> {
         let memory = Memory::Listen {
             address: format!("{address}:{MEMORY_PORT}"),
             store: self.memory.file("b"),
-            silence_ms: scene.ground.silence_ms,
+            silence_ms: scene.means.silence_ms,
         };
         let file = self.configuration(&self.b, memory)?;
         let mut receive = self.checkpointer("receive", &file);
@@ -254,7 +246,7 @@ impl Protection for Checkpointer<'_> {
         let step = ui::step("booting the guest at host A");
         let scene = self.scene;
         let backup = scene.stage.b.address;
-        let image = scene.disk("a.img")?;
+        let image = scene.machine.disk(scene.place.dir.join("a.img"))?;
         let mut disk = self.command("blockrep");
         disk.arg("-n");
         disk.arg(format!(
@@ -268,8 +260,8 @@ impl Protection for Checkpointer<'_> {
         let memory = Memory::Backup {
             address: format!("{backup}:{MEMORY_PORT}"),
             host: self.b.name.to_owned(),
-            interval_ms: scene.ground.interval_ms,
-            early_ms: scene.ground.options.early_ms,
+            interval_ms: scene.means.interval_ms,
+            early_ms: scene.means.early_ms,
             file: self.memory.file("a"),
         };
         let file = self.configuration(&self.a, memory)?;
@@ -279,7 +271,7 @@ impl Protection for Checkpointer<'_> {
         self.a.start(&mut netbuf, scene, "netbuf")?;
         wait_for_sockets(&mut self.a, &["disk", "disk.sock", "netbuf.sock"])?;
         self.a.start(&mut run, scene, "checkpointer")?;
-        stop::wait_for("the guest to listen", BOOT_LIMIT, || {
+        stop::wait_for("the guest to listen", scene.machine.boot_limit, || {
             self.b.check()?;
             self.a.check()?;
             let said = fs::read(&self.a.serial).unwrap_or_default();
@@ -299,20 +291,24 @@ impl Protection for Checkpointer<'_> {
     fn wait_until_protected(&mut self) -> Result<()> {
         let step = ui::step("copying the guest's memory to host B");
         let mut last = String::from("no answer yet");
-        let waited = stop::wait_for("the guest to be protected", PROTECTED_LIMIT, || {
-            self.b.check()?;
-            self.a.check()?;
-            let Ok(status) = self.status() else {
-                return Ok(None);
-            };
-            let state = status["state"].as_str().unwrap_or_default();
-            last = format!(
-                "{state} ({})",
-                status["reason"].as_str().unwrap_or_default()
-            );
-            step.now(&last);
-            Ok((state == "protected").then_some(()))
-        });
+        let waited = stop::wait_for(
+            "the guest to be protected",
+            self.scene.machine.protected_limit,
+            || {
+                self.b.check()?;
+                self.a.check()?;
+                let Ok(status) = self.status() else {
+                    return Ok(None);
+                };
+                let state = status["state"].as_str().unwrap_or_default();
+                last = format!(
+                    "{state} ({})",
+                    status["reason"].as_str().unwrap_or_default()
+                );
+                step.now(&last);
+                Ok((state == "protected").then_some(()))
+            },
+        );
         waited.map_err(|error| match error.is::<stop::Interrupted>() {
             true => error,
             false => error.context(format!("the primary's last word: {last}")),

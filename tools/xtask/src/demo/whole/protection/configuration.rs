@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use super::super::machine::MEMORY_MIB;
 use super::super::stage::{BRIDGE, GUEST, MAC, TAP};
 
 /// One side's file.
@@ -21,6 +20,7 @@ pub(super) struct Side<'a> {
     /// The record, seen by both.
     pub(super) authority: &'a Path,
     pub(super) qemu: &'a Path,
+    pub(super) memory_mib: u32,
     pub(super) arguments: &'a [String],
 }
 
@@ -106,7 +106,7 @@ impl Side<'_> {
         line(&format!("file = {}", path(self.authority)));
         line("\n[qemu]");
         line(&format!("program = {}", path(self.qemu)));
-        line(&format!("memory_mib = {MEMORY_MIB}"));
+        line(&format!("memory_mib = {}", self.memory_mib));
         if let Memory::Backup { file, .. } = &self.memory {
             line(&format!("memory_file = {}", path(file)));
         }
@@ -140,6 +140,7 @@ mod tests {
             memory,
             authority: Path::new("/run/authority"),
             qemu: Path::new("/usr/bin/qemu"),
+            memory_mib: 256,
             arguments: &["-append".to_owned(), "say \"x\\y\"".to_owned()],
         }
         .toml()

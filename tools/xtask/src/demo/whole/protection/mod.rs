@@ -11,10 +11,10 @@ use std::path::PathBuf;
 use anyhow::Result;
 use serde_json::{Value, json};
 
+use super::Plant;
+use super::machine::Machine;
 use super::stage::Stage;
-use super::{Ground, machine};
-use crate::demo::sparse_file;
-use crate::lab::Place;
+use crate::lab::{Place, Programs};
 
 pub(super) use checkpointer::Checkpointer;
 pub(super) use none::Unprotected;
@@ -93,26 +93,26 @@ impl Takeover {
     }
 }
 
+/// The programs that protect a guest, and how they are told to.
+#[derive(Debug)]
+pub(super) struct Means {
+    pub(super) programs: Programs,
+    /// The checkpointer; built with planted bugs where one is wanted.
+    pub(super) checkpointer: PathBuf,
+    pub(super) plant: Option<Plant>,
+    /// From one checkpoint to the next; adaptive where none is given.
+    pub(super) interval_ms: Option<u64>,
+    /// Cuts before that, where output waits and the guest is idle; 0 for none.
+    pub(super) early_ms: u64,
+    /// Until a silent primary counts as dead; the default where none is given.
+    pub(super) silence_ms: Option<u64>,
+}
+
 /// Where a guest is to run.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Scene<'a> {
-    pub(super) ground: &'a Ground<'a>,
+    pub(super) means: &'a Means,
+    pub(super) machine: Machine<'a>,
     pub(super) stage: &'a Stage,
     pub(super) place: &'a Place,
-    /// Of the guest's ledger.
-    pub(super) run: u64,
-}
-
-impl Scene<'_> {
-    /// Words for the guest's program.
-    fn words(&self) -> String {
-        machine::words(self.run, self.ground.options.pages_per_second)
-    }
-
-    /// An empty disk for the guest.
-    fn disk(&self, name: &str) -> Result<PathBuf> {
-        let path = self.place.dir.join(name);
-        sparse_file(&path, machine::DISK_BYTES)?;
-        Ok(path)
-    }
 }

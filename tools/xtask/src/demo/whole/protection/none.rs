@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::super::{machine, stage};
 use super::shared::SharedMemory;
 use super::{Protection, Scene, Takeover};
-use crate::guest::{self, BOOT_LIMIT, Boot, Guest, Word};
+use crate::guest::{self, Boot, Guest, Word};
 use crate::ui;
 
 #[derive(Debug)]
@@ -34,17 +34,17 @@ impl Protection for Unprotected<'_> {
 
     fn start_primary(&mut self) -> Result<()> {
         let step = ui::step("booting the guest at host A, without protection");
-        let ground = self.scene.ground;
+        let machine = self.scene.machine;
         let memory = SharedMemory::new()?;
-        let disk = self.scene.disk("disk.img")?;
-        let mut devices = machine::memory(&memory.file("guest")).to_vec();
+        let disk = machine.disk(self.scene.place.dir.join("disk.img"))?;
+        let mut devices = machine::memory(&memory.file("guest"), machine.memory_mib).to_vec();
         devices.extend(machine::network());
         devices.extend(guest::image_disk(&disk));
         let mut guest = Guest::boot(&Boot {
-            kernel: &ground.kernel,
-            accelerator: ground.accelerator,
-            arguments: self.scene.words(),
-            memory_mib: machine::MEMORY_MIB,
+            kernel: machine.kernel,
+            accelerator: machine.accelerator,
+            arguments: machine.words.to_owned(),
+            memory_mib: machine.memory_mib,
             disk_socket: None,
             devices: &devices,
             dir: &self.scene.place.dir,
@@ -52,7 +52,7 @@ impl Protection for Unprotected<'_> {
             host: Some(&self.scene.stage.a),
             half_line: Vec::new(),
         })?;
-        if guest.expect_word("to listen", BOOT_LIMIT)? != Word::Ready {
+        if guest.expect_word("to listen", machine.boot_limit)? != Word::Ready {
             bail!("the guest began with something else than LEDGER-READY");
         }
         self.guest = Some(guest);

@@ -55,6 +55,8 @@ pub(super) fn epochs(told: &[Value]) -> Vec<Value> {
             "pause_us": one["us"]["pause"].as_u64()?,
             "steps": steps,
             "bytes": one["wire_bytes"],
+            "pages": one["dirty_pages"],
+            "zero_pages": one["zero_pages"],
         }))
     });
     told.collect()
@@ -87,11 +89,11 @@ mod tests {
 
     #[test]
     fn checkpoints_that_were_given_up_are_none() {
-        let one = |epoch: u64| json!({"epoch": epoch, "unix_ms": 9, "wire_bytes": 4096, "us": {"stop": 700, "pause": 5000, "send": 9}});
+        let one = |epoch: u64| json!({"epoch": epoch, "unix_ms": 9, "dirty_pages": 3, "zero_pages": 1, "wire_bytes": 4096, "us": {"stop": 700, "pause": 5000, "send": 9}});
         let mut given_up = one(2);
         given_up["given_up"] = json!("late");
         let told = epochs(&[one(1), given_up]);
-        let expected = json!({"epoch": 1, "cut_unix_ns": 9_000_000, "pause_us": 5000, "steps": {"stop": 700}, "bytes": 4096});
+        let expected = json!({"epoch": 1, "cut_unix_ns": 9_000_000, "pause_us": 5000, "steps": {"stop": 700}, "bytes": 4096, "pages": 3, "zero_pages": 1});
         assert_eq!(told, [expected]);
         assert!(epochs(&[]).is_empty());
     }
