@@ -284,7 +284,7 @@ pub struct Spread {
 pub struct StepTimes<T> {
     /// The guest is stopped.
     pub stop: T,
-    /// The disks' epoch ends.
+    /// The disks' epoch ends; beside scan, copy and device state.
     pub disk_cut: T,
     /// Written pages are found.
     pub scan: T,
@@ -298,7 +298,7 @@ pub struct StepTimes<T> {
     pub cont: T,
     /// The whole pause.
     pub pause: T,
-    /// Disk cut, scan and copy: what is ours in it.
+    /// What is ours in it: scan, copy, the output's cut, and what the disks' cut takes beyond what runs beside it.
     pub ours: T,
     /// Until the pages are compressed.
     pub encode: T,

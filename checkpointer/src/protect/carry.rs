@@ -14,8 +14,9 @@ impl Protector {
         match order {
             Order::FirstCopy(attempt) => self.first_copy(attempt),
             Order::Pause(attempt) => {
+                let prepared = self.guest.prepare();
                 self.timeline.begin(attempt);
-                let result = self.guest.pause();
+                let result = prepared.and_then(|()| self.guest.pause());
                 self.timeline.stopped(self.guest.steps.stop);
                 self.events.push_back(Event::Paused(attempt, result));
             }

@@ -10,7 +10,7 @@ use blockrep_host::ctl::{Client, ClientError};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long the daemon may keep an answer back before it says that nothing has changed.
 const WATCH_MS: u64 = 1_000;
@@ -28,8 +28,9 @@ const NAME: &str = concat!("checkpointer ", env!("CARGO_PKG_VERSION"));
 pub(super) enum Told {
     /// For the sequence.
     Event(Event),
-    /// An epoch that was cut, with the history it is of.
-    Cut(Attempt, Result<(Epoch, LineageId), String>),
+    /// An epoch that was cut, with the history it is of, and how long after the order that was answered: whoever
+    /// hears of it may have been at something else.
+    Cut(Attempt, Result<(Epoch, LineageId), String>, Duration),
     /// How the disks stand, for status.
     Standing(DriveAnswer),
 }
@@ -37,7 +38,7 @@ pub(super) enum Told {
 /// The threads.
 #[derive(Debug)]
 pub(super) struct Disks {
-    cuts: SyncSender<Attempt>,
+    cuts: SyncSender<(Attempt, Instant)>,
     commits: SyncSender<(Epoch, LineageId)>,
 }
 
@@ -78,7 +79,7 @@ impl Disks {
     /// Ends the open epoch; [`Told::Cut`] answers. False where the thread is busy with an attempt before.
     #[must_use]
     pub(super) fn cut(&self, attempt: Attempt) -> bool {
-        self.cuts.try_send(attempt).is_ok()
+        self.cuts.try_send((attempt, Instant::now())).is_ok()
     }
 
     /// [`Event::DiskCommitted`] follows when the epoch of this history is.
@@ -173,9 +174,14 @@ fn watch(path: &Path, tell: &impl Fn(Told) -> bool) {
     }
 }
 
-fn cut(path: &Path, cut_max: Duration, asked: &Receiver<Attempt>, tell: &impl Fn(Told) -> bool) {
+fn cut(
+    path: &Path,
+    cut_max: Duration,
+    asked: &Receiver<(Attempt, Instant)>,
+    tell: &impl Fn(Told) -> bool,
+) {
     let mut client = connect(path).ok();
-    while let Ok(attempt) = asked.recv() {
+    while let Ok((attempt, ordered)) = asked.recv() {
         let request = Request::Cut(CutRequest {
             seal: true,
             ..CutRequest::default()
@@ -198,7 +204,7 @@ fn cut(path: &Path, cut_max: Duration, asked: &Receiver<Attempt>, tell: &impl Fn
             Ok(_) => Err("the answer to a cut is another".to_owned()),
             Err(error) => Err(error.to_string()),
         };
-        if !tell(Told::Cut(attempt, result)) {
+        if !tell(Told::Cut(attempt, result, ordered.elapsed())) {
             return;
         }
     }

@@ -208,6 +208,18 @@ impl Guest {
         self.saver.why()
     }
 
+    /// What can be done of a pause before it.
+    ///
+    /// # Errors
+    /// Of the monitor; the guest runs.
+    pub(super) fn prepare(&mut self) -> Result<(), String> {
+        let told = |e: crate::hypervisor::qemu::Error| e.to_string();
+        self.saver.give_up(&mut self.qemu).map_err(told)?;
+        self.saver.prepare(&mut self.qemu).map_err(told)
+    }
+
+    /// Device state begins to be saved with it, where that may be.
+    ///
     /// # Errors
     /// Of the monitor; the guest may be paused yet.
     pub(super) fn pause(&mut self) -> Result<(), String> {
@@ -218,9 +230,16 @@ impl Guest {
             .map_err(|e| format!("nobody would end the pause: {e}"))?;
         // Its clock stands from the order on: QEMU stops the ticks before anything else.
         self.moment.unix_ms = blockrep_host::clock::unix_ms();
-        let done = self.qemu.stop();
+        let saver = &mut self.saver;
+        let told = |e: crate::hypervisor::qemu::Error| e.to_string();
+        let follows = saver.may_follow();
+        let done = self.qemu.stop_and(|qemu| match follows {
+            true => saver.begin(qemu),
+            false => Ok(()),
+        });
         self.steps.stop = us(begun);
-        let stopped = done.map_err(|e| e.to_string())?;
+        let (stopped, saving) = done.map_err(told)?;
+        saving.map_err(told)?;
         may_save(stopped)
     }
 
@@ -228,8 +247,11 @@ impl Guest {
     /// Of the monitor; the guest may stand still.
     pub(super) fn resume(&mut self) -> Result<Resumed, String> {
         let begun = Instant::now();
+        // Of a pause that came to nothing.
+        let _ = self.saver.give_up(&mut self.qemu);
         let done = self.qemu.cont();
         self.steps.cont = us(begun);
+        self.saver.settle(&mut self.qemu);
         if done.is_ok() {
             // Without it there is no next pause.
             let _ = self.guardian.say(false);
@@ -279,9 +301,10 @@ impl Guest {
 
     fn collect_into(&mut self, load: &mut Load, pages: &mut Pages) -> Result<(), Uncollected> {
         let given_up = |why: String| Uncollected::GivenUp(why);
-        self.saver
-            .begin(&mut self.qemu)
-            .map_err(|e| given_up(e.to_string()))?;
+        if !self.saver.is_begun() {
+            let begun = self.saver.begin(&mut self.qemu);
+            begun.map_err(|e| given_up(e.to_string()))?;
+        }
         let copied = self.scan_and_copy(load, pages);
         let begun = Instant::now();
         let mut state = Vec::new();

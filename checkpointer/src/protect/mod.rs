@@ -458,12 +458,12 @@ impl Protector {
                 }
                 self.step(event);
             }
-            disks::Told::Cut(attempt, result) => {
+            disks::Told::Cut(attempt, result, took) => {
                 let result = result.map(|(epoch, lineage)| {
                     self.lineages.insert(epoch, lineage);
                     epoch
                 });
-                self.timeline.disk_cut();
+                self.timeline.disk_cut(took);
                 self.step(Event::DiskCut(attempt, result));
             }
             disks::Told::Standing(standing) => self.disks_standing = standing,

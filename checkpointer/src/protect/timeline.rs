@@ -32,7 +32,6 @@ pub(super) struct Timeline {
     next_seq: u64,
     /// The one that is made.
     now: Option<(Instant, EpochFigures)>,
-    cut_ordered: Option<Instant>,
     since: Instant,
     paused: Duration,
     given_up: GuestGivenUp,
@@ -50,7 +49,6 @@ impl Timeline {
             kept: VecDeque::new(),
             next_seq: 1,
             now: None,
-            cut_ordered: None,
             since: Instant::now(),
             paused: Duration::ZERO,
             given_up: GuestGivenUp::default(),
@@ -73,14 +71,13 @@ impl Timeline {
     pub(super) fn stopped(&mut self, stop_us: u64) {
         if let Some((_, figures)) = &mut self.now {
             figures.us.stop = stop_us;
-            self.cut_ordered = Some(Instant::now());
         }
     }
 
-    /// It runs beside the copy, so it is what it adds to that is ours.
-    pub(super) fn disk_cut(&mut self) {
-        if let (Some((_, figures)), Some(at)) = (&mut self.now, self.cut_ordered.take()) {
-            figures.us.disk_cut = us(at);
+    /// It runs beside the copy and the saving of device state.
+    pub(super) fn disk_cut(&mut self, took: Duration) {
+        if let Some((_, figures)) = &mut self.now {
+            figures.us.disk_cut = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         }
     }
 
@@ -114,7 +111,9 @@ impl Timeline {
         figures.us.cont = cont_us;
         figures.us.pause = us(begun);
         let steps = &figures.us;
-        figures.us.ours = steps.scan + steps.copy + steps.output_cut;
+        let beside = steps.scan + steps.copy + steps.device_state;
+        let waited = steps.disk_cut.saturating_sub(beside);
+        figures.us.ours = waited + steps.scan + steps.copy + steps.output_cut;
         self.paused += begun.elapsed();
         figures.seq = self.next_seq;
         self.next_seq += 1;
@@ -334,5 +333,25 @@ mod tests {
         let rest = timeline.batch(3);
         assert_eq!((rest.epochs.len(), rest.next_seq, rest.more), (1, 4, false));
         assert_eq!(timeline.summary().map(|s| s.epochs), Some(2));
+    }
+
+    // Counted whole, the cut would hide that device state is what a pause waits for.
+    #[test]
+    fn of_the_disks_cut_that_counts_as_ours_which_is_waited_for() {
+        let ours = |cut_us| {
+            let mut timeline = Timeline::new();
+            timeline.begin(Attempt(1));
+            let steps = Steps {
+                scan: 10,
+                copy: 20,
+                device_state: 100,
+                ..Steps::default()
+            };
+            timeline.collected(&steps, 1);
+            timeline.disk_cut(Duration::from_micros(cut_us));
+            timeline.resumed(1);
+            timeline.batch(0).epochs[0].us.ours
+        };
+        assert_eq!([ours(90), ours(130), ours(150)], [30, 30, 50]);
     }
 }

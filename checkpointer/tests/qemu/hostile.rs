@@ -1,7 +1,7 @@
 //! What listens on the socket may be anything: a checkpointer that hangs on it holds the guest's output for good.
 
 use checkpointer::hypervisor::qemu::{Error, Event, LINE_BYTES_MAX, Qmp};
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::thread::JoinHandle;
@@ -201,5 +201,30 @@ fn a_peer_that_does_not_read_is_given_up() {
     assert!(matches!(told, Error::Late { .. }), "{told}");
     assert!(matches!(qmp.run("cont", None, SHORT), Err(Error::Gone(_))));
     drop(end);
+    peer.thread.join().expect("a peer");
+}
+
+#[test]
+fn what_is_sent_ahead_makes_whole_commands() {
+    let peer = greeted(|stream| {
+        let mut answers = stream.try_clone().expect("another");
+        let mut lines = BufReader::new(stream).lines();
+        for number in 2..6 {
+            let line = lines.next().expect("a command").expect("read");
+            let command: serde_json::Value = serde_json::from_str(&line).expect(&line);
+            assert_eq!(command["id"], number, "{line}");
+            assert_eq!(command["execute"], "query-status", "{line}");
+            assert_eq!(command.get("arguments").is_some(), number == 4, "{line}");
+            let answer = format!("{{\"return\": {number}, \"id\": {number}}}\r\n");
+            answers.write_all(answer.as_bytes()).expect("answered");
+        }
+    });
+    let mut qmp = connect(&peer);
+    for number in 2..6 {
+        let arguments = (number == 4).then(|| serde_json::json!({"a": 1}));
+        let answer = qmp.run("query-status", arguments, LONG).expect("answered");
+        assert_eq!(answer, number);
+    }
+    drop(qmp);
     peer.thread.join().expect("a peer");
 }

@@ -45,17 +45,30 @@ fn pause_again_and_again(kind: Kind) {
     let (mut stop, mut save, mut cont) = (Vec::new(), Vec::new(), Vec::new());
     let mut bytes = Vec::new();
     for _ in 0..ROUNDS {
+        saver.prepare(&mut guest.qemu).expect("prepared");
         let begun = Instant::now();
-        assert_eq!(guest.qemu.stop().expect("paused"), Stopped::ByUs);
+        let follows = saver.may_follow();
+        assert_eq!(follows, kind == Kind::Devices);
+        let stopped = guest.qemu.stop_and(|qemu| match follows {
+            true => saver.begin(qemu),
+            false => Ok(()),
+        });
+        let (stopped, saving) = stopped.expect("paused");
+        assert_eq!(stopped, Stopped::ByUs);
+        saving.expect("begun");
         stop.push(begun.elapsed());
         let at = guest.memory.counter();
         let begun = Instant::now();
-        saver.save(&mut guest.qemu, &mut bytes).expect("saved");
+        if !saver.is_begun() {
+            saver.begin(&mut guest.qemu).expect("begun");
+        }
+        saver.finish(&mut guest.qemu, &mut bytes).expect("saved");
         save.push(begun.elapsed());
         assert_eq!(guest.memory.counter(), at, "it runs in the pause");
         let begun = Instant::now();
         let resumed = guest.qemu.cont().expect("going on");
         cont.push(begun.elapsed());
+        saver.settle(&mut guest.qemu);
         assert!(resumed.is_running && !resumed.was_disturbed);
         guest.memory.wait_beyond(at);
     }

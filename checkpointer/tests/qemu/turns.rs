@@ -2,6 +2,8 @@
 //! that nobody wanted.
 
 use crate::guest::{Guest, LIMIT, Order, limits, program, wait_for};
+use checkpointer::hypervisor::qemu::ram::Layout;
+use checkpointer::hypervisor::qemu::state::Saver;
 use checkpointer::hypervisor::qemu::{Error, Event, Qemu, Stopped};
 use std::time::{Duration, Instant};
 
@@ -32,9 +34,17 @@ fn an_operators_pause_stays() {
     let mut operator = Qemu::attach(&socket, limits()).expect("a second monitor");
     assert_eq!(operator.pid(), guest.child.pid());
 
+    let layout = Layout::find(&mut guest.qemu).expect("a layout");
+    let mut saver = Saver::choose(&mut guest.qemu, &layout).expect("a way");
+    for qemu in [&mut operator, &mut guest.qemu] {
+        while qemu.event(Duration::ZERO).expect("alive").is_some() {}
+    }
     operator.stop().expect("paused");
     let at = guest.memory.counter();
-    assert_eq!(guest.qemu.stop().expect("paused"), Stopped::Before);
+    // Device state begins to be saved before it is known whose pause it is.
+    let stopped = guest.qemu.stop_and(|qemu| saver.begin(qemu));
+    assert_eq!(stopped.expect("paused").0, Stopped::Before);
+    saver.give_up(&mut guest.qemu).expect("given up");
     let resumed = guest.qemu.cont().expect("left alone");
     assert!(!resumed.is_running && !resumed.was_disturbed);
     assert_eq!(guest.qemu.status().expect("told").word, "paused");

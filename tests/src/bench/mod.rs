@@ -14,6 +14,7 @@ mod append;
 mod bars;
 mod fio;
 mod load;
+mod memory;
 mod plan;
 mod point;
 mod qmp;
@@ -25,6 +26,7 @@ mod stats;
 mod vhost;
 mod workload;
 
+pub use memory::{MemoryOptions, memory};
 pub use plan::Family;
 
 use crate::harness::{Process, binary};

@@ -1,4 +1,4 @@
-//! As much of QEMU's monitor protocol as a mirror needs.
+//! As much of QEMU's monitor protocol as a mirror and the measuring of pauses need.
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
@@ -16,6 +16,15 @@ pub(super) struct Qmp {
     reader: BufReader<UnixStream>,
     /// Events that came while an answer was awaited.
     events: Vec<String>,
+    /// How the last migration stood, as events told.
+    migrations: Vec<String>,
+}
+
+fn migration(line: &Value) -> Option<String> {
+    let status = line["data"]["status"].as_str();
+    status
+        .filter(|_| line["event"] == "MIGRATION")
+        .map(str::to_owned)
 }
 
 impl Qmp {
@@ -29,6 +38,7 @@ impl Qmp {
         let mut qmp = Self {
             reader: BufReader::new(stream),
             events: Vec::new(),
+            migrations: Vec::new(),
         };
         qmp.line()?;
         qmp.run("qmp_capabilities", json!({}))?;
@@ -52,9 +62,31 @@ impl Qmp {
             }
             if let Some(event) = line["event"].as_str() {
                 self.events.push(event.to_owned());
+                self.migrations.extend(migration(&line));
             }
         }
         bail!("{command}: QEMU talks of other things")
+    }
+
+    /// Runs `migrate`, and waits until it has come to its end.
+    ///
+    /// # Errors
+    /// It fails.
+    pub(super) fn migrate(&mut self, uri: &str) -> Result<()> {
+        self.migrations.clear();
+        self.run("migrate", json!({"uri": uri}))?;
+        for _ in 0..LINES_MAX {
+            let over = self.migrations.iter().find(|word| word.ends_with("ed"));
+            match over.map(String::as_str) {
+                Some("completed") => return Ok(()),
+                Some(word) => bail!("migrate: {word}"),
+                None => {
+                    let line = self.line()?;
+                    self.migrations.extend(migration(&line));
+                }
+            }
+        }
+        bail!("migrate: QEMU talks of other things")
     }
 
     /// Waits for an event, unless it has come already.

@@ -90,7 +90,7 @@ enum Command {
     Clock(demo::whole::ClockOptions),
     /// Test the tracker by soft-dirty bits in a guest whose kernel has them
     Tracker(tracker::Options),
-    /// Measure the disk beside other stacks, on this machine or from inside a guest, and held frames
+    /// Measure the disk beside other stacks, on this machine or from inside a guest, held frames, and a guest's memory
     #[command(subcommand)]
     Bench(Bench),
     /// Write man pages, and completions for bash, zsh and fish, from the programs' command lines
@@ -117,6 +117,9 @@ enum Command {
 enum Bench {
     /// Measure the disk against fixed bars, with qemu-nbd, QEMU's mirror and a bare disk; arguments are passed on
     Disk(Passed),
+    /// Measure a protected guest against fixed bars: pauses, failovers and bytes, beside QEMU's own means; arguments are
+    /// passed on
+    Memory(Passed),
     /// Run fio in a guest: on the protected disk by vhost-user and by NBD, and on an unprotected image
     Guest(bench::Options),
     /// Measure what holding a guest's frames costs: delay, rate and memory of relay and plug
@@ -168,6 +171,7 @@ fn run(command: Command) -> Result<Verdict> {
         Command::Bench(Bench::Guest(options)) => bench::run(&checkout, &options),
         Command::Bench(Bench::Net(options)) => bench::net(&checkout, &options),
         Command::Bench(Bench::Disk(passed)) => bench_disk(&checkout, passed),
+        Command::Bench(Bench::Memory(passed)) => bench_memory(&checkout, passed),
         Command::Man { out } => write_manual(&checkout, out),
         Command::Install {
             purposes,
@@ -190,6 +194,13 @@ fn bench_disk(checkout: &Checkout, mut passed: Passed) -> Result<Verdict> {
         .any(|word| word == "--help" || word == "-h");
     packages::provide(checkout, &[Purpose::Bench], only_help)?;
     arguments.insert(0, "disk".into());
+    become_tests_program(checkout, "bench", &passed)
+}
+
+fn bench_memory(checkout: &Checkout, mut passed: Passed) -> Result<Verdict> {
+    let words = bench::kernel_words(checkout, &passed.arguments)?;
+    passed.arguments.insert(0, "memory".into());
+    passed.arguments.extend(words);
     become_tests_program(checkout, "bench", &passed)
 }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  running guest ── attach ──► check ──► layout (ram) ──► Saver::choose (state)
-//!                     every epoch:  stop ─► Saver::begin ─► (memory is copied) ─► Saver::finish ─► cont
+//!   every epoch:  Saver::prepare ─► stop, Saver::begin ─► (memory is copied) ─► Saver::finish ─► cont ─► Saver::settle
 //!  standby ───────── Standby::start ──────────────── at failover: load ─► cont
 //! ```
 //!
@@ -17,6 +17,7 @@
 //!   copied in that pause is no state of any moment.
 
 pub mod check;
+mod command;
 mod event;
 mod input;
 mod qmp;
@@ -34,7 +35,10 @@ use serde_json::{Value, json};
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// Between two tries to let a guest go on whose migration is not over yet.
+const NOT_YET: Duration = Duration::from_micros(200);
 
 /// What goes wrong with a QEMU.
 #[derive(Debug, thiserror::Error)]
@@ -227,11 +231,24 @@ impl Qemu {
     /// # Errors
     /// Of the monitor. After [`Error::Late`] the guest may be paused yet: [`Qemu::cont`] is to follow.
     pub fn stop(&mut self) -> Result<Stopped, Error> {
+        Ok(self.stop_and(|_| Ok(()))?.0)
+    }
+
+    /// Pauses the guest, and begins something else behind that before it is answered.
+    ///
+    /// # Errors
+    /// As [`Qemu::stop`]; those of what was begun are told apart.
+    pub fn stop_and(
+        &mut self,
+        then: impl FnOnce(&mut Self) -> Result<(), Error>,
+    ) -> Result<(Stopped, Result<(), Error>), Error> {
         self.qmp.look()?;
         let (stops, _) = self.qmp.queue().turns();
         // Unless the answer says otherwise: the guest must not be left standing.
         self.pause = Some(Stopped::ByUs);
-        self.qmp.run("stop", None, self.limits.pause)?;
+        let ticket = self.qmp.begin("stop", None, None)?;
+        let begun = then(self);
+        self.qmp.finish(ticket, self.limits.pause)?;
         let (stops_now, resumes) = self.qmp.queue().turns();
         self.resumes = resumes;
         let stopped = if stops_now > stops {
@@ -241,7 +258,7 @@ impl Qemu {
             Stopped::Before
         };
         self.pause = Some(stopped);
-        Ok(stopped)
+        Ok((stopped, begun))
     }
 
     /// Ends the pause, unless the guest was paused before it.
@@ -252,6 +269,13 @@ impl Qemu {
         self.qmp.look()?;
         let (_, resumes) = self.qmp.queue().turns();
         let was_disturbed = resumes > self.resumes;
+        if self.pause.is_none() {
+            // It came to no order of ours.
+            return Ok(Resumed {
+                was_disturbed: false,
+                is_running: true,
+            });
+        }
         if self.pause == Some(Stopped::Before) {
             self.pause = None;
             return Ok(Resumed {
@@ -272,7 +296,21 @@ impl Qemu {
     /// Of the monitor.
     pub fn cont_anyway(&mut self) -> Result<(), Error> {
         let (_, resumes) = self.qmp.queue().turns();
-        self.qmp.run("cont", None, self.limits.pause)?;
+        let until = Instant::now() + self.limits.pause;
+        loop {
+            match self.qmp.run("cont", None, self.limits.pause) {
+                // It calls a migration completed a moment before it is through with it.
+                Err(Error::Refused { why, .. })
+                    if why.contains("not finalized") && Instant::now() < until =>
+                {
+                    std::thread::sleep(NOT_YET);
+                }
+                done => {
+                    done?;
+                    break;
+                }
+            }
+        }
         self.pause = None;
         if self.qmp.queue().turns().1 > resumes {
             self.qmp.queue().take_last(&Event::Resume);

@@ -4,16 +4,19 @@
 //! carries them out in order) and other work done meanwhile. Every wait has a limit. An answer that comes after
 //! its limit is dropped when it comes: it has an id that nobody waits for.
 //!
+//! The begin of a command is sent ahead ([`command`]).
+//!
 //! Nothing QEMU says is trusted: lines are bounded, and what is no line of the protocol ends the connection with
 //! the reason, which every later call repeats.
 
+use super::command;
 use super::event::{Event, Queue};
 use super::input::{Input, wait_on};
 use super::ticket::Ticket;
 use super::{Error, Version};
 use rustix::event::{PollFd, PollFlags};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -36,6 +39,10 @@ pub struct Qmp {
     version: Version,
     pid: u32,
     next_id: u64,
+    /// The begin of the next command is out already.
+    is_led: bool,
+    /// Of its greeting: it reads commands while others are carried out.
+    has_oob: bool,
     input: Input,
     answers: VecDeque<(u64, Result<Value, String>)>,
     events: Queue,
@@ -78,6 +85,8 @@ impl Qmp {
             version: Version::default(),
             pid: peer.pid.as_raw_nonzero().get().unsigned_abs(),
             next_id: 1,
+            is_led: false,
+            has_oob: false,
             input: Input::default(),
             answers: VecDeque::new(),
             events: Queue::default(),
@@ -86,7 +95,8 @@ impl Qmp {
         while qmp.version == Version::default() {
             qmp.fill(until, "its greeting", limit, true)?;
         }
-        let ticket = qmp.begin("qmp_capabilities", None, None)?;
+        let oob = qmp.has_oob.then(|| json!({"enable": ["oob"]}));
+        let ticket = qmp.begin("qmp_capabilities", oob, None)?;
         qmp.finish(ticket, until.saturating_duration_since(Instant::now()))?;
         Ok(qmp)
     }
@@ -132,12 +142,8 @@ impl Qmp {
         }
         let id = self.next_id;
         self.next_id += 1;
-        let line = match arguments {
-            None => format!("{{\"execute\":\"{command}\",\"id\":{id}}}\n"),
-            Some(arguments) => {
-                format!("{{\"execute\":\"{command}\",\"id\":{id},\"arguments\":{arguments}}}\n")
-            }
-        };
+        let line = command::line(id, self.is_led, command, arguments.as_ref());
+        self.is_led = command::leads(id);
         self.send(line.as_bytes(), descriptor, command)?;
         Ok(Ticket { id, command })
     }
@@ -304,6 +310,8 @@ impl Qmp {
         }
         if let Some(version) = line.pointer("/QMP/version/qemu") {
             self.version = Version::read(version).ok_or("a greeting with no version")?;
+            let mut offered = line["QMP"]["capabilities"].as_array().into_iter().flatten();
+            self.has_oob = offered.any(|one| one == "oob");
             return Ok(());
         }
         let answer = if let Some(value) = line.get_mut("return") {

@@ -11,8 +11,8 @@
 //! state it is a whole migration stream, which also makes QEMU compare machine and memory blocks when it loads.
 //!
 //! Saving is begun and finished apart, so that memory can be copied meanwhile: QEMU does not write to the guest's
-//! memory while it saves. An operator's migration is not disturbed: what is set at QEMU for a stream is set back
-//! with it.
+//! memory while it saves. An operator's migration is not disturbed: what is set at QEMU for a stream is set before the
+//! pause and set back after it.
 
 use super::ram::Layout;
 use super::{Error, Qemu, Stopped};
@@ -57,11 +57,15 @@ pub struct Saver {
     devices: Option<DeviceFile>,
     settings: Settings,
     under_way: Option<UnderWay>,
+    /// QEMU's settings are ours yet.
+    is_set: bool,
 }
 
 #[derive(Debug)]
 enum UnderWay {
     Devices(super::Ticket),
+    /// QEMU is set for it.
+    Prepared(Capture),
     Whole(Capture),
 }
 
@@ -94,6 +98,7 @@ impl Saver {
             devices: None,
             settings,
             under_way: None,
+            is_set: false,
         };
         let mut whole = Vec::new();
         saver.trial(qemu, &mut whole)?;
@@ -177,6 +182,39 @@ impl Saver {
         self.constant = Vec::new();
     }
 
+    /// What can be done before the pause. [`Saver::settle`] is to follow, whatever becomes of it.
+    ///
+    /// # Errors
+    /// Of the monitor.
+    ///
+    /// # Panics
+    /// While another is under way.
+    pub fn prepare(&mut self, qemu: &mut Qemu) -> Result<(), Error> {
+        assert!(self.under_way.is_none(), "one state at a time");
+        if self.kind == Kind::Whole || self.devices.is_none() {
+            self.is_set = true;
+            let capture = Capture::prepare(qemu, &self.settings)?;
+            self.under_way = Some(UnderWay::Prepared(capture));
+        }
+        Ok(())
+    }
+
+    /// Whether saving may be begun behind the order to pause, before that is answered: in a pause of somebody else's it
+    /// leaves no trace.
+    #[must_use]
+    pub fn may_follow(&self) -> bool {
+        self.kind == Kind::Devices && self.devices.is_some()
+    }
+
+    /// Whether it has begun.
+    #[must_use]
+    pub fn is_begun(&self) -> bool {
+        matches!(
+            self.under_way,
+            Some(UnderWay::Devices(_) | UnderWay::Whole(_))
+        )
+    }
+
     /// Begins to save; the guest stands still until it is finished or given up.
     ///
     /// # Errors
@@ -185,12 +223,20 @@ impl Saver {
     /// # Panics
     /// While another is under way.
     pub fn begin(&mut self, qemu: &mut Qemu) -> Result<(), Error> {
-        assert!(self.under_way.is_none(), "one state at a time");
-        self.under_way = Some(match (self.kind, &self.devices) {
-            (Kind::Devices, Some(file)) => UnderWay::Devices(file.begin(qemu)?),
-            _ => UnderWay::Whole(Capture::begin(qemu, &self.settings)?),
-        });
-        Ok(())
+        assert!(!self.is_begun(), "one state at a time");
+        if let (Kind::Devices, Some(file)) = (self.kind, &self.devices) {
+            self.under_way = Some(UnderWay::Devices(file.begin(qemu)?));
+            return Ok(());
+        }
+        if self.under_way.is_none() {
+            self.prepare(qemu)?;
+        }
+        let Some(UnderWay::Prepared(mut capture)) = self.under_way.take() else {
+            unreachable!("it was just prepared");
+        };
+        let begun = capture.begin(qemu);
+        self.under_way = Some(UnderWay::Whole(capture));
+        begun
     }
 
     /// Waits until it is saved. `bytes` is overwritten.
@@ -211,21 +257,31 @@ impl Saver {
             }
             UnderWay::Whole(mut capture) => {
                 let ended = capture.finish(qemu, bytes);
-                capture.end(qemu, &self.settings, ended.is_ok());
+                capture.end(qemu, ended.is_ok());
                 ended?;
             }
+            UnderWay::Prepared(_) => unreachable!("a state was begun"),
         }
         framing::plausible(self.kind, bytes)
             .map_err(|why| Error::Unfit(format!("the device state: {why}")))
     }
 
-    /// Begins and finishes.
+    /// Sets QEMU back to what it was; outside of the pause, where that is to be short.
+    pub fn settle(&mut self, qemu: &mut Qemu) {
+        if std::mem::take(&mut self.is_set) {
+            Capture::settle(qemu, &self.settings);
+        }
+    }
+
+    /// All of it.
     ///
     /// # Errors
     /// As those do.
     pub fn save(&mut self, qemu: &mut Qemu, bytes: &mut Vec<u8>) -> Result<(), Error> {
-        self.begin(qemu)?;
-        self.finish(qemu, bytes)
+        let begun = self.begin(qemu);
+        let done = begun.and_then(|()| self.finish(qemu, bytes));
+        self.settle(qemu);
+        done
     }
 
     /// Gives up what is under way, so that the guest can go on.
@@ -241,8 +297,12 @@ impl Saver {
                 Ok(_) | Err(Error::Refused { .. }) => Ok(()),
                 Err(other) => Err(other),
             },
+            Some(UnderWay::Prepared(capture)) => {
+                capture.unused(qemu);
+                Ok(())
+            }
             Some(UnderWay::Whole(capture)) => {
-                capture.end(qemu, &self.settings, false);
+                capture.end(qemu, false);
                 Ok(())
             }
         }

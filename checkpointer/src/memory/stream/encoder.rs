@@ -15,8 +15,8 @@ use blkback_proto::memory::{
 };
 
 /// Differing words up to which the difference is smaller than the page packed by itself: they hardly pack,
-/// and a page packs to less than half.
-const DELTA_WORDS_MAX: usize = 192;
+/// and a page packs to less than half. By figures, in CHECKPOINTER.md.
+const DELTA_WORDS_MAX: usize = 320;
 
 /// What the encoder may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

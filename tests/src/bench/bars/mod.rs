@@ -24,7 +24,7 @@ impl Round<'_> {
 
 /// What is wanted of a figure.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Limit {
+pub(super) enum Limit {
     AtLeast(f64),
     AtMost(f64),
     /// Nothing: it is told.
@@ -78,7 +78,7 @@ pub(super) struct Bar {
 }
 
 impl Bar {
-    fn new(
+    pub(super) fn new(
         text: &str,
         unit: &'static str,
         values: &[f64],

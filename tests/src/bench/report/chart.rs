@@ -23,7 +23,7 @@ const BAD: &str = "#c0504d";
 
 /// One bar.
 #[derive(Debug)]
-pub(super) struct Row {
+pub(in crate::bench) struct Row {
     name: String,
     value: f64,
     /// What is told behind it.
@@ -35,7 +35,7 @@ pub(super) struct Row {
 
 impl Row {
     /// How far a line is over its bar; none where there is no bar or no figure.
-    pub(super) fn of_bar(bar: &Bar) -> Option<Self> {
+    pub(in crate::bench) fn of_bar(bar: &Bar) -> Option<Self> {
         let colour = match bar.verdict {
             Verdict::Met => GOOD,
             Verdict::Missed => BAD,
@@ -63,7 +63,7 @@ impl Row {
 }
 
 /// Draws rows under a title, with a line across at `mark`.
-pub(super) fn draw(title: &str, rows: &[Row], mark: Option<f64>) -> String {
+pub(in crate::bench) fn draw(title: &str, rows: &[Row], mark: Option<f64>) -> String {
     let most = rows.iter().map(|row| row.value).fold(0.0, f64::max);
     let most = most.max(mark.unwrap_or(0.0)).max(1e-9);
     let pixels = |value: f64| (value / most * LONGEST).clamp(0.0, LONGEST);

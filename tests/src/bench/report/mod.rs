@@ -1,7 +1,7 @@
 //! The report: bars, tables and charts, as text, markdown, JSON and SVG.
 
-mod chart;
-mod tables;
+pub(super) mod chart;
+pub(super) mod tables;
 
 use super::DiskOptions;
 use super::bars::Bar;

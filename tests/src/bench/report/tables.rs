@@ -15,7 +15,7 @@ use std::fmt::Write;
 const WORDS: [&str; 2] = ["verdict", "remark"];
 
 /// Bars with their verdicts.
-pub(super) fn bars(bars: &[Bar]) -> String {
+pub(in crate::bench) fn bars(bars: &[Bar]) -> String {
     let mut rows = vec![row(&[
         "line", "measured", "spread", "bar", "verdict", "remark",
     ])];

@@ -10,12 +10,14 @@
 //! has the same place in all. Ratios are made within a round.
 
 mod image;
+mod memory;
 mod middle;
 mod net;
 mod point;
 mod report;
 mod session;
 
+pub(crate) use memory::kernel_words;
 pub(crate) use net::{Options as NetOptions, run as net};
 
 use std::path::PathBuf;

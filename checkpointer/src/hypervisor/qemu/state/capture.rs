@@ -92,8 +92,9 @@ pub(in super::super) fn wide_pipe() -> Result<(OwnedFd, OwnedFd), Error> {
 }
 
 impl Capture {
-    /// All in one go: QEMU carries commands out in order.
-    pub(super) fn begin(qemu: &mut Qemu, settings: &Settings) -> Result<Self, Error> {
+    /// Sets QEMU for it and gives it the pipe, while the guest may run yet. [`Capture::end`] and
+    /// [`Capture::settle`] are to follow.
+    pub(super) fn prepare(qemu: &mut Qemu, settings: &Settings) -> Result<Self, Error> {
         let (reader, writer) = wide_pipe()?;
         rustix::io::ioctl_fionbio(&reader, true).map_err(|e| Error::io("a pipe")(e.into()))?;
         let qmp = qemu.qmp();
@@ -110,14 +111,29 @@ impl Capture {
         }
         let name = Some(json!({"fdname": NAME}));
         tickets.push(qmp.begin("getfd", name, Some(writer.as_fd()))?);
-        let to = Some(json!({"uri": format!("fd:{NAME}")}));
-        tickets.push(qmp.begin("migrate", to, None)?);
+        let limit = qemu.limits().pause;
+        for ticket in tickets {
+            qemu.qmp().finish(ticket, limit)?;
+        }
         Ok(Self {
             reader: File::from(reader),
-            tickets,
+            tickets: Vec::new(),
             is_ours: false,
             is_completed: false,
         })
+    }
+
+    /// The migration; the guest stands still.
+    pub(super) fn begin(&mut self, qemu: &mut Qemu) -> Result<(), Error> {
+        let to = Some(json!({"uri": format!("fd:{NAME}")}));
+        self.tickets.push(qemu.qmp().begin("migrate", to, None)?);
+        Ok(())
+    }
+
+    /// It was prepared for nothing.
+    pub(super) fn unused(self, qemu: &mut Qemu) {
+        let name = Some(json!({"fdname": NAME}));
+        drop(qemu.qmp().begin("closefd", name, None));
     }
 
     /// Reads until the stream has ended and QEMU calls it completed.
@@ -205,9 +221,8 @@ impl Capture {
         }
     }
 
-    /// Sets QEMU back to what it was; breaks off what is not completed. The answers to the former are not waited
-    /// for: whatever is asked next is answered behind them.
-    pub(super) fn end(mut self, qemu: &mut Qemu, settings: &Settings, is_whole: bool) {
+    /// Breaks off what is not completed. [`Capture::settle`] is to follow.
+    pub(super) fn end(mut self, qemu: &mut Qemu, is_whole: bool) {
         if !is_whole {
             // What was refused may have been followed by what was not; a migration that another began is left.
             for ticket in std::mem::take(&mut self.tickets) {
@@ -221,6 +236,11 @@ impl Capture {
         }
         // Only now: QEMU would call the migration failed because of it.
         drop(self.reader);
+    }
+
+    /// Sets QEMU back to what it was, once the guest runs again. The answers are not waited for: whatever is asked next
+    /// is answered behind them.
+    pub(super) fn settle(qemu: &mut Qemu, settings: &Settings) {
         let qmp = qemu.qmp();
         let back = qmp.begin(
             "migrate-set-capabilities",

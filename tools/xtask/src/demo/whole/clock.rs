@@ -18,6 +18,7 @@ use anyhow::{Context, Result, anyhow};
 use clap::Args;
 use serde_json::Value;
 
+use super::machine::{self, Machine};
 use super::protection::{Checkpointer, Protection, Scene};
 use super::stage::{GUEST, PORT, Stage};
 use super::{Ground, Kind, Options};
