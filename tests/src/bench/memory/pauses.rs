@@ -69,6 +69,8 @@ pub(super) fn round(run: &Run) -> Result<Round> {
     })
 }
 
+type Large = ((f64, f64), Vec<EpochFigures>, Vec<EpochFigures>);
+
 fn time(run: &Run) -> Duration {
     Duration::from_secs(run.options.seconds)
 }
@@ -116,7 +118,8 @@ impl Beside {
     }
 }
 
-fn large(run: &Run) -> Result<((f64, f64), Vec<EpochFigures>, Vec<EpochFigures>)> {
+/// QEMU's own migration; checkpoints of the guest while it is idle, and while it writes.
+fn large(run: &Run) -> Result<Large> {
     run.check_stop()?;
     run.say("booting a guest of 1 GiB, all of it written");
     let mut stage = Stage::boot(LARGE, &run.options.out)?;

@@ -181,7 +181,7 @@ impl World {
         checkpointer.first.get_or_insert(epoch);
         let generation = checkpointer.generation;
         say!(self, "checkpoint {serial} is {epoch} of {lineage}");
-        self.send_frame(Frame::Epoch(Image {
+        self.send_frame(Frame::Epoch(Box::new(Image {
             epoch,
             lineage,
             generation,
@@ -192,7 +192,7 @@ impl World {
             pages: staged.truth,
             guest: staged.guest,
             is_end: false,
-        }));
+        })));
     }
 
     fn send_end(&mut self, epoch: Epoch) {
@@ -205,7 +205,7 @@ impl World {
         let checkpointer = &mut self.memory.checkpointer;
         checkpointer.commits.push_back((epoch, lineage, now));
         let generation = checkpointer.generation;
-        self.send_frame(Frame::Epoch(Image {
+        self.send_frame(Frame::Epoch(Box::new(Image {
             epoch,
             lineage,
             generation,
@@ -216,7 +216,7 @@ impl World {
             pages: truth,
             guest,
             is_end: true,
-        }));
+        })));
     }
 
     pub(super) fn send_frame(&mut self, frame: Frame) {

@@ -293,7 +293,7 @@ impl World {
             Frame::Pages(pages) => self.memory.store.put_pages(pages),
             Frame::Epoch(image) => {
                 let (epoch, lineage) = (image.epoch, image.lineage);
-                let Some(image) = self.memory.store.put(image).cloned() else {
+                let Some(image) = self.memory.store.put(*image).cloned() else {
                     return self.cut_memory_link(0);
                 };
                 say!(self, "memory of {epoch}, {lineage}, is whole");

@@ -110,7 +110,7 @@ pub enum Frame {
     /// All pages of it.
     Pages(Pages),
     /// An epoch, whole.
-    Epoch(Image),
+    Epoch(Box<Image>),
 }
 
 /// From the holder to the checkpointer.
