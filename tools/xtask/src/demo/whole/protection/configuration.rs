@@ -163,7 +163,7 @@ mod tests {
         for (text, words) in [
             (
                 &primary,
-                "backup_host = \"b\"\n\n[epochs]\ninterval_ms = 25\n",
+                "backup_host = \"b\"\n\n[epochs]\nearly_ms = 5\ninterval_ms = 25\n",
             ),
             (&primary, "memory_file = \"/dev/shm/x/a\""),
             (&primary, "\"say \\\"x\\\\y\\\"\",\n]"),
