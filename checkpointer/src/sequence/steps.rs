@@ -257,10 +257,7 @@ impl Sequence {
             Phase::Ending { .. } if !self.planted(Plant::Resurrects) => {}
             Phase::Over if !self.is_stuck => {}
             // The backup is out, by the authority's word.
-            Phase::Open => {
-                self.why = why;
-                self.enter(now, Phase::Over);
-            }
+            Phase::Open => self.over(now, why, orders),
             _ => {
                 self.is_stuck = false;
                 orders.push(Order::HandOver(why.clone()));

@@ -67,7 +67,10 @@ pub(crate) const LARGE_FILES: &[Exception] = &[
         "one world: what its parts do to each other is read together",
     ),
     file("tests/src/sim/memory/checkpointer.rs", ONE_MACHINE),
-    file("tests/src/sim/memory/mod.rs", "the words of all actors of the memory"),
+    file(
+        "tests/src/sim/memory/mod.rs",
+        "the words of all actors of the memory",
+    ),
     file("tests/src/sim/plan.rs", CASES),
     file("checkpointer/src/standby/mod.rs", ONE_MACHINE),
     file("checkpointer/tests/store.rs", CASES),
