@@ -18,7 +18,7 @@ impl Sequence {
             && self.interval_min_ns != 0
             && (self.has_room() || (self.planted(Plant::EarlyFlood) && self.missing.is_empty()))
             // Without a cut of the output it would let nothing go.
-            && self.output_cuts.len() < self.settings.output_cuts_max;
+            && self.has_room_for_cut();
         let since = now.saturating_sub(self.since);
         let min = if self.planted(Plant::EarlyAtOnce) {
             0

@@ -236,6 +236,9 @@ pub struct Sequence {
     in_flight: VecDeque<InFlight>,
     /// Cuts of the output that were not released.
     output_cuts: VecDeque<Epoch>,
+    /// The last cut of whoever was here before: how many more there are nobody knows, so none is added before it is
+    /// released.
+    found_cut: Option<Epoch>,
     /// A cut that was given up before it was answered, and since when: it may have been carried out, or be
     /// carried out yet.
     unsure: Option<(Attempt, Epoch, Nanos)>,

@@ -86,13 +86,16 @@ impl Sequence {
         else {
             return;
         };
-        let has_room = self.output_cuts.len() < self.settings.output_cuts_max;
-        if has_room || self.planted(Plant::CutTwice) {
+        if self.has_room_for_cut() || self.planted(Plant::CutTwice) {
             self.phase = Phase::Cutting { epoch };
             orders.push(Order::CutOutput(self.attempt, epoch));
         } else {
             self.go_on(now, Some(epoch), orders);
         }
+    }
+
+    pub(super) fn has_room_for_cut(&self) -> bool {
+        self.found_cut.is_none() && self.output_cuts.len() < self.settings.output_cuts_max
     }
 
     pub(super) fn output_cut(

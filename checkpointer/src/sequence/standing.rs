@@ -17,6 +17,7 @@ impl Sequence {
     /// be told before [`Event::Back`](super::Event::Back).
     pub fn found_output_cut(&mut self, epoch: Epoch) {
         self.output_cuts.push_back(epoch);
+        self.found_cut = Some(epoch);
     }
 
     /// What holds the output can do that many cuts from now on.

@@ -21,6 +21,7 @@ impl Sequence {
                 .into(),
             in_flight: VecDeque::new(),
             output_cuts: VecDeque::new(),
+            found_cut: None,
             unsure: None,
             memory_acked: None,
             disk_committed: None,
@@ -119,6 +120,7 @@ impl Sequence {
             // What was held is of unknown epochs, or gone.
             Part::Output => {
                 self.output_cuts.clear();
+                self.found_cut = None;
                 self.unsure = None;
             }
             Part::Memory => {
@@ -209,6 +211,7 @@ impl Sequence {
             last = Some(cut);
             self.output_cuts.pop_front();
         }
+        self.found_cut = self.found_cut.filter(|found| last < Some(*found));
         orders.extend(last.map(Order::Release));
     }
 
@@ -226,6 +229,7 @@ impl Sequence {
                 self.attempt.0 += 1;
                 self.in_flight.clear();
                 self.output_cuts.clear();
+                self.found_cut = None;
                 self.unsure = None;
                 orders.push(Order::OpenOutput(lineage));
                 self.enter(now, Phase::Open);

@@ -107,13 +107,20 @@ fn every_planted_bug_is_found() {
 /// Output comes back with a cut that nobody here knows of: a plug refuses another, and the guest would be held for ever.
 #[test]
 fn a_cut_that_was_found_is_let_go_by_a_later_checkpoint() {
+    for output_cuts_max in [1, 4] {
+        a_found_cut_is_let_go(output_cuts_max);
+    }
+}
+
+/// With a relay there may be more of them, up to all that there is room for.
+fn a_found_cut_is_let_go(output_cuts_max: usize) {
     let settings = Settings {
         interval_ns: 10,
         pause_max_ns: 1_000,
         resume_max_ns: 1_000,
         answer_max_ns: 10_000,
         in_flight_max: 2,
-        output_cuts_max: 1,
+        output_cuts_max,
         on_loss: OnLoss::Hold,
     };
     let mut sequence = Sequence::new(settings, 0);

@@ -631,7 +631,10 @@ impl World {
             self.take_over(promoted.epoch);
             // The old guest is dead, or as good as dead to everybody.
             self.guest_starts(1);
-        } else if host == 1 && !matches!(result, Err(PromoteError::Failed(_))) {
+        } else if host == 1
+            && self.oracle.promoted.is_none()
+            && !matches!(result, Err(PromoteError::Failed(_)))
+        {
             // One that failed may have come true: only a start of the backup tells.
             self.give_back();
         }
