@@ -183,6 +183,7 @@ impl World {
                 put_volume(&mut self.hosts[1], volume, meta);
             }
         }
+        self.oracle.is_promoting = false;
         self.run_backup(group, starts, promoted_there);
         if let Some((epoch, at)) = shows {
             for (slot, at) in self.hosts[1].slots.iter_mut().zip(at) {

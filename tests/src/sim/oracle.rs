@@ -42,6 +42,8 @@ pub struct Oracle {
     pub promoted: Option<Vec<usize>>,
     /// Histories of the primary when it was protected last, until it is not.
     protected_tip: Option<blkback_proto::ids::LineageId>,
+    /// The backup was told to promote, and has not answered: one volume may serve what was decided before it does.
+    pub(super) is_promoting: bool,
     shape: VolumeShape,
     killed: bool,
 }
@@ -125,6 +127,7 @@ impl Oracle {
             accepted_suspect: false,
             promoted: None,
             protected_tip: None,
+            is_promoting: false,
             shape: VolumeShape {
                 size_bytes: plan.size_bytes,
                 geometry: plan.geometry,
@@ -543,6 +546,13 @@ impl World {
             if era != now_era {
                 return;
             }
+            // Any version since then; which epoch it is is compared when the promotion is answered.
+            let newest = if self.oracle.is_promoting {
+                history.position()
+            } else {
+                to
+            };
+            let to = to.max(newest);
             let old = history.at_in_era(era, from);
             let mut allowed: Vec<Vec<u64>> = old.iter().map(|id| vec![*id]).collect();
             let new = history.at_in_era(era, to.max(from));
@@ -623,6 +633,7 @@ impl World {
 
     /// A promotion ended.
     pub fn promoted(&mut self, host: usize, result: Result<Promoted, PromoteError>) {
+        self.oracle.is_promoting = false;
         if let Ok(promoted) = &result
             && host == 1
             && self.oracle.promoted.is_none()

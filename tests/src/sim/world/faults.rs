@@ -103,6 +103,7 @@ impl World {
         let alive = heard.then(Alive::default);
         let asked = self.choose_wish();
         self.oracle.accepted_suspect |= accept_suspect;
+        self.oracle.is_promoting = true;
         say!(
             self,
             "the operator promotes, force {force}, accept suspect {accept_suspect}"
