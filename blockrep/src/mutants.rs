@@ -119,10 +119,6 @@ pub const ALL: &[(&str, &str)] = &[
         "memory that waits for its disks waits on in their next session",
     ),
     (
-        "memory-of-any-lineage",
-        "memory of an epoch counts whatever history of the disks it is of",
-    ),
-    (
         "promote-sealed",
         "a promotion with memory takes the epoch that the disks sealed",
     ),

@@ -259,9 +259,6 @@ impl BackupGroup {
     /// An epoch of this number is of this history: each begins above whatever was sealed here before it.
     fn is_of_disks(&self, epoch: Epoch, lineage: LineageId) -> bool {
         let mut newest_first = self.meta.lineage.iter().rev();
-        if crate::mutant!("memory-of-any-lineage") {
-            return newest_first.any(|entry| entry.id == lineage);
-        }
         let of = newest_first.find(|entry| entry.first_epoch <= epoch);
         of.is_some_and(|entry| entry.id == lineage)
     }
@@ -288,7 +285,7 @@ impl BackupGroup {
             return Err(MemoryError::NotJoined);
         }
         let own = self.meta.tip().map(|tip| tip.id).unwrap_or_default();
-        if own != lineage && !crate::mutant!("memory-of-any-lineage") {
+        if own != lineage {
             return Err(MemoryError::Lineage {
                 epoch,
                 given: lineage,

@@ -217,6 +217,7 @@ impl World {
                 self.backup_is_taken_in(is_done);
             }
             Question::Degrade => {
+                checkpointer.is_alone |= matches!(decision, Some(Decision::Done(_)));
                 let word = match decision {
                     Some(Decision::Done(record)) => Word::Won(record.lineage),
                     Some(Decision::Refused(refusal)) if refusal.is_lost() => Word::Lost,

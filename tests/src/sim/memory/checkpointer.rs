@@ -41,6 +41,8 @@ pub struct Checkpointer {
     /// What the authority is asked, and whether it is to be asked for the guest next.
     pub(super) asking: Option<Question>,
     pub(super) degrades_next: bool,
+    /// The guest is alone, for good as far as this process goes.
+    pub(super) is_alone: bool,
     /// The memory link, as far as it knows.
     pub(super) session: Option<u64>,
     /// A first copy, of this moment.
@@ -299,7 +301,7 @@ impl World {
                 // One that speaks alone has no backup.
                 let is_alone = self.is_output_alone();
                 let checkpointer = &mut self.memory.checkpointer;
-                let counts = (is_mine || is_old) && !is_alone;
+                let counts = (is_mine || is_old) && !is_alone && !checkpointer.is_alone;
                 if counts && checkpointer.taking_in.replace(epoch).is_none() {
                     self.ask_authority(Question::Protect);
                 }

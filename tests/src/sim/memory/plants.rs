@@ -17,10 +17,6 @@ pub const ALL: &[(&str, &str)] = &[
         "an answer of an attempt that was given up counts for the next one",
     ),
     (
-        "late-output-cut-forgotten",
-        "a cut of the output that was given up may be carried out in the next attempt",
-    ),
-    (
         "pages-not-taken-back",
         "pages that were sent and not acknowledged are forgotten with the link",
     ),
@@ -55,7 +51,6 @@ pub fn plant(sequence: &mut Sequence) {
         ("release-before-ack", Plant::NoAck),
         ("release-without-disks", Plant::NoDisk),
         ("late-cut-counts", Plant::LateAnswers),
-        ("late-output-cut-forgotten", Plant::Unsure),
         ("pages-not-abandoned", Plant::NoAbandon),
         ("spoiled-is-sent", Plant::Spoiled),
     ];
