@@ -110,6 +110,8 @@ pub(crate) const LARGE_FUNCTIONS: &[Exception] = &[
         80,
         "one seal, record or empty",
     ),
+    function("blkback-proto/src/memory/frame.rs::put_body", 76, CASES),
+    function("checkpointer/src/sequence/tests/world.rs::do_it", 74, CASES),
     function("tests/src/sim/guest.rs::ask_at", 75, CASES),
     function("blkback-proto/src/ctl/tests.rs::golden_packets", 150, CASES),
     function("blkback-proto/src/ctl/tests.rs::golden_memory", 90, CASES),

@@ -69,19 +69,7 @@ pub(super) fn run(
     if protection.survives() {
         row.cut_off(&stage, protection.as_mut())?;
         if row.takeover.is_some() {
-            let step = ui::step("it compiles on at host B");
-            let end = Instant::now() + OBJECT_LIMIT;
-            // The first may have been in the making when the host died.
-            while after < 2 && Instant::now() < end && failure(&at_b)?.is_none() {
-                stop::sleep(Duration::from_millis(100))?;
-                after = objects(&at_b)?;
-            }
-            row.faults.extend(failure(&at_b)?);
-            if after < 2 {
-                row.faults
-                    .push(format!("{} at host B", ui::count(after, "object")));
-            }
-            step.done(ui::count(after, "object"));
+            after = compiles_on(&at_b, &mut row)?;
         }
     }
     let epochs = protection.epochs()?;
@@ -97,6 +85,25 @@ pub(super) fn run(
     let text = format!("{epochs}\n");
     std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
     Ok(row)
+}
+
+/// Objects that it made at host B.
+fn compiles_on(at_b: &Path, row: &mut Row) -> Result<usize> {
+    let step = ui::step("it compiles on at host B");
+    let end = Instant::now() + OBJECT_LIMIT;
+    let mut after = 0;
+    // The first may have been in the making when the host died.
+    while after < 2 && Instant::now() < end && failure(at_b)?.is_none() {
+        stop::sleep(Duration::from_millis(100))?;
+        after = objects(at_b)?;
+    }
+    row.faults.extend(failure(at_b)?);
+    if after < 2 {
+        row.faults
+            .push(format!("{} at host B", ui::count(after, "object")));
+    }
+    step.done(ui::count(after, "object"));
+    Ok(after)
 }
 
 fn said(serial: &Path) -> Result<String> {
