@@ -32,6 +32,7 @@ impl Protector {
             Order::Send(_, epoch) => self.send(epoch),
             Order::SendEnd(epoch) => {
                 let named = self.named(epoch);
+                self.standing.sends(epoch);
                 self.wait_for_disks(named);
                 if self
                     .link
@@ -74,6 +75,7 @@ impl Protector {
     fn first_copy(&mut self, attempt: Attempt) {
         self.slice = None;
         self.standing.is_member = false;
+        self.standing.sent = None;
         self.standing.generation = link::random();
         let job = Job::StartCopy(self.standing.generation);
         let begun = self.guest.begin_copy(attempt).and_then(|()| {
@@ -188,6 +190,7 @@ impl Protector {
 
     fn send(&mut self, epoch: Epoch) {
         let named = self.named(epoch);
+        self.standing.sends(epoch);
         self.wait_for_disks(named);
         self.timeline.cut(epoch);
         let Some(load) = self.guest.take(epoch) else {
@@ -278,7 +281,7 @@ impl Protector {
             Acked::Committed(epoch) => {
                 if self.standing.is_member {
                     self.memory_acked(epoch);
-                } else {
+                } else if self.standing.has_sent(epoch) {
                     self.take_in(epoch);
                 }
             }

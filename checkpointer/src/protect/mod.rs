@@ -134,8 +134,24 @@ struct LinkStanding {
     /// The backup has committed an epoch of the present copy: memory is a member of its group.
     is_member: bool,
     generation: u64,
+    /// First and last epoch that were sent of the present copy.
+    sent: Option<(Epoch, Epoch)>,
     sent_bytes: u64,
     heard: Option<Instant>,
+}
+
+impl LinkStanding {
+    fn sends(&mut self, epoch: Epoch) {
+        let first = self.sent.map_or(epoch, |(first, _)| first);
+        self.sent = Some((first, epoch));
+    }
+
+    /// Of the present copy. A standby that is linked says first what it has of the one before, and a backup is not taken
+    /// in for that.
+    fn has_sent(&self, epoch: Epoch) -> bool {
+        self.sent
+            .is_some_and(|(first, last)| (first..=last).contains(&epoch))
+    }
 }
 
 /// See the module.
@@ -617,5 +633,24 @@ impl Protector {
         if matches!(standing.state, "over" | "open") {
             self.answer_stops(standing.state);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! A backup that is taken in for the copy before: its disks may have gone on without the new one, and what the guest
+    //! says would leave on their account.
+    use super::*;
+
+    #[test]
+    fn what_the_backup_has_of_the_copy_before_takes_it_not_in() {
+        let mut standing = LinkStanding::default();
+        assert!(!standing.has_sent(Epoch(40)), "nothing was sent");
+        standing.sends(Epoch(42));
+        standing.sends(Epoch(43));
+        assert!(!standing.has_sent(Epoch(41)));
+        assert!(standing.has_sent(Epoch(42)) && standing.has_sent(Epoch(43)));
+        // Without disks of ours a checkpointer that was started anew counts from the beginning.
+        assert!(!standing.has_sent(Epoch(500)));
     }
 }
