@@ -8,7 +8,7 @@ pub(crate) enum Plant {
     EarlyRelease,
     /// The standby goes on from older memory than its disks are of.
     OlderEpoch,
-    /// A page of each checkpoint is not copied.
+    /// One page in sixteen is copied once, with the first copy, and with no checkpoint.
     SkipPage,
 }
 

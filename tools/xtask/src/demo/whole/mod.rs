@@ -59,7 +59,7 @@ enum Plant {
     EarlyRelease,
     /// The memory of an epoch before is taken.
     OlderEpoch,
-    /// A page that was written is left out.
+    /// One page in sixteen is in no checkpoint.
     SkipPage,
 }
 
