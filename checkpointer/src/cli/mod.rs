@@ -7,9 +7,9 @@ mod estimate;
 pub use args::Cli;
 
 use crate::config::{Config, Side};
-use crate::hypervisor::qemu::Limits;
 use crate::hypervisor::qemu::check::Served;
 use crate::hypervisor::qemu::spec::{Role, Spec};
+use crate::hypervisor::qemu::{Limits, is_nobody};
 use crate::protect::{self, ProtectError, Protection};
 use crate::standby::{self, ReceiveError, Reception};
 use args::{Command, DaemonArgs};
@@ -134,8 +134,16 @@ fn run(cli: &Cli) -> Result<(), Failure> {
 
 /// A guest that its daemon left running must not be started a second time: that would take its memory away.
 fn refuse_living(monitor: &Path) -> Result<(), Failure> {
-    if UnixStream::connect(monitor).is_err() {
-        return Ok(());
+    match UnixStream::connect(monitor) {
+        Ok(_) => {}
+        Err(error) if is_nobody(&error) => return Ok(()),
+        Err(error) => {
+            let text = format!(
+                "whether the guest runs already is not known, its monitor {}: {error}; see whether a QEMU has it, and remove the socket if none does",
+                monitor.display()
+            );
+            return Err(Failure::new(Exit::Refused, text));
+        }
     }
     let text = format!(
         "a guest runs already, its monitor is {0}: protect it with `checkpointer protect --qmp {0}`, or end it first",

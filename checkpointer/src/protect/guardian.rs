@@ -4,7 +4,7 @@
 //! the pipe ends within a pause, it lets the guest go on. It has no other way to know: QEMU tells nobody who
 //! paused it, and takes one monitor at a time.
 
-use crate::hypervisor::qemu::{Limits, Qemu};
+use crate::hypervisor::qemu::{Error, Limits, Qemu, is_nobody};
 use std::io::{self, Read, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -97,6 +97,8 @@ pub fn guard(monitor: &Path) -> Result<(), String> {
         });
         match gone_on {
             Ok(()) => return Ok(()),
+            // It has ended, and with it the guest.
+            Err(Error::Connect { source, .. }) if is_nobody(&source) => return Ok(()),
             Err(error) if Instant::now() >= until => {
                 return Err(format!(
                     "the guest stands still, type `cont` in QEMU's monitor: {error}"

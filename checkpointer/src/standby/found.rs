@@ -19,11 +19,10 @@ use super::progress::Progress;
 use super::{ReceiveError, lock};
 use crate::authority::Record;
 use crate::config::Config;
-use crate::hypervisor::qemu::{Error, Limits, Qemu};
+use crate::hypervisor::qemu::{Error, Limits, Qemu, is_nobody};
 use crate::memory::store::Store;
 use crate::protect::unframed;
 use blkback_proto::ids::Epoch;
-use std::io;
 use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -121,15 +120,7 @@ fn at(monitor: &Path) -> (There, Option<Qemu>) {
     };
     let mut qemu = match Qemu::attach(monitor, limits) {
         Ok(qemu) => qemu,
-        // A socket that an ended one left behind.
-        Err(Error::Connect { source, .. })
-            if matches!(
-                source.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
-            ) =>
-        {
-            return (There::Nobody, None);
-        }
+        Err(Error::Connect { source, .. }) if is_nobody(&source) => return (There::Nobody, None),
         Err(Error::Gone(_)) => return (There::Nobody, None),
         Err(_) => return (There::Mute, None),
     };

@@ -18,6 +18,7 @@
 
 pub mod check;
 mod command;
+mod error;
 mod event;
 mod input;
 mod qmp;
@@ -27,6 +28,8 @@ pub mod standby;
 pub mod state;
 mod ticket;
 
+pub use error::Error;
+pub(crate) use error::is_nobody;
 pub use event::{EVENTS_MAX, Event};
 pub use qmp::{LINE_BYTES_MAX, Qmp};
 pub use ticket::Ticket;
@@ -34,67 +37,11 @@ pub use ticket::Ticket;
 use serde_json::{Value, json};
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Between two tries to let a guest go on whose migration is not over yet.
 const NOT_YET: Duration = Duration::from_micros(200);
-
-/// What goes wrong with a QEMU.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// Nobody listens there.
-    #[error("QEMU's monitor {path}: {source}")]
-    Connect {
-        /// The socket.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: std::io::Error,
-    },
-    /// QEMU has ended, or closed the monitor; for good.
-    #[error("QEMU is gone: {0}")]
-    Gone(String),
-    /// What it says is not the monitor's protocol; for good.
-    #[error("what listens is no QEMU, or a broken one: {0}")]
-    Nonsense(String),
-    /// No answer in time; a later command may get one.
-    #[error("QEMU did not answer {what} within {limit_ms} ms")]
-    Late {
-        /// The command, or what was waited for.
-        what: &'static str,
-        /// How long.
-        limit_ms: u128,
-    },
-    /// It did not do what it was told.
-    #[error("QEMU refuses {command}: {why}")]
-    Refused {
-        /// The command.
-        command: &'static str,
-        /// Its words.
-        why: String,
-    },
-    /// This guest cannot be handled; in words.
-    #[error("{0}")]
-    Unfit(String),
-    /// Of this host.
-    #[error("{what}: {source}")]
-    Io {
-        /// What was tried.
-        what: String,
-        /// Why not.
-        #[source]
-        source: std::io::Error,
-    },
-}
-
-impl Error {
-    pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
-        let what = what.into();
-        move |source| Self::Io { what, source }
-    }
-}
 
 /// Of QEMU.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
