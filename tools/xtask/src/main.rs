@@ -21,6 +21,7 @@ mod net;
 mod netns;
 mod packages;
 mod parcel;
+mod planted;
 mod power;
 mod process;
 #[path = "../../../tests/guest/receipts.rs"]

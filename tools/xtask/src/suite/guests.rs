@@ -98,7 +98,7 @@ fn left_out_page(checkout: &Checkout, skip: &Option<String>) -> Part {
         .and_then(|metadata| metadata.target_dir())
     {
         Ok(target) => {
-            let planted = target.join("planted/debug/checkpointer");
+            let planted = target.join("planted/checkpointer");
             part.command.env("CHECKPOINTER_PLANTED", planted);
             part.skip.clone_from(skip);
         }

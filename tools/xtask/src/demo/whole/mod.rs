@@ -11,6 +11,7 @@
 //! the client is the program `teller` of the tests package, in the clients' namespace. What protects the guest is a
 //! [`protection::Protection`]; without any, the same round shows that guest, client and network are sound.
 
+mod build;
 mod client;
 mod clock;
 mod machine;
@@ -22,18 +23,19 @@ mod stage;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 
 use super::{Verdict, aligned};
 use crate::checkout::{Checkout, Scratch};
 use crate::guest::{self, Accelerator};
 use crate::kernel::{self, Contents, GuestKernel};
-use crate::lab::{Place, Programs};
+use crate::lab::Place;
 use crate::packages::{self, Purpose};
-use crate::process::{self, Process};
+use crate::process;
 use crate::stop::minutes;
 use crate::{stop, ui};
+use build::Wanted;
 pub(crate) use clock::{ClockOptions, run as clock};
 use protection::Means;
 use round::Row;
@@ -179,12 +181,13 @@ fn prepare<'a>(checkout: &Checkout, options: &'a Options) -> Result<Ground<'a>> 
     )?;
     packages::require(&[Purpose::Guest, Purpose::Hosts])?;
     let client = ("blockrep-tests", "teller");
-    let programs = build(checkout, Some(client), options.protection, options.release)?;
-    let out = fresh_out(checkout, "demo")?;
-    let checkpointer = match options.plant {
-        Some(_) => build_planted(checkout, options.release)?,
-        None => programs.dir.join("checkpointer"),
+    let wanted = Wanted {
+        client: Some(client),
+        protection: options.protection,
+        is_release: options.release,
     };
+    let (programs, checkpointer) = wanted.build(checkout, options.plant)?;
+    let out = fresh_out(checkout, "demo")?;
     let contents = Contents {
         program: "teller",
         modules: &["virtio_net"],
@@ -273,73 +276,6 @@ fn print_all(headline: &str, rows: &[Row]) {
     }
     let held = rows.iter().filter(|row| row.holds()).count();
     println!("{held} of {} hold", ui::count(rows.len(), "round"));
-}
-
-/// A checkpointer with planted bugs, in a directory of its own: no other build has the switch.
-fn build_planted(checkout: &Checkout, release: bool) -> Result<PathBuf> {
-    let target = checkout.metadata()?.target_dir()?.join("planted");
-    let mut cargo = checkout.cargo();
-    cargo.args(["build", "-p", "checkpointer", "--bin", "checkpointer"]);
-    cargo
-        .args(["--features", "plants", "--target-dir"])
-        .arg(&target);
-    if release {
-        cargo.arg("--release");
-    }
-    ui::note("building the checkpointer with planted bugs");
-    let status = Process::spawn_shown(&mut cargo, "cargo build")?.wait(BUILD_LIMIT)?;
-    if !status.success() {
-        return Err(anyhow!("cargo build failed; its messages stand above"));
-    }
-    let profile = if release { "release" } else { "debug" };
-    Ok(target.join(profile).join("checkpointer"))
-}
-
-/// Builds the client, and the daemons where they are wanted.
-fn build(
-    checkout: &Checkout,
-    client: Option<(&'static str, &'static str)>,
-    protection: Kind,
-    release: bool,
-) -> Result<Programs> {
-    let metadata = checkout.metadata()?;
-    let mut wanted = Vec::from_iter(client);
-    if protection == Kind::Checkpointer {
-        wanted.extend([
-            ("blockrep", "blockrep"),
-            ("blockrep", "blockrep-backup"),
-            ("netbuf", "netbuf"),
-            ("blockrep-tools", "blockrepctl"),
-            ("checkpointer", "checkpointer"),
-        ]);
-    }
-    let profile = if release { "release" } else { "debug" };
-    let programs = Programs {
-        dir: metadata.target_dir()?.join(profile),
-    };
-    if wanted.is_empty() {
-        return Ok(programs);
-    }
-    let mut cargo = checkout.cargo();
-    cargo.arg("build");
-    for (package, program) in wanted {
-        if !metadata.has_program(package, program) {
-            bail!(
-                "this checkout does not build the program {program}; \
-                 `--protection none` shows guest, client and network without it"
-            );
-        }
-        cargo.args(["-p", package, "--bin", program]);
-    }
-    if release {
-        cargo.arg("--release");
-    }
-    ui::note("building the client and the daemons");
-    let status = Process::spawn_shown(&mut cargo, "cargo build")?.wait(BUILD_LIMIT)?;
-    if !status.success() {
-        return Err(anyhow!("cargo build failed; its messages stand above"));
-    }
-    Ok(programs)
 }
 
 /// An empty directory for what the rounds show.

@@ -17,6 +17,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
+use super::build::Wanted;
 use super::machine::Machine;
 use super::protection::{self, Means, Protection, Scene};
 use super::stage::{GUEST, Stage};
@@ -102,11 +103,12 @@ pub(crate) fn run(checkout: &Checkout, options: &Options) -> Result<Verdict> {
     let purposes = [Purpose::Guest, Purpose::Hosts];
     packages::provide(checkout, &purposes, options.no_install)?;
     packages::require(&purposes)?;
-    let programs = super::build(checkout, None, options.protection, options.release)?;
-    let checkpointer = match options.plant {
-        Some(_) => super::build_planted(checkout, options.release)?,
-        None => programs.dir.join("checkpointer"),
+    let wanted = Wanted {
+        client: None,
+        protection: options.protection,
+        is_release: options.release,
     };
+    let (programs, checkpointer) = wanted.build(checkout, options.plant)?;
     let debian = image::provide(checkout)?;
     let contents = Contents {
         program: "debian",
