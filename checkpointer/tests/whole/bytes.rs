@@ -115,6 +115,8 @@ fn let_wait(memory: &Path) {
 /// Its host dies at the last cut; what runs at the standby has its memory, but for the turn that it was in.
 fn the_standby_goes_on_with_it(mut cuts: Cuts, promote: impl FnOnce(&Stage)) {
     let epoch = cuts.epochs.last().copied();
+    // It would hand over a guest whose QEMU ended before it.
+    cuts.stage.primary.freeze();
     cuts.held.kill();
     cuts.stage.primary.kill();
     // Nobody has the one any more; the other's guest has not run yet.

@@ -6,6 +6,7 @@ use blkback_proto::ctl::{
     Answer, ErrorCode, GuestProtection, GuestReport, GuestStatusRequest, Request,
 };
 use blockrep_host::ctl::{Client, ClientError};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -116,6 +117,15 @@ impl Daemon {
             assert!(Instant::now() < until, "it did not end");
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// From when this returns it says and does nothing any more, until it is killed.
+    pub(crate) fn freeze(&mut self) {
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, Signal::STOP).expect("it is there");
+        // Told when all of its threads stand.
+        let ended = waitpid(Some(pid), WaitOptions::UNTRACED).expect("a child");
+        assert!(ended.is_some_and(|(_, status)| status.stopped()));
     }
 
     pub(crate) fn kill(&mut self) {
@@ -247,7 +257,9 @@ impl Stage {
     }
 
     /// The host: guest and checkpointer, at once.
+    /// At once: a daemon that saw the end of its QEMU would hand the guest over.
     pub(crate) fn kill_primary(&mut self) {
+        self.primary.freeze();
         kill(self.qemu);
         self.primary.kill();
     }
