@@ -260,6 +260,9 @@ fn test_parts(checkout: &Checkout, metadata: &Metadata, extent: Extent) -> Vec<P
         tests.args(["nextest", "run", "--workspace", "--no-fail-fast"]);
         // Read afterwards, see failed.rs; and at the end of the log, what failed.
         tests.args(["--color", "never", "--failure-output", "immediate-final"]);
+        // Many of them wait most of the time.
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        tests.args(["--test-threads", &processors.max(4).to_string()]);
     } else {
         tests.args([
             "test",
@@ -269,10 +272,6 @@ fn test_parts(checkout: &Checkout, metadata: &Metadata, extent: Extent) -> Vec<P
             "--tests",
             "--no-fail-fast",
         ]);
-    }
-    if find_program("cargo-nextest").is_some() && extent.short {
-        // Many of them wait most of the time.
-        tests.args(["--test-threads", "4"]);
     }
     if extent.short {
         tests.env("NETBUF_TEST_KILLS", "25");
