@@ -19,7 +19,7 @@ mod wire;
 
 use super::Interrupted;
 use anyhow::{Context, Result, ensure};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
@@ -28,6 +28,17 @@ use std::time::Instant;
 
 /// From one checkpoint to the next.
 const EPOCH_MS: u64 = 25;
+
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// What a checkpoint costs the guest
+    Pauses,
+    /// From the decision until the guest runs at the other host
+    Failovers,
+    /// Bytes on the wire
+    Wire,
+}
 
 /// What the command line says.
 #[derive(Debug, Clone, Args)]
@@ -50,6 +61,9 @@ pub struct MemoryOptions {
     /// Its command line; it says LEDGER-READY when it is idle
     #[arg(long, value_name = "WORDS")]
     pub append: Option<String>,
+    /// Only this
+    #[arg(long, value_enum, value_name = "PART")]
+    pub only: Option<Part>,
     /// Where to write memory.md, memory.json and a chart
     #[arg(long, value_name = "DIR", default_value = "target/bench")]
     pub out: PathBuf,
@@ -116,13 +130,22 @@ pub fn memory(options: &MemoryOptions) -> Result<()> {
     std::fs::create_dir_all(&run.options.out)
         .with_context(|| format!("creating {}", run.options.out.display()))?;
     let load_before = load();
+    let is_wanted = |part| options.only.is_none_or(|only| only == part);
     let mut rounds = Vec::new();
-    for round in 1..=options.rounds {
-        run.say(&format!("round {round} of {}", options.rounds));
-        rounds.push(pauses::round(&run)?);
+    if is_wanted(Part::Pauses) {
+        for round in 1..=options.rounds {
+            run.say(&format!("round {round} of {}", options.rounds));
+            rounds.push(pauses::round(&run)?);
+        }
     }
-    let failovers = failover::all(&run)?;
-    let wire = wire::all(&run)?;
+    let failovers = match is_wanted(Part::Failovers) {
+        true => failover::all(&run)?,
+        false => Vec::new(),
+    };
+    let wire = match is_wanted(Part::Wire) {
+        true => wire::all(&run)?,
+        false => Vec::new(),
+    };
     let conditions = report::Conditions::new(&run, load_before, load());
     let report = report::Report::new(conditions, &rounds, &failovers, &wire);
     print!("{}", report.markdown());

@@ -5,7 +5,7 @@ use super::super::report::{chart, tables};
 use super::bare::Pause;
 use super::pauses::{Beside, DIRTY_PAGES, Round, ms, of, pauses_of, percentile};
 use super::wire::Wire;
-use super::{EPOCH_MS, Run};
+use super::{EPOCH_MS, Part, Run};
 use anyhow::{Context, Result};
 use blkback_proto::ctl::{EpochFigures, GuestPromoteAnswer};
 use serde_json::{Value, json};
@@ -22,16 +22,26 @@ pub(super) struct Conditions(String);
 impl Conditions {
     pub(super) fn new(run: &Run, load_before: String, load_after: String) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let options = &run.options;
+        let pauses = format!(
+            "{} rounds of {} s per point",
+            options.rounds, options.seconds
+        );
+        let failovers = format!("{} failovers", options.failovers);
+        let measured = match options.only {
+            None => format!("{pauses}, {failovers}"),
+            Some(Part::Pauses) => format!("{pauses} only"),
+            Some(Part::Failovers) => format!("{failovers} only"),
+            Some(Part::Wire) => "bytes on the wire only".to_owned(),
+        };
         let idle = match run.kernel {
             Some(_) => "Linux",
             None => "one boot sector (no kernel was named)",
         };
         Self(format!(
             "{cores} cores, QEMU without KVM, all daemons and the standby on the same machine; load average {load_before} \
-             before, {load_after} after. Epochs of {EPOCH_MS} ms; {} rounds of {} s per point, {} failovers. The idle guest of \
-             256 MiB is {idle}; the guest of 1 GiB is one boot sector that has written all of it. Figures are medians over the \
+             before, {load_after} after. Epochs of {EPOCH_MS} ms; {measured}. The idle guest of 256 MiB is {idle}; the guest of 1 GiB is one boot sector that has written all of it. Figures are medians over the \
              rounds, spread is what lies between the lowest and the highest.",
-            run.options.rounds, run.options.seconds, run.options.failovers
         ))
     }
 }
@@ -54,8 +64,10 @@ impl Report {
         wire: &[Wire],
     ) -> Self {
         let mut bars = Vec::new();
-        pauses(rounds, &mut bars);
-        ours(rounds, &mut bars);
+        if !rounds.is_empty() {
+            pauses(rounds, &mut bars);
+            ours(rounds, &mut bars);
+        }
         self::failovers(failovers, &mut bars);
         self::wire(wire, &mut bars);
         let mut steps = String::new();
@@ -68,6 +80,9 @@ impl Report {
             ("1 GiB, idle", |r| &r.large),
             ("1 GiB, 2,000 pages", |r| &r.dirty),
         ] {
+            if rounds.is_empty() {
+                break;
+            }
             let all: Vec<EpochFigures> = rounds.iter().flat_map(of).cloned().collect();
             steps += &row(name, &all);
             let bare: Vec<Pause> = match name {
@@ -93,14 +108,24 @@ impl Report {
     }
 
     pub(super) fn markdown(&self) -> String {
+        let steps = match self.steps.is_empty() {
+            true => String::new(),
+            false => self.steps(),
+        };
         format!(
-            "\n# bench memory\n\n{}\n\n## Steps of a pause, p50 / p99 in ms\n\nThe disks' cut runs beside scan, copy and device \
+            "\n# bench memory\n\n{}\n{steps}\n## Bars\n\n{}\n",
+            self.conditions.0,
+            tables::bars(&self.bars)
+        )
+    }
+
+    fn steps(&self) -> String {
+        format!(
+            "\n## Steps of a pause, p50 / p99 in ms\n\nThe disks' cut runs beside scan, copy and device \
              state; \"ours\" is scan, copy, the output's cut, and what the disks' cut takes beyond the rest.\n\n| guest | \
              checkpoints | pause | stop | disk cut | scan | copy | device state | cont | ours | pages |\n|---|---:|---:|---:|---:\
-             |---:|---:|---:|---:|---:|---:|\n{}\n## Bars\n\n{}\n",
-            self.conditions.0,
-            self.steps,
-            tables::bars(&self.bars)
+             |---:|---:|---:|---:|---:|---:|\n{}",
+            self.steps
         )
     }
 
