@@ -94,11 +94,18 @@ impl Pages {
     pub fn runs(&self) -> impl Iterator<Item = (u64, u64)> {
         let mut next = 0;
         std::iter::from_fn(move || {
-            let first = self.find(next, true)?;
-            let end = self.find(first, false).unwrap_or(self.pages);
-            next = end;
-            Some((first, end - first))
+            let run = self.run_from(next)?;
+            next = run.0 + run.1;
+            Some(run)
         })
+    }
+
+    /// The first run of pages that are not before this one: first page and number of pages.
+    #[must_use]
+    pub fn run_from(&self, page: u64) -> Option<(u64, u64)> {
+        let first = self.find(page, true)?;
+        let end = self.find(first, false).unwrap_or(self.pages);
+        Some((first, end - first))
     }
 
     /// The first page from `from` on that is, or is not, in the set.

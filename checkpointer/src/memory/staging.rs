@@ -7,17 +7,16 @@
 //!
 //! Invariants:
 //! - The pause pays for one pass of memcpy and for nothing else: memory for bytes and numbers is made and touched
-//!   before ([`Staging::new`], [`Staging::grow`]), and copying allocates nothing.
+//!   before ([`Staging::new`]), and copying allocates nothing.
 //! - All or nothing: what does not fit is told before anything is copied.
 //!
 //! # When more is dirty than fits
 //!
-//! [`TooMuch`] leaves the set of dirty pages as it was; they stay dirty until some copy has them. A checkpoint that does
-//! not fit is given up: the guest goes on, what it said stays held. What the caller can do, in this order:
-//! grow the buffer outside of the pause, where its memory budget allows; else copy the pages live, as in a first copy,
-//! and try again: those copies count for nothing by themselves, but the pages that are written meanwhile
-//! are fewer. To stay paused and send the checkpoint in several buffers would be exact too, but the pause would
-//! last as long as the link is slow; it is bounded instead.
+//! [`TooMuch`] leaves the set of dirty pages as it was, and they only get more until some copy has them. So that checkpoint is
+//! given up, the guest goes on, what it said stays held, and all is copied anew, live, as in a first copy: with turns for what is
+//! written meanwhile, until the rest fits. The backup keeps what it had until the first checkpoint of the new copy. To stay paused
+//! and send the checkpoint in several buffers would be exact too, but the pause would last as long as the link is slow; it is
+//! bounded instead.
 //!
 //! # Why past the caches, and by one thread
 //!
@@ -97,18 +96,6 @@ impl Staging {
             numbers,
             limit_bytes,
         })
-    }
-
-    /// Makes room for that much, where there is not; what it held is gone then. Not for the pause: all
-    /// of it is got from the system and touched.
-    ///
-    /// # Errors
-    /// As of [`new`](Self::new); the buffer is as it was.
-    pub fn grow(&mut self, limit_bytes: u64) -> io::Result<()> {
-        if limit_bytes > self.limit_bytes {
-            *self = Self::new(limit_bytes)?;
-        }
-        Ok(())
     }
 
     /// What it can hold, which is also what it costs.
@@ -304,8 +291,8 @@ mod tests {
         assert_eq!(refused.dirty_bytes, 9 * PAGE_BYTES);
         assert_eq!(refused.limit_bytes, 8 * PAGE_BYTES);
         assert!(staging.pages().is_empty() && staging.bytes().is_empty());
-        staging.grow(9 * PAGE_BYTES).expect("grown");
-        staging.copy(&mapping, &pages).expect("fits now");
+        let mut staging = Staging::new(9 * PAGE_BYTES).expect("a buffer");
+        staging.copy(&mapping, &pages).expect("fits there");
         check(&staging, &pages);
         assert!(Staging::new(LIMIT_BYTES_MAX + 1).is_err());
     }

@@ -109,18 +109,18 @@ impl Protector {
         let result = collected.map_err(|error| match error {
             Uncollected::GivenUp(why) => why,
             Uncollected::Blind(why) => {
-                self.blind(&why);
+                self.blind(why.clone());
                 why
             }
         });
         self.events.push_back(Event::Collected(attempt, result));
     }
 
-    /// Nothing is known of the guest's pages: the next session begins with a copy.
-    fn blind(&mut self, why: &str) {
+    /// No checkpoint can be made of the guest's pages: the next session begins with a copy.
+    fn blind(&mut self, why: String) {
         self.guest.tracker = None;
         self.standing.generation = 0;
-        self.memory_lost(format!("the guest's pages are not known any more: {why}"));
+        self.memory_lost(why);
     }
 
     /// The session ends, and the next one begins: what was sent in it and not acknowledged is not waited for.

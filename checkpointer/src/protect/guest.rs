@@ -48,7 +48,7 @@ pub(super) type Steps = StepTimes<u64>;
 pub(super) enum Uncollected {
     /// The checkpoint is none.
     GivenUp(String),
-    /// Nothing is known of the guest's pages any more: all are dirty, and a copy begins anew.
+    /// Nothing is known of the guest's pages any more, or more of them are dirty than a checkpoint can have: a copy begins anew.
     Blind(String),
 }
 
@@ -66,6 +66,8 @@ pub(super) struct Guest {
     pub(super) mapping: Arc<Mapping>,
     pub(super) records: Records,
     pending: Pages,
+    /// Room of each buffer.
+    load_bytes: u64,
     in_hand: Option<InHand>,
     sent: VecDeque<(Epoch, Pages)>,
     free: Vec<Load>,
@@ -138,6 +140,7 @@ impl Guest {
             tracker_forced: opening.tracker,
             mapping,
             pending: Pages::none(pages),
+            load_bytes: each,
             in_hand: None,
             sent: VecDeque::new(),
             free,
@@ -322,17 +325,32 @@ impl Guest {
         Ok(())
     }
 
+    /// Adds what was written since it was looked at last; the guest stands still.
+    ///
+    /// # Errors
+    /// Something may be missing: everything has to be copied anew.
+    pub(super) fn see_written(&mut self, pages: &mut Pages) -> Result<(), String> {
+        let unknown = |why: String| format!("the guest's pages are not known any more: {why}");
+        let Some(tracker) = &mut self.tracker else {
+            return Err(unknown("no page is watched".to_owned()));
+        };
+        tracker.scan(pages).map_err(|e| unknown(e.to_string()))?;
+        self.records.take(&self.layout, pages).map_err(unknown)
+    }
+
+    /// Pages that a checkpoint has room for.
+    pub(super) fn load_pages(&self) -> u64 {
+        self.load_bytes / crate::memory::PAGE_BYTES
+    }
+
+    /// The next checkpoint has these.
+    pub(super) fn leave_to_checkpoint(&mut self, pages: &Pages) {
+        self.pending.unite(pages);
+    }
+
     fn scan_and_copy(&mut self, load: &mut Load, pages: &mut Pages) -> Result<(), Uncollected> {
         let begun = Instant::now();
-        let Some(tracker) = &mut self.tracker else {
-            return Err(Uncollected::Blind("no page is watched".to_owned()));
-        };
-        tracker
-            .scan(pages)
-            .map_err(|e| Uncollected::Blind(e.to_string()))?;
-        self.records
-            .take(&self.layout, pages)
-            .map_err(Uncollected::Blind)?;
+        self.see_written(pages).map_err(Uncollected::Blind)?;
         pages.unite(&self.pending);
         if planted(Plant::SkipPage) {
             // A guest may outlive one stale page; not a stale sixteenth.
@@ -349,7 +367,10 @@ impl Guest {
                 self.dirty_pages = copied.pages;
                 Ok(())
             }
-            Err(much) => Err(Uncollected::GivenUp(format!("{much}: raise buffer_mib"))),
+            // They only get more until some copy has them.
+            Err(much) => Err(Uncollected::Blind(format!(
+                "{much}: all is copied anew, while the guest runs; raise memory.buffer_mib"
+            ))),
         }
     }
 

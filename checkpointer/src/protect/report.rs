@@ -1,6 +1,7 @@
 //! Status: everything there is to know, as one answer.
 
 use super::Protector;
+use super::first_copy::FirstCopy;
 use crate::config::Interval;
 use crate::hypervisor::qemu::state::Kind as StateWay;
 use crate::memory::PAGE_BYTES;
@@ -13,7 +14,10 @@ use blkback_proto::ctl::{
 
 impl Protector {
     pub(super) fn report(&mut self) -> GuestReport {
-        let standing = self.sequence.standing();
+        let mut standing = self.sequence.standing();
+        if let Some(words) = self.guest.copy.as_ref().and_then(FirstCopy::words) {
+            standing.reason += &format!("; {words}");
+        }
         let authority = self
             .config
             .authority
@@ -128,8 +132,8 @@ impl Protector {
 
     fn first_copy_progress(&self) -> Option<SyncProgress> {
         let copy = self.guest.copy.as_ref()?;
-        let total_bytes = self.guest.mapping.pages() * PAGE_BYTES;
-        let done_bytes = copy.done_pages() * PAGE_BYTES;
+        let (done, total) = copy.progress();
+        let (done_bytes, total_bytes) = (done * PAGE_BYTES, total * PAGE_BYTES);
         let ms = u64::try_from(copy.since.elapsed().as_millis())
             .unwrap_or(u64::MAX)
             .max(1);

@@ -12,6 +12,7 @@ mod ends;
 mod estimate;
 mod fake_disks;
 mod held;
+mod much;
 mod off;
 mod stage;
 mod unfinished;

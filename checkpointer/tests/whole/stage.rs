@@ -184,6 +184,26 @@ impl Stage {
         Self::protected(dir, standby, primary)
     }
 
+    /// With a buffer that has room for 1365 pages of a checkpoint, and so many MiB a second of the first copy; pages are found
+    /// by comparing, so that a test can write them. Its standby is not started yet.
+    pub(crate) fn start_small(program: &Path, copy_mib_per_s: u32) -> (TempDir, Daemon) {
+        let dir = dir();
+        prepare(
+            &dir,
+            program,
+            "promote = \"by-hand\"",
+            shared,
+            "none = true",
+        );
+        let at = dir.path();
+        let file = at.join("a.toml");
+        let text = fs::read_to_string(&file).expect("a file");
+        let more = format!("[memory]\nbuffer_mib = 16\ncopy_mib_per_s = {copy_mib_per_s}\n");
+        fs::write(&file, text.replacen("[memory]\n", &more, 1)).expect("a file");
+        let primary = Daemon::start_with(at, "a", &["run", "--tracker", "compare"]);
+        (dir, primary)
+    }
+
     /// A guest that can be kept standing after a cut. `planted` is a checkpointer that has a bug to switch on.
     pub(crate) fn start_held(
         program: &Path,
@@ -206,7 +226,7 @@ impl Stage {
     }
 
     /// When both are there and an epoch is.
-    fn protected(dir: TempDir, standby: Daemon, primary: Daemon) -> Self {
+    pub(crate) fn protected(dir: TempDir, standby: Daemon, primary: Daemon) -> Self {
         let report = primary.until("protection", |report| {
             report.stated.state == GuestProtection::Protected && report.epochs.committed.is_some()
         });
