@@ -4,13 +4,20 @@ use super::Protector;
 use super::guest::Uncollected;
 use super::link::{self, Job, Named};
 use crate::memory::stream::Acked;
-use crate::plant::{Plant, planted};
+use crate::plant::{self, Plant, planted};
 use crate::sequence::{Attempt, Event, Order, Part};
 use blkback_proto::ids::{Epoch, LineageId};
 use std::time::Instant;
 
 impl Protector {
     pub(super) fn carry_out(&mut self, order: Order) {
+        let step = plant::Step::of(&order);
+        step.may_be_killed(plant::Moment::Before);
+        self.do_it(order);
+        step.may_be_killed(plant::Moment::After);
+    }
+
+    fn do_it(&mut self, order: Order) {
         match order {
             Order::FirstCopy(attempt) => self.first_copy(attempt),
             Order::Pause(attempt) => {

@@ -3,6 +3,7 @@
 //!
 //! A page that is missed stands wrong in the standby until the guest writes it again, so it shows at once or never.
 
+use super::fake_output::FakeOutput;
 use super::guest::{LIMIT, Memory, program, wait_for};
 use super::held::Held;
 use super::stage::Stage;
@@ -32,8 +33,8 @@ fn differing(one: &Path, other: &Path) -> Vec<usize> {
         .collect()
 }
 
-struct Cuts {
-    stage: Stage,
+pub(super) struct Cuts {
+    pub(super) stage: Stage,
     held: Held,
     here: PathBuf,
     there: PathBuf,
@@ -54,8 +55,40 @@ impl Cuts {
         }
     }
 
+    /// With something that holds its output.
+    pub(super) fn start_with_output(program: &Path) -> (Self, FakeOutput) {
+        let (stage, held, output) = Stage::start_held_with_output(program);
+        let cuts = Self {
+            here: stage.dir.path().join("a/vm1.ram"),
+            there: stage.standby_file(),
+            stage,
+            held,
+            epochs: Vec::new(),
+        };
+        (cuts, output)
+    }
+
+    /// Another checkpointer for the guest; its number of epochs may begin anew.
+    pub(super) fn succeed(&mut self, program: &Path, variable: Option<(&str, &str)>) {
+        self.stage.primary.kill();
+        self.stage.primary = self.stage.protect_as(program, variable);
+        self.epochs.clear();
+    }
+
+    /// The standby has a new copy of the memory, in a file of its own.
+    pub(super) fn find_copy(&mut self) {
+        wait_for("the copy before to be gone", || {
+            self.stage.standby_files().len() == 1
+        });
+        self.there = self.stage.standby_file();
+    }
+
+    pub(super) fn let_go(&self) {
+        self.held.let_go();
+    }
+
     /// Keeps the guest standing at a cut, waits until that is committed, and compares.
-    fn compare(&mut self) -> Vec<usize> {
+    pub(super) fn compare(&mut self) -> Vec<usize> {
         let memory = self.stage.memory();
         memory.wait_beyond(memory.counter() + WRITES);
         self.held.keep();
@@ -196,6 +229,16 @@ fn memory_at_each_cut_is_the_standbys_by_comparing() {
     the_standby_goes_on_with_it(cuts, |_| ());
 }
 
+/// The checkpointer with planted bugs; without one the test is left out, in one line.
+pub(super) fn planted(test: &str) -> Option<PathBuf> {
+    let own = cfg!(feature = "plants").then(|| env!("CARGO_BIN_EXE_checkpointer").into());
+    let planted = own.or_else(|| std::env::var_os("CHECKPOINTER_PLANTED"));
+    if planted.is_none() {
+        println!("{test}: skipped, CHECKPOINTER_PLANTED names no build with the feature plants");
+    }
+    planted.map(PathBuf::from)
+}
+
 /// A comparison that finds nothing where a page was left out proves nothing. The checkpointer with planted bugs is another
 /// build (feature `plants`), and `CHECKPOINTER_PLANTED` names it; the suite does.
 #[test]
@@ -203,14 +246,9 @@ fn a_page_that_is_left_out_is_found() {
     let Some(program) = program("a_page_that_is_left_out_is_found") else {
         return;
     };
-    let own = cfg!(feature = "plants").then(|| env!("CARGO_BIN_EXE_checkpointer").into());
-    let Some(planted) = own.or_else(|| std::env::var_os("CHECKPOINTER_PLANTED")) else {
-        println!(
-            "a_page_that_is_left_out_is_found: skipped, CHECKPOINTER_PLANTED names no build with the feature plants"
-        );
+    let Some(planted) = planted("a_page_that_is_left_out_is_found") else {
         return;
     };
-    let planted = PathBuf::from(planted);
     for tracker in ["userfaultfd", "compare"] {
         let bug = Some((planted.as_path(), "skip-page"));
         let mut cuts = Cuts::start(&program, "promote = \"by-hand\"", tracker, bug);

@@ -47,6 +47,17 @@ struct Inner {
     has_state: bool,
     /// To QEMU, of the connection that is.
     qemu: Option<UnixStream>,
+    /// Once, right before QEMU gets the next command of this name.
+    before: Option<Before>,
+}
+
+/// A command, and what is to be done first.
+struct Before(&'static str, Box<dyn FnOnce() + Send>);
+
+impl std::fmt::Debug for Before {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.0)
+    }
 }
 
 /// See the module. QEMU ends with it.
@@ -90,6 +101,7 @@ impl Held {
             state: State::Runs,
             has_state: false,
             qemu: None,
+            before: None,
         }));
         let (mine, monitor) = (Arc::clone(&inner), place.monitor);
         std::thread::spawn(move || {
@@ -125,6 +137,11 @@ impl Held {
         let order = format!("{{\"execute\":\"cont\",\"id\":{OUR_ID}}}\n");
         let qemu = inner.qemu.as_mut().expect("a checkpointer is connected");
         qemu.write_all(order.as_bytes()).expect("told");
+    }
+
+    /// Does that once, right before QEMU gets this command.
+    pub(crate) fn before(&self, command: &'static str, that: impl FnOnce() + Send + 'static) {
+        self.inner().before = Some(Before(command, Box::new(that)));
     }
 
     pub(crate) fn kill(&mut self) {
@@ -206,7 +223,11 @@ fn commands(
 fn kept_back(line: &[u8], inner: &Mutex<Inner>) -> Option<String> {
     let command: serde_json::Value = serde_json::from_slice(line).ok()?;
     let mut inner = locked(inner);
-    match command["execute"].as_str()? {
+    let name = command["execute"].as_str()?;
+    if let Some(Before(_, that)) = inner.before.take_if(|before| before.0 == name) {
+        that();
+    }
+    match name {
         "stop" => inner.has_state = false,
         "xen-save-devices-state" | "migrate" => inner.has_state = true,
         "cont" if inner.state == State::Wanted && inner.has_state => {

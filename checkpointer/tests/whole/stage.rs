@@ -1,5 +1,6 @@
 //! Two daemons and a guest of one boot sector, ended with their test.
 
+use super::fake_output::FakeOutput;
 use super::guest::{Memory, boot_disk, dir, plain_args};
 use super::held::Held;
 use blkback_proto::ctl::{
@@ -38,8 +39,14 @@ impl Daemon {
         Self::start_as(program, None, dir, side, words)
     }
 
-    /// Of another build, which may have a bug planted.
-    fn start_as(program: &Path, bug: Option<&str>, dir: &Path, side: &str, words: &[&str]) -> Self {
+    /// Of another build, which may have a bug planted that a variable switches on.
+    fn start_as(
+        program: &Path,
+        variable: Option<(&str, &str)>,
+        dir: &Path,
+        side: &str,
+        words: &[&str],
+    ) -> Self {
         let run = dir.join(side);
         fs::create_dir_all(&run).expect("a directory");
         let log = fs::File::create(run.join("daemon.log")).expect("a log");
@@ -48,7 +55,7 @@ impl Daemon {
             .arg("--config")
             .arg(dir.join(format!("{side}.toml")))
             .env("BLOCKREP_RUNTIME_DIR", &run)
-            .envs(bug.map(|bug| ("CHECKPOINTER_PLANT", bug)))
+            .envs(variable)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -220,9 +227,41 @@ impl Stage {
         let front = front.display().to_string();
         let words = ["protect", "--qmp", &front, "--tracker", tracker];
         let built = Path::new(env!("CARGO_BIN_EXE_checkpointer"));
-        let (daemon, bug) = planted.map_or((built, None), |(other, bug)| (other, Some(bug)));
+        let (daemon, bug) = planted.map_or((built, None), |(other, bug)| {
+            (other, Some(("CHECKPOINTER_PLANT", bug)))
+        });
         let primary = Daemon::start_as(daemon, bug, at, "a", &words);
         (Self::protected(dir, standby, primary), held)
+    }
+
+    /// As [`Stage::start_held`], and what the guest says is held.
+    pub(crate) fn start_held_with_output(program: &Path) -> (Self, Held, FakeOutput) {
+        let dir = dir();
+        prepare(
+            &dir,
+            program,
+            "promote = \"by-hand\"",
+            shared,
+            "none = true",
+        );
+        let at = dir.path();
+        let control = at.join("netbuf.sock").display().to_string();
+        let a = fs::read_to_string(at.join("a.toml")).expect("a file");
+        let output = format!("interfaces = [\"tap0\"]\ncontrol = {control:?}");
+        let a = a.replacen("interfaces = []", &output, 1);
+        fs::write(at.join("a.toml"), a).expect("a file");
+        let held = Held::start(program, at, &at.join("front.qmp"));
+        let output = FakeOutput::start(at);
+        let standby = Daemon::start(at, "b", "receive");
+        let primary = Daemon::protect(at, &at.join("front.qmp"));
+        (Self::protected(dir, standby, primary), held, output)
+    }
+
+    /// Another daemon for the guest that is held.
+    pub(crate) fn protect_as(&self, program: &Path, variable: Option<(&str, &str)>) -> Daemon {
+        let at = self.dir.path();
+        let front = at.join("front.qmp").display().to_string();
+        Daemon::start_as(program, variable, at, "a", &["protect", "--qmp", &front])
     }
 
     /// When both are there and an epoch is.
@@ -262,6 +301,13 @@ impl Stage {
 
     /// The RAM file that the standby runs on.
     pub(crate) fn standby_file(&self) -> PathBuf {
+        let ram = self.standby_files();
+        assert_eq!(ram.len(), 1, "{ram:?}");
+        ram[0].clone()
+    }
+
+    /// All there are: two, while there is a new copy that is not whole.
+    pub(crate) fn standby_files(&self) -> Vec<PathBuf> {
         let dir = self.dir.path().join("store/vm1");
         let names = fs::read_dir(&dir)
             .expect("a store")
@@ -271,9 +317,7 @@ impl Stage {
             path.file_name()
                 .is_some_and(|name| name.to_string_lossy().starts_with("ram-"))
         };
-        let ram: Vec<PathBuf> = names.filter(is_ram).collect();
-        assert_eq!(ram.len(), 1, "{ram:?}");
-        ram[0].clone()
+        names.filter(is_ram).collect()
     }
 
     /// The host: guest and checkpointer, at once.

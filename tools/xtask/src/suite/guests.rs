@@ -83,16 +83,27 @@ fn demo_parts(checkout: &Checkout, extent: Extent) -> Vec<Part> {
     for plant in ["early-release", "older-epoch", "skip-page"] {
         parts.push(part(&format!("demo finds {plant}"), 1, &["--plant", plant]));
     }
-    parts.push(left_out_page(checkout, &tools));
+    for (name, test) in [
+        (
+            "memory of a left out page differs",
+            "bytes::a_page_that_is_left_out_is_found",
+        ),
+        (
+            "checkpointer killed at every step",
+            "kills::killed_at_any_step_it_leaves_a_guest_that_runs_and_is_protected_again",
+        ),
+    ] {
+        parts.push(planted_test(checkout, &tools, name, test));
+    }
     parts
 }
 
-/// The comparison of memory with a checkpointer that leaves a page out: the one that the demo has built.
-fn left_out_page(checkout: &Checkout, skip: &Option<String>) -> Part {
+/// A test with a checkpointer that has bugs and ends to switch on: the one that the demo has built.
+fn planted_test(checkout: &Checkout, skip: &Option<String>, name: &str, test: &str) -> Part {
     let mut command = checkout.cargo();
     command.args(["test", "-p", "checkpointer", "--test", "whole", "--"]);
-    command.args(["--exact", "bytes::a_page_that_is_left_out_is_found"]);
-    let mut part = Part::new("memory of a left out page differs", command, 10);
+    command.args(["--exact", test]);
+    let mut part = Part::new(name, command, 10);
     match checkout
         .metadata()
         .and_then(|metadata| metadata.target_dir())

@@ -24,7 +24,7 @@ use super::stage::{GUEST, PORT, Stage};
 use super::{Ground, Kind, Options};
 use crate::checkout::{Checkout, Scratch};
 use crate::demo::Verdict;
-use crate::guest::now_unix_ns;
+use crate::guest::{MEMORY_MIB, now_unix_ns};
 use crate::lab::Place;
 use crate::netns::on;
 use crate::receipts::{ANSWER_HEAD, Answer, READ, Request};
@@ -128,6 +128,7 @@ pub(crate) fn run(checkout: &Checkout, asked: &ClockOptions) -> Result<Verdict> 
         early_ms: 5,
         window: 1,
         pages_per_second: asked.pages_per_second,
+        memory_mib: MEMORY_MIB,
     };
     let mut ground = super::prepare(checkout, &options)?;
     ground.means.interval_ms = None;

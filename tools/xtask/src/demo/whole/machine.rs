@@ -46,7 +46,7 @@ impl<'a> Machine<'a> {
             words,
             image: None,
             boot_limit: BOOT_LIMIT,
-            protected_limit: Duration::from_secs(90),
+            protected_limit: protected_limit(guest::MEMORY_MIB),
         }
     }
 
@@ -58,6 +58,11 @@ impl<'a> Machine<'a> {
         }
         Ok(path)
     }
+}
+
+/// How long so much memory may take to the standby, on a busy machine.
+pub(super) fn protected_limit(memory_mib: u32) -> Duration {
+    Duration::from_secs(60 + u64::from(memory_mib) / 8)
 }
 
 /// Words for the guest's program.

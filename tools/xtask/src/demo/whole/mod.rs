@@ -101,6 +101,10 @@ pub(crate) struct Options {
     /// Pages of its memory that the guest rewrites each second
     #[arg(long, default_value_t = 2_000)]
     pages_per_second: u64,
+    /// Memory of the guest; both hosts and what is under way between them take about three times as much here
+    #[arg(long, value_name = "MIB", default_value_t = guest::MEMORY_MIB,
+        value_parser = clap::value_parser!(u32).range(256..=16_384))]
+    memory_mib: u32,
 }
 
 /// What all rounds share.
@@ -218,10 +222,11 @@ impl Ground<'_> {
             Kind::None => "NO protection".to_owned(),
         };
         format!(
-            "whole VM, {protection}; {} transactions in flight; guest Linux {} under {}; seed {seed}",
+            "whole VM, {protection}; {} transactions in flight; guest Linux {} under {}, {} MiB; seed {seed}",
             self.options.window,
             self.kernel.version,
-            self.accelerator.name()
+            self.accelerator.name(),
+            self.options.memory_mib
         )
     }
 

@@ -58,7 +58,11 @@ pub(super) fn run(
     let words = machine::words(load.run, ground.options.pages_per_second);
     let scene = Scene {
         means: &ground.means,
-        machine: Machine::teller(&ground.kernel, ground.accelerator, &words),
+        machine: Machine {
+            memory_mib: ground.options.memory_mib,
+            protected_limit: machine::protected_limit(ground.options.memory_mib),
+            ..Machine::teller(&ground.kernel, ground.accelerator, &words)
+        },
         stage: &stage,
         place,
     };
