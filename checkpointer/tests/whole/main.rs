@@ -7,10 +7,12 @@
 #[allow(dead_code, reason = "shared with the tests of the driver")]
 mod guest;
 
+mod afresh;
 mod bytes;
 mod ends;
 mod estimate;
 mod fake_disks;
+mod fake_output;
 mod held;
 mod off;
 mod stage;

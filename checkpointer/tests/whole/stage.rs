@@ -174,6 +174,32 @@ impl Stage {
         Self::protected(dir, standby, primary)
     }
 
+    /// What the guest says is held by somebody at `netbuf.sock` in the directory. `on_loss` is the primary's word.
+    pub(crate) fn start_holding(
+        dir: TempDir,
+        program: &Path,
+        authority: impl Fn(&Path, &str) -> String,
+        on_loss: &str,
+    ) -> Self {
+        prepare(
+            &dir,
+            program,
+            "promote = \"by-hand\"",
+            authority,
+            "none = true",
+        );
+        let at = dir.path();
+        let file = at.join("a.toml");
+        let socket = at.join("netbuf.sock").display().to_string();
+        let held = format!("interfaces = [\"tap0\"]\ncontrol = {socket:?}");
+        let text = fs::read_to_string(&file).expect("its words");
+        let text = text.replace("interfaces = []", &held) + &format!("on_loss = {on_loss:?}\n");
+        fs::write(file, text).expect("a file");
+        let standby = Daemon::start(at, "b", "receive");
+        let primary = Daemon::start(at, "a", "run");
+        Self::protected(dir, standby, primary)
+    }
+
     /// A guest that can be kept standing after a cut. `planted` is a checkpointer that has a bug to switch on.
     pub(crate) fn start_held(
         program: &Path,
@@ -244,6 +270,14 @@ impl Stage {
         let ram: Vec<PathBuf> = names.filter(is_ram).collect();
         assert_eq!(ram.len(), 1, "{ram:?}");
         ram[0].clone()
+    }
+
+    /// The standby's host.
+    pub(crate) fn kill_standby(&mut self) {
+        let pid = |report: &GuestReport| report.standby.as_ref().and_then(|one| one.pid);
+        let report = self.standby.until("a QEMU", |report| pid(report).is_some());
+        self.standby.kill();
+        pid(&report).into_iter().for_each(kill);
     }
 
     /// The host: guest and checkpointer, at once.
