@@ -17,6 +17,8 @@
 //! - a standby acknowledges nothing more *before* it asks for its promotion;
 //! - a primary holds its output *before* it lets a backup join, and lets it join when the backup has acknowledged a
 //!   whole checkpoint *since then*: a copy that it has from before lacks what was said;
+//! - a guest that *begins* while a backup is in is held from before it runs, until that backup has a checkpoint of it or is out:
+//!   what it has is of the guest before, and it may be promoted to that;
 //! - an answer that did not come ([`AuthorityError`]) is no answer: the guest stays held, and is asked for again.
 //!
 //! Back ends: [`FileAuthority`] for a single host, [`ManualAuthority`] for an operator, [`CommandAuthority`] for a

@@ -129,7 +129,7 @@ impl<'a> Change<'a> {
     }
 }
 
-/// A guest begins at this host.
+/// A guest begins at this host. A backup that is in stays in: what the guest says is to be held then.
 ///
 /// # Errors
 /// [`Refusal::OtherPrimary`].

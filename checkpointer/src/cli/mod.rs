@@ -8,7 +8,7 @@ pub use args::Cli;
 
 use crate::config::{Config, Side};
 use crate::hypervisor::qemu::check::Served;
-use crate::hypervisor::qemu::spec::{Role, Spec};
+use crate::hypervisor::qemu::spec::{Child, Place, Role, Spec};
 use crate::hypervisor::qemu::{Limits, is_nobody};
 use crate::protect::{self, ProtectError, Protection};
 use crate::standby::{self, ReceiveError, Reception};
@@ -84,7 +84,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
             protect(
                 config,
                 args,
-                more.qmp.clone(),
+                Beside::Running(more.qmp.clone()),
                 served,
                 more.tracker.map(Into::into),
             )
@@ -97,15 +97,11 @@ fn run(cli: &Cli) -> Result<(), Failure> {
             std::fs::create_dir_all(&dir).map_err(|e| failed(format!("{}: {e}", dir.display())))?;
             let place = spec.place(&dir);
             refuse_living(&place.monitor)?;
-            // Before it runs: it may have gone on elsewhere.
-            protect::claim(&config).map_err(|e| Failure::new(Exit::Refused, e.to_string()))?;
-            let mut child = spec.start(Role::Primary, &place).map_err(failed)?;
-            // It answers before it is looked over.
-            drop(child.attach(Limits::default()).map_err(failed)?);
+            let mut child = begin(&config, &spec, &place)?;
             let result = protect(
                 config,
                 args,
-                place.monitor,
+                Beside::Started(place.monitor),
                 served,
                 more.tracker.map(Into::into),
             );
@@ -130,6 +126,27 @@ fn run(cli: &Cli) -> Result<(), Failure> {
             })
         }
     }
+}
+
+/// Starts the guest, if it is this host's; held from the beginning where its backup is in.
+fn begin(config: &Config, spec: &Spec, place: &Place) -> Result<Child, Failure> {
+    // Before it runs: it may have gone on elsewhere.
+    let refused = |e: ProtectError| Failure::new(Exit::Refused, e.to_string());
+    let has_backup = protect::claim(config).map_err(refused)?;
+    let role = if has_backup {
+        Role::Paused
+    } else {
+        Role::Primary
+    };
+    let mut child = spec.start(role, place).map_err(failed)?;
+    // It answers before it is looked over.
+    let mut qemu = child.attach(Limits::default()).map_err(failed)?;
+    if has_backup {
+        // QEMU may be who makes its devices.
+        protect::hold(config).map_err(failed)?;
+        qemu.cont_anyway().map_err(failed)?;
+    }
+    Ok(child)
 }
 
 /// A guest that its daemon left running must not be started a second time: that would take its memory away.
@@ -189,17 +206,30 @@ fn served(given: &[String]) -> Result<Vec<Served>, Failure> {
     given.iter().map(one).collect()
 }
 
+/// Whose monitor it is.
+enum Beside {
+    /// A guest that runs, for who knows how long.
+    Running(PathBuf),
+    /// One that begins.
+    Started(PathBuf),
+}
+
 fn protect(
     config: Config,
     args: &DaemonArgs,
-    monitor: PathBuf,
+    beside: Beside,
     served: Vec<Served>,
     tracker: Option<crate::memory::tracker::Kind>,
 ) -> Result<(), Failure> {
     let control = control(args, &config, &GuestSide::Primary);
+    let (monitor, is_afresh) = match beside {
+        Beside::Running(monitor) => (monitor, false),
+        Beside::Started(monitor) => (monitor, true),
+    };
     let protection = Protection {
         config,
         monitor,
+        is_afresh,
         served,
         control,
         tracker,

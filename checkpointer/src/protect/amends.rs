@@ -19,6 +19,17 @@ impl Amends {
         self.tried = None;
     }
 
+    /// A guest that is let speak is not heard yet.
+    #[must_use]
+    pub(super) fn opens(&self) -> bool {
+        self.opens.is_some()
+    }
+
+    /// Whatever was decided before.
+    pub(super) fn hold(&mut self) {
+        self.opens = None;
+    }
+
     pub(super) fn stop(&mut self) {
         // Whoever let it speak before has been wrong since.
         self.opens = None;
@@ -49,7 +60,8 @@ impl Protector {
                     tracing::error!(
                         "output stays held, though the guest is alone; tried again: {why}"
                     );
-                    self.output_words = format!("it stays held, though the guest is alone: {why}");
+                    // One that is to be protected waits for it: opened after its first cut, it would never be held.
+                    self.output_lost(format!("it stays held, though the guest is alone: {why}"));
                 }
                 Some(Ok(_)) => {
                     self.amends.opens = None;
@@ -88,7 +100,7 @@ mod tests {
         assert!(amends.is_due(), "again");
         // Another host's guest does not speak, whatever was decided before.
         amends.stop();
-        assert!(amends.opens.is_none() && amends.is_due());
+        assert!(!amends.opens() && amends.is_due());
         amends.stops = false;
         amends.tried = None;
         assert!(!amends.is_due());

@@ -86,11 +86,20 @@ impl Asks {
     }
 
     /// The answer to that came.
-    pub(super) fn told(&mut self, is_alone: bool) {
-        self.is_alone |= is_alone;
+    pub(super) fn told(&mut self) {
         if self.now == Some(Asked::Degrade) {
             self.now = None;
         }
+    }
+
+    /// The guest is alone for good, as far as this daemon goes: no backup is taken in any more.
+    pub(super) fn ends_alone(&mut self) {
+        self.is_alone = true;
+    }
+
+    #[must_use]
+    pub(super) fn is_alone(&self) -> bool {
+        self.is_alone
     }
 }
 
@@ -112,7 +121,8 @@ mod tests {
         assert!(asks.degrade() && !asks.degrade());
         // Commits meanwhile, and after the word.
         assert!(!asks.take_in(Epoch(7), 1));
-        asks.told(true);
+        asks.told();
+        asks.ends_alone();
         assert!(!asks.take_in(Epoch(8), 1));
     }
 
@@ -130,9 +140,9 @@ mod tests {
         assert!(asks.take_in(Epoch(7), 1));
         assert!(!asks.take_in(Epoch(9), 2));
         assert_eq!(asks.taken_in(2), counted(None));
-        // Refused, it is asked again.
+        // Refused, or the backup was out to be taken in anew: it is asked again.
         assert!(asks.degrade());
-        asks.told(false);
+        asks.told();
         assert!(asks.take_in(Epoch(10), 2));
     }
 }

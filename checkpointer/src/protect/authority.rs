@@ -4,7 +4,7 @@ use super::asks::TakenIn;
 use super::{Input, Protector};
 use crate::authority::{By, Decision, Record, Stamp, Wish, decide};
 use crate::config::Config;
-use crate::sequence::Word;
+use crate::sequence::{Event, Word};
 use blkback_proto::ids::{Epoch, LineageId};
 use blockrep_host::clock;
 
@@ -43,6 +43,8 @@ impl Protector {
         if !self.asks.take_in(epoch, self.standing.generation) {
             return;
         }
+        // Whatever the answer will be, and whether it comes.
+        self.may_be_in = true;
         let (config, outbox) = (self.config.clone(), self.outbox.clone());
         let backup = self.config.memory.backup_host.clone();
         let run = move || {
@@ -93,6 +95,29 @@ impl Protector {
         }
     }
 
+    /// The answer to a loss, to an operator's stop, or to a guest that was started anew.
+    pub(super) fn word(&mut self, word: Word, record: Option<Record>) {
+        let is_out = matches!(word, Word::Won(_));
+        if is_out {
+            self.may_be_in = false;
+            self.authority_words = None;
+        }
+        if let Some(record) = record {
+            self.record = Some(record);
+            self.show_record();
+        }
+        if let Word::Unreachable(why) = &word {
+            self.authority_words = Some(why.clone());
+            self.refuse_stops(&why.clone());
+        }
+        self.asks.told();
+        self.step(Event::Authority(word));
+        // Out for the sake of a guest that began, it is taken in again.
+        if is_out && self.sequence.has_ended() {
+            self.asks.ends_alone();
+        }
+    }
+
     pub(super) fn ask_authority(&mut self) {
         if !self.asks.degrade() {
             return;
@@ -105,24 +130,26 @@ impl Protector {
         };
         let note = if self.is_stopping {
             "protection was ended"
+        } else if self.sequence.is_held_from_before() {
+            "it was started, and the backup has nothing of it since"
         } else {
             "the backup was lost"
         };
         let run = move || {
-            let word = match ask(&config, Wish::Degrade, note, by) {
-                Ok(Decision::Done(record)) => Word::Won(record.lineage),
-                Ok(Decision::Refused(refusal)) if refusal.is_lost() => Word::Lost,
-                Ok(Decision::Refused(refusal)) => Word::Unreachable(refusal.to_string()),
-                Err(why) => Word::Unreachable(why),
+            let (word, record) = match ask(&config, Wish::Degrade, note, by) {
+                Ok(Decision::Done(record)) => (Word::Won(record.lineage), Some(record)),
+                Ok(Decision::Refused(refusal)) if refusal.is_lost() => (Word::Lost, None),
+                Ok(Decision::Refused(refusal)) => (Word::Unreachable(refusal.to_string()), None),
+                Err(why) => (Word::Unreachable(why), None),
             };
             // Without the owner nobody wants to know.
-            let _ = outbox.put(Input::Word(word));
+            let _ = outbox.put(Input::Word(word, record));
         };
         if let Err(error) = std::thread::Builder::new()
             .name("authority".to_owned())
             .spawn(run)
         {
-            self.asks.told(false);
+            self.asks.told();
             tracing::error!("the authority is not asked: {error}");
         }
     }

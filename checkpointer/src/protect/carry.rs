@@ -1,13 +1,16 @@
 //! The sequence's orders, carried out.
 
-use super::Protector;
 use super::guest::Uncollected;
 use super::link::{self, Job, Named};
+use super::{AGAIN, Protector};
 use crate::memory::stream::Acked;
 use crate::plant::{self, Plant, planted};
 use crate::sequence::{Attempt, Event, Order, Part};
 use blkback_proto::ids::{Epoch, LineageId};
 use std::time::Instant;
+
+/// How often netbuf is told to let a guest's last words go.
+const LAST_WORDS_TRIES: u32 = 4;
 
 impl Protector {
     pub(super) fn carry_out(&mut self, order: Order) {
@@ -56,11 +59,16 @@ impl Protector {
             Order::Release(epoch) => self.release(epoch),
             Order::AskAuthority => self.ask_authority(),
             Order::OpenOutput(lineage) => {
+                // What was sent before takes no backup in: it lacks what is said from now on.
+                self.standing.sent = None;
                 self.amends.open(lineage);
                 self.make_amends();
-                self.guest.forget();
+                if self.sequence.has_ended() {
+                    self.guest.forget();
+                }
             }
             Order::HoldOutput(reason) => {
+                self.amends.hold();
                 let held = self.output.as_mut().map(|output| output.hold(&reason));
                 if let Some(Err(why)) = held {
                     tracing::error!("netbuf was not told to hold: {why}");
@@ -71,8 +79,9 @@ impl Protector {
                 self.make_amends();
             }
             Order::HandOver(why) => self.hand_over(why),
-            Order::Finish => {
+            Order::Finish(epoch) => {
                 tracing::info!("the guest is off, and the backup knows");
+                self.last_words(epoch);
                 self.is_finished = true;
                 self.is_over = true;
             }
@@ -230,6 +239,22 @@ impl Protector {
             return;
         }
         self.timeline.released(epoch);
+    }
+
+    /// What the guest said since its last cut leaves: both sides know of its end.
+    fn last_words(&mut self, epoch: Option<Epoch>) {
+        let (Some(output), Some(epoch)) = (&mut self.output, epoch) else {
+            return;
+        };
+        for left in (0..LAST_WORDS_TRIES).rev() {
+            match output.finish(epoch) {
+                Ok(()) => return,
+                Err(why) if left == 0 => {
+                    tracing::warn!("the guest's last words stay held: {why}");
+                }
+                Err(_) => std::thread::sleep(AGAIN),
+            }
+        }
     }
 
     pub(super) fn link_told(&mut self, told: link::Told) {

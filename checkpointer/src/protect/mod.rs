@@ -26,11 +26,13 @@ mod link;
 pub mod output;
 mod records;
 mod report;
+mod start;
 mod state;
 mod timeline;
 
 pub use guardian::guard;
 pub use output::Interface;
+pub use start::{claim, hold};
 pub use state::{Moment, unframed};
 pub(crate) use timeline::batch;
 
@@ -89,6 +91,8 @@ pub enum ProtectError {
     Bind(#[from] blockrep_host::ctl::BindError),
     #[error("the authority does not give this host the guest: {0}")]
     NotOurs(String),
+    #[error("what the guest says cannot be held: {0}")]
+    Unheld(String),
     /// While it was protected.
     #[error("{0}")]
     Ended(String),
@@ -104,8 +108,8 @@ fn told(findings: &[Finding]) -> String {
 enum Input {
     Disks(disks::Told),
     Link(link::Told),
-    /// The authority's answer to a loss, or to an operator's stop.
-    Word(Word),
+    /// The authority's answer to a loss, or to an operator's stop; its record, where that is as wished.
+    Word(Word, Option<Record>),
     /// It has taken the backup in, or why not.
     TakenIn(Result<Record, String>),
     Ask(Request, ReplyHandle),
@@ -121,6 +125,8 @@ pub struct Protection {
     pub served: Vec<Served>,
     /// Directory of control sockets.
     pub control: PathBuf,
+    /// The guest was started a moment ago, and has said nothing that was not held.
+    pub is_afresh: bool,
     pub tracker: Option<crate::memory::tracker::Kind>,
 }
 
@@ -191,6 +197,8 @@ struct Protector {
     /// An operator vouches for the other host.
     is_by_hand: bool,
     record: Option<Record>,
+    /// As far as is known, the record may have a backup in.
+    may_be_in: bool,
     /// Why the authority did not answer last.
     authority_words: Option<String>,
     asks: Asks,
@@ -202,16 +210,6 @@ struct Protector {
     /// The guest is off in order, and the backup knows.
     is_finished: bool,
     is_over: bool,
-}
-
-/// The guest is this host's: to be asked before it is started here.
-///
-/// # Errors
-/// [`ProtectError::NotOurs`].
-pub fn claim(config: &Config) -> Result<(), ProtectError> {
-    authority::claim(config)
-        .map(drop)
-        .map_err(ProtectError::NotOurs)
 }
 
 /// Runs until the protection has ended, or a signal.
@@ -255,6 +253,7 @@ pub fn run(protection: Protection) -> Result<(), ProtectError> {
     let server = crate::control::serve(&protection.control, &config.guest, &log, outbox.clone())?;
     let mut protector =
         Protector::new(config, guest, record, log, inbox, outbox).map_err(io("threads"))?;
+    protector.begin(protection.is_afresh);
     blockrep_host::notify::ready("the guest is looked over");
     protector.turn(&shutdown);
     blockrep_host::notify::stopping("protection ends");
@@ -304,15 +303,7 @@ impl Protector {
             },
         };
         let link = MemoryLink::start(link, hello, move |told| to_link.put(Input::Link(told)))?;
-        let interfaces = config.output.interfaces.iter().map(|name| Interface {
-            name: name.clone(),
-            bridge: config.output.bridge.clone(),
-        });
-        let interfaces: Vec<Interface> = interfaces.collect();
-        let is_held = config.output.is_held && !interfaces.is_empty();
-        let control = config.output.control.clone();
-        let output =
-            is_held.then(|| Output::new(control, config.guest.clone(), interfaces, OUTPUT_LIMIT));
+        let output = start::output(&config);
         let begun = Instant::now();
         let mut sequence = Sequence::new(settings, 0);
         if output.is_some() {
@@ -362,6 +353,7 @@ impl Protector {
             stop_replies: Vec::new(),
             is_stopping: false,
             is_by_hand: false,
+            may_be_in: record.backup().is_some(),
             record: Some(record),
             authority_words: None,
             asks: Asks::default(),
@@ -453,14 +445,7 @@ impl Protector {
         match input {
             Input::Disks(told) => self.disks_told(told),
             Input::Link(told) => self.link_told(told),
-            Input::Word(word) => {
-                self.asks.told(matches!(word, Word::Won(_)));
-                if let Word::Unreachable(why) = &word {
-                    self.authority_words = Some(why.clone());
-                    self.refuse_stops(&why.clone());
-                }
-                self.step(Event::Authority(word));
-            }
+            Input::Word(word, record) => self.word(word, record),
             Input::TakenIn(result) => self.taken_in(result),
             Input::Ask(request, reply) => self.asked(&request, reply),
         }
@@ -512,16 +497,28 @@ impl Protector {
 
     /// netbuf does not come by itself.
     fn look_at_output(&mut self) {
-        if self.is_output_there || self.output_tried.is_some_and(|at| at.elapsed() < AGAIN) {
+        if self.is_output_there
+            || self.amends.opens()
+            || self.output_tried.is_some_and(|at| at.elapsed() < AGAIN)
+        {
             return;
         }
         self.output_tried = Some(Instant::now());
+        let must_hold = self.must_hold();
         let Some(output) = &mut self.output else {
             return;
         };
+        let attached = if must_hold {
+            output.attach_held()
+        } else {
+            output.attach()
+        };
         let part = Part::Output;
-        match output.attach() {
+        match attached {
             Ok(standing) => {
+                if standing.was_open {
+                    self.was_open();
+                }
                 self.is_output_there = true;
                 self.output_words = String::new();
                 self.settings.output_cuts_max = standing.cuts_max.max(1);

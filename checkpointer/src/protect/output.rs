@@ -10,6 +10,11 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// Before the reason of a hold: whose word it is.
+const OUR_WORD: &str = "checkpointer: ";
+/// How often a first cut is tried beside a guest that speaks, and the rest between two.
+const HOLD_TRIES: u32 = 20;
+const HOLD_REST: Duration = Duration::from_millis(2);
 const NAME: &str = concat!("checkpointer ", env!("CARGO_PKG_VERSION"));
 
 /// An interface of the guest on this host.
@@ -32,6 +37,10 @@ pub struct OutputStanding {
     pub cuts_max: usize,
     /// The last one, where there is one.
     pub unreleased: Option<Epoch>,
+    /// The last that there ever was, as far as netbuf knows.
+    pub last_cut: Option<Epoch>,
+    /// It was open, and is held from now on.
+    pub was_open: bool,
 }
 
 /// The connection to netbuf, for one guest. Every wait has a limit.
@@ -127,6 +136,54 @@ impl Output {
         self.standing()
     }
 
+    /// The same, and from then on it is held, whatever it was: what is open is cut, at a number that no checkpoint has had yet. The
+    /// first that the backup has lets that cut go.
+    ///
+    /// # Errors
+    /// netbuf's reason, one line; it may be open yet.
+    pub fn attach_held(&mut self) -> Result<OutputStanding, String> {
+        let found = self.attach()?;
+        if found.state != "open" {
+            return Ok(found);
+        }
+        let cut = Epoch(found.last_cut.map_or(1, |last| last.0 + 1));
+        let mut tries = HOLD_TRIES;
+        // Frames of a guest that runs are on their way: the first cut waits for a moment without any.
+        while let Err(why) = self.cut(cut) {
+            tries -= 1;
+            if tries == 0 {
+                return Err(why);
+            }
+            std::thread::sleep(HOLD_REST);
+        }
+        let held = self.standing()?;
+        Ok(OutputStanding {
+            was_open: true,
+            ..held
+        })
+    }
+
+    /// The guest is off, and its end is known as this epoch: all that it said may leave.
+    ///
+    /// # Errors
+    /// netbuf's reason, one line.
+    pub fn finish(&mut self, epoch: Epoch) -> Result<(), String> {
+        let found = self.standing()?;
+        match found.state.as_str() {
+            "open" => return Ok(()),
+            "adopted" => return Err("what netbuf holds is of unknown epochs".to_owned()),
+            _ => {}
+        }
+        if let Some(before) = found.unreleased {
+            self.release(before)?;
+        }
+        if found.last_cut < Some(epoch) {
+            self.cut(epoch)?;
+            self.release(epoch)?;
+        }
+        Ok(())
+    }
+
     fn status(&mut self) -> Result<NetGuest, String> {
         let guest = Some(self.guest.clone());
         let status = match self.ask(&Request::NetStatus(NetStatusRequest { guest })) {
@@ -168,6 +225,8 @@ impl Output {
                 .then_some(guest.last_cut)
                 .flatten()
                 .map(Epoch),
+            last_cut: guest.last_cut.map(Epoch),
+            was_open: false,
         })
     }
 
@@ -196,15 +255,34 @@ impl Output {
         {
             return Err(refused);
         }
+        self.begin_anew()?;
+        self.done(&cut)
+    }
+
+    /// What is held is lost, as on a wire; the guest says nothing now.
+    fn begin_anew(&mut self) -> Result<OutputStanding, String> {
         for interface in self.interfaces.clone() {
             self.done(&Request::NetDetach(NetDetachRequest {
                 guest: self.guest.clone(),
                 interface: interface.name,
             }))?;
         }
-        self.attach()?;
         self.cut = CutFrames::default();
-        self.done(&cut)
+        self.attach()
+    }
+
+    /// As [`Output::attach_held`], of a guest that does not run yet: that the one before was held on this program's word, at its
+    /// end, does not concern it.
+    ///
+    /// # Errors
+    /// netbuf's reason, one line; or somebody else's word is that it is held.
+    pub fn attach_before(&mut self) -> Result<OutputStanding, String> {
+        let is_of_before =
+            |guest: &NetGuest| guest.state == NetState::Held && guest.reason.contains(OUR_WORD);
+        if self.status().is_ok_and(|guest| is_of_before(&guest)) {
+            self.begin_anew()?;
+        }
+        self.attach_held()
     }
 
     /// Lets everything up to the end of the epoch go.
@@ -232,7 +310,7 @@ impl Output {
     pub fn hold(&mut self, reason: &str) -> Result<NetDone, String> {
         self.done(&Request::NetHold(NetHoldRequest {
             guest: self.guest.clone(),
-            reason: reason.to_owned(),
+            reason: format!("{OUR_WORD}{reason}"),
         }))
     }
 

@@ -18,7 +18,7 @@
 //! | `Closing` | CutDisk, Collect | both done → Cutting, or Resuming where the output has no room for a cut | given up: Abandon, Resume |
 //! | `Cutting` | CutOutput n | OutputCut | given up: Abandon, Resume |
 //! | `Resuming` | Resume | Resumed: Send n | `Over`: the hypervisor does not answer |
-//! | `Ending` | CutDisk, then SendEnd n | both acknowledged: Finish → `Over` | `Over` at the limit; output stays held |
+//! | `Ending` | CutDisk, then SendEnd n | both acknowledged: Finish n → `Over` | `Over` at the limit; output stays held |
 //! | `Open` | OpenOutput | – | the guest is alone, on the authority's word |
 //! | `Over` | HoldOutput; HandOver, once the hypervisor's process has ended | – | – |
 //!
@@ -36,9 +36,12 @@
 //! - A guest that is paused goes on within [`Settings::pause_max_ns`], or the hypervisor is called stuck.
 //! - A cut of the output that was given up and may still be carried out is waited for: frames that it takes in
 //!   after the next pause would leave with an epoch that does not know them.
+//! - Where the authority's record has a backup in from before ([`Sequence::found`]), the output is held from the start; it is let go
+//!   by a checkpoint that this backup has, or opened when the authority has taken it out.
 //! - Memory that is lost while a checkpoint is made spoils it: what was taken back is not in it.
 //! - Pages of a checkpoint that is given up or not acknowledged are sent again ([`Order::Abandon`]).
 
+mod before;
 mod early;
 mod pause;
 mod plant;
@@ -49,6 +52,8 @@ mod tests;
 
 #[cfg(any(test, feature = "plants"))]
 pub use plant::Plant;
+
+pub use before::Found;
 
 use blkback_proto::ids::{Epoch, LineageId};
 use std::collections::{BTreeMap, VecDeque};
@@ -189,8 +194,9 @@ pub enum Order {
     HoldOutput(String),
     /// Another host has the guest.
     StopGuest,
-    /// Protection ends at both sides; the guest is off, and its last words may leave.
-    Finish,
+    /// Protection ends at both sides; the guest is off. Its last words may leave, as of this epoch; of a guest that was alone they
+    /// have left.
+    Finish(Option<Epoch>),
     /// The guest cannot go on here: the backup is to take it over, and why.
     HandOver(String),
 }
@@ -249,6 +255,10 @@ pub struct Sequence {
     committed: Option<Epoch>,
     /// The backup has a copy that checkpoints can go on from.
     is_copied: bool,
+    /// What the guest says is held, or will be from the next cut on.
+    is_held: bool,
+    /// The record had a backup in from before, and nothing has come of that yet.
+    found: Option<Found>,
     /// The disks want a cut before the interval is over.
     is_cut_wanted: bool,
     /// The step at hand is of [`Event::OutputWaits`].

@@ -68,10 +68,24 @@ impl Sequence {
                 "the guest is off; the backup is told".to_owned(),
                 "it ends by itself",
             ),
+            Phase::Waiting { copying: true } if self.is_held => (
+                "copying",
+                format!(
+                    "all of the guest's memory is copied, while it runs; {}",
+                    self.held_words()
+                ),
+                "the first checkpoint follows by itself, and lets it go",
+            ),
             Phase::Waiting { copying: true } => (
                 "copying",
                 "all of the guest's memory is copied, while it runs".to_owned(),
                 "the first checkpoint follows by itself",
+            ),
+            Phase::Waiting { copying: false } if self.is_held => (
+                "held",
+                format!("{}; not protected: {missing}", self.held_words()),
+                "the first checkpoint lets it go, when all of it is there; or type blockrepctl guest stop with the guest's name, \
+                 which asks the authority",
             ),
             Phase::Waiting { copying: false } => (
                 "waiting",

@@ -2,7 +2,7 @@
 
 use super::plant::Plant;
 use super::{
-    Attempt, Event, InFlight, Nanos, OnLoss, Order, Part, Phase, Sequence, Settings, Word,
+    Attempt, Event, Found, InFlight, Nanos, OnLoss, Order, Part, Phase, Sequence, Settings, Word,
 };
 use std::collections::VecDeque;
 
@@ -27,6 +27,8 @@ impl Sequence {
             disk_committed: None,
             committed: None,
             is_copied: false,
+            is_held: false,
+            found: None,
             is_cut_wanted: false,
             is_output_waiting: false,
             interval_min_ns: 0,
@@ -61,9 +63,14 @@ impl Sequence {
             Event::HypervisorGone(why) => self.stuck(now, why, orders),
             Event::Stop => {
                 self.is_stopping = true;
+                // Whoever types it is not to wait for the question before to be due again.
+                self.asked = None;
             }
             Event::Authority(word) => self.told(now, word, orders),
-            Event::MemoryAcked(epoch) => self.memory_acked = self.memory_acked.max(Some(epoch)),
+            Event::MemoryAcked(epoch) => {
+                self.memory_acked = self.memory_acked.max(Some(epoch));
+                self.found = None;
+            }
             Event::DiskCommitted(epoch) => {
                 self.disk_committed = self.disk_committed.max(Some(epoch));
             }
@@ -119,9 +126,11 @@ impl Sequence {
             Part::Disk => self.in_flight.clear(),
             // What was held is of unknown epochs, or gone.
             Part::Output => {
-                self.output_cuts.clear();
-                self.found_cut = None;
-                self.unsure = None;
+                // A cut that is not answered is not carried out any more: it is not waited for.
+                if matches!(self.phase, Phase::Cutting { .. }) {
+                    self.give_up(now, "the output was lost".to_owned(), orders);
+                }
+                self.forget_cuts();
             }
             Part::Memory => {
                 // Whatever the backup has of them, it has not said so: a later checkpoint carries it all.
@@ -166,13 +175,14 @@ impl Sequence {
             return;
         }
         self.is_copied = true;
+        self.is_held = true;
         self.enter(now, Phase::Running);
     }
 
     fn guest_off(&mut self, now: Nanos, orders: &mut Vec<Order>) {
         match self.phase {
             Phase::Open => {
-                orders.push(Order::Finish);
+                orders.push(Order::Finish(None));
                 self.why = "the guest is off".to_owned();
                 self.enter(now, Phase::Over);
             }
@@ -220,6 +230,7 @@ impl Sequence {
             return;
         }
         match word {
+            Word::Won(lineage) if self.is_out(lineage, orders) => {}
             // Even if it came late: the authority's record says now that the backup is out.
             Word::Won(lineage) => {
                 if self.is_paused() {
@@ -228,9 +239,7 @@ impl Sequence {
                 }
                 self.attempt.0 += 1;
                 self.in_flight.clear();
-                self.output_cuts.clear();
-                self.found_cut = None;
-                self.unsure = None;
+                self.forget_cuts();
                 orders.push(Order::OpenOutput(lineage));
                 self.enter(now, Phase::Open);
             }
@@ -300,7 +309,7 @@ impl Sequence {
             Phase::Ending { epoch } => {
                 if epoch.is_some() && epoch <= self.committed {
                     self.why = "the guest is off".to_owned();
-                    orders.push(Order::Finish);
+                    orders.push(Order::Finish(epoch));
                     self.enter(now, Phase::Over);
                 } else if for_ns >= settings.answer_max_ns {
                     let why = "the guest is off, and the backup does not have its end".to_owned();
@@ -313,10 +322,11 @@ impl Sequence {
 
     /// A guest that cannot be protected, or shall not be, is the authority's matter.
     fn ask(&mut self, now: Nanos, orders: &mut Vec<Order>) {
-        // Before the first copy nothing is held.
-        let is_lost = self.is_copied && !self.missing.is_empty();
-        let degrades = is_lost && self.settings.on_loss == OnLoss::Degrade;
-        let is_on = !matches!(self.phase, Phase::Open | Phase::Ending { .. } | Phase::Over);
+        // Before the first copy nothing is held, where the record does not have the backup in from before.
+        let is_lost = self.is_held && !self.missing.is_empty();
+        let is_past = self.found == Some(Found::Afresh);
+        let degrades = (is_lost || is_past) && self.settings.on_loss == OnLoss::Degrade;
+        let is_on = !self.has_ended();
         let is_due = self
             .asked
             .is_none_or(|asked| now.saturating_sub(asked) >= self.settings.answer_max_ns);

@@ -2,6 +2,7 @@
 //! page is forgotten, the guest stays paused, or protection never comes back. A world in which everything may
 //! be late, fail or be lost drives the sequence by seed.
 
+mod before;
 mod early;
 mod judge;
 mod parts;

@@ -3,7 +3,7 @@
 //!
 //! A page that is missed stands wrong in the standby until the guest writes it again, so it shows at once or never.
 
-use super::fake_output::FakeOutput;
+use super::fake_netbuf::FakeNetbuf;
 use super::guest::{LIMIT, Memory, program, wait_for};
 use super::held::Held;
 use super::stage::Stage;
@@ -56,7 +56,7 @@ impl Cuts {
     }
 
     /// With something that holds its output.
-    pub(super) fn start_with_output(program: &Path) -> (Self, FakeOutput) {
+    pub(super) fn start_with_output(program: &Path) -> (Self, FakeNetbuf) {
         let (stage, held, output) = Stage::start_held_with_output(program);
         let cuts = Self {
             here: stage.dir.path().join("a/vm1.ram"),

@@ -1,8 +1,9 @@
 //! How a guest's QEMU may end while its checkpointer lives: killed, it goes on at the standby; shut down, it
 //! goes on nowhere.
 
+use super::daemon::Daemon;
 use super::guest::program;
-use super::stage::{Daemon, Stage, kill, signal};
+use super::stage::{Stage, kill, signal};
 use blkback_proto::ctl::GuestProtection;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};

@@ -5,7 +5,7 @@
 //! suite does.
 
 use super::bytes::{Cuts, planted};
-use super::fake_output::FakeOutput;
+use super::fake_netbuf::FakeNetbuf;
 use super::guest::{program, wait_for};
 use super::stage::Stage;
 use blkback_proto::ctl::{GuestProtection, GuestReport};
@@ -53,7 +53,7 @@ fn is_protected(report: &GuestReport) -> bool {
     report.stated.state == GuestProtection::Protected && report.epochs.committed.is_some()
 }
 
-fn each_step(cuts: &mut Cuts, output: &FakeOutput, planted: &Path) {
+fn each_step(cuts: &mut Cuts, output: &FakeNetbuf, planted: &Path) {
     for (order, nth) in STEPS {
         for moment in ["before", "after"] {
             let step = format!("{order}:{moment}:{nth}");

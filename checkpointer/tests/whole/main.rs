@@ -7,14 +7,17 @@
 #[allow(dead_code, reason = "shared with the tests of the driver")]
 mod guest;
 
+mod afresh;
 mod bytes;
+mod daemon;
 mod ends;
 mod estimate;
 mod fake_disks;
+mod fake_netbuf;
 mod fake_output;
 mod held;
-mod much;
 mod kills;
+mod much;
 mod off;
 mod stage;
 mod unfinished;
@@ -22,8 +25,9 @@ mod unfinished;
 use blkback_proto::ctl::{
     Answer, ErrorCode, GuestPromoteRequest, GuestProtection, GuestReport, GuestStopRequest, Request,
 };
+use daemon::Daemon;
 use guest::program;
-use stage::{Daemon, Stage};
+use stage::Stage;
 use std::path::Path;
 
 /// The host dies: the guest goes on at the standby, by itself, from what was committed, and goes on counting.

@@ -1,7 +1,8 @@
 //! A guest that has written more than one checkpoint can have is never protected again, for what it has written only gets more.
 
+use super::daemon::Daemon;
 use super::guest::program;
-use super::stage::{Daemon, Stage};
+use super::stage::Stage;
 use blkback_proto::ctl::GuestProtection;
 use std::fs::File;
 use std::os::unix::fs::FileExt;

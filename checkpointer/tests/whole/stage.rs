@@ -1,151 +1,15 @@
 //! Two daemons and a guest of one boot sector, ended with their test.
 
-use super::fake_output::FakeOutput;
+use super::daemon::Daemon;
+use super::fake_netbuf::FakeNetbuf;
 use super::guest::{Memory, boot_disk, dir, plain_args};
 use super::held::Held;
-use blkback_proto::ctl::{
-    Answer, ErrorCode, GuestProtection, GuestReport, GuestStatusRequest, Request,
-};
-use blockrep_host::ctl::{Client, ClientError};
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+use blkback_proto::ctl::{GuestProtection, GuestReport};
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
 use tempfile::TempDir;
-
-/// Patience with a busy machine.
-const LIMIT: Duration = Duration::from_secs(90);
-
-/// A daemon, ended with its test.
-pub(crate) struct Daemon {
-    pub(crate) child: Child,
-    pub(crate) control: PathBuf,
-}
-
-impl Daemon {
-    pub(crate) fn protect(dir: &Path, qmp: &Path) -> Self {
-        let qmp = qmp.display().to_string();
-        Self::start_with(dir, "a", &["protect", "--qmp", &qmp])
-    }
-
-    pub(crate) fn start(dir: &Path, side: &str, word: &str) -> Self {
-        Self::start_with(dir, side, &[word])
-    }
-
-    pub(crate) fn start_with(dir: &Path, side: &str, words: &[&str]) -> Self {
-        let program = Path::new(env!("CARGO_BIN_EXE_checkpointer"));
-        Self::start_as(program, None, dir, side, words)
-    }
-
-    /// Of another build, which may have a bug planted that a variable switches on.
-    fn start_as(
-        program: &Path,
-        variable: Option<(&str, &str)>,
-        dir: &Path,
-        side: &str,
-        words: &[&str],
-    ) -> Self {
-        let run = dir.join(side);
-        fs::create_dir_all(&run).expect("a directory");
-        let log = fs::File::create(run.join("daemon.log")).expect("a log");
-        let child = Command::new(program)
-            .args(words)
-            .arg("--config")
-            .arg(dir.join(format!("{side}.toml")))
-            .env("BLOCKREP_RUNTIME_DIR", &run)
-            .envs(variable)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .expect("the daemon");
-        let ending = if words[0] == "receive" {
-            "standby"
-        } else {
-            "checkpointer"
-        };
-        let control = run.join(format!("vm1.{ending}.sock"));
-        Self { child, control }
-    }
-
-    pub(crate) fn ask(&self, request: &Request) -> Result<Answer, String> {
-        let limit = Duration::from_secs(30);
-        let mut client =
-            Client::connect(&self.control, "test", limit).map_err(|e| e.to_string())?;
-        client.request(request, limit).map_err(|e| e.to_string())
-    }
-
-    /// The code of a refusal.
-    pub(crate) fn refusal(&self, request: &Request) -> Option<ErrorCode> {
-        let limit = Duration::from_secs(30);
-        let mut client = Client::connect(&self.control, "test", limit).ok()?;
-        match client.request(request, limit) {
-            Err(ClientError::Daemon(reply)) => Some(reply.code),
-            _ => None,
-        }
-    }
-
-    pub(crate) fn report(&self) -> Option<GuestReport> {
-        match self.ask(&Request::GuestStatus(GuestStatusRequest {})) {
-            Ok(Answer::GuestStatus(report)) => Some(*report),
-            _ => None,
-        }
-    }
-
-    /// Waits until a report is as it should be.
-    pub(crate) fn until(&self, what: &str, is_so: impl Fn(&GuestReport) -> bool) -> GuestReport {
-        let until = Instant::now() + LIMIT;
-        let mut last = None;
-        while Instant::now() < until {
-            if let Some(report) = self.report() {
-                if is_so(&report) {
-                    return report;
-                }
-                last = Some(report);
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        let log = fs::read_to_string(self.control.with_file_name("daemon.log")).unwrap_or_default();
-        panic!("{what} did not come: {last:#?}\n{log}");
-    }
-
-    /// Waits until it has ended by itself; its exit code and what it said last.
-    pub(crate) fn ended(&mut self) -> (Option<i32>, String) {
-        let until = Instant::now() + LIMIT;
-        loop {
-            if let Some(status) = self.child.try_wait().expect("a child") {
-                let log = fs::read_to_string(self.control.with_file_name("daemon.log"));
-                let log = log.unwrap_or_default();
-                let last = log.lines().last().unwrap_or_default().to_owned();
-                return (status.code(), last);
-            }
-            assert!(Instant::now() < until, "it did not end");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    /// From when this returns it says and does nothing any more, until it is killed.
-    pub(crate) fn freeze(&mut self) {
-        let pid = Pid::from_child(&self.child);
-        kill_process(pid, Signal::STOP).expect("it is there");
-        // Told when all of its threads stand.
-        let ended = waitpid(Some(pid), WaitOptions::UNTRACED).expect("a child");
-        assert!(ended.is_some_and(|(_, status)| status.stopped()));
-    }
-
-    pub(crate) fn kill(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
 
 /// Both sides, with a guest of one boot sector, without disks and network.
 pub(crate) struct Stage {
@@ -211,6 +75,32 @@ impl Stage {
         (dir, primary)
     }
 
+    /// What the guest says is held by somebody at `netbuf.sock` in the directory. `on_loss` is the primary's word.
+    pub(crate) fn start_holding(
+        dir: TempDir,
+        program: &Path,
+        authority: impl Fn(&Path, &str) -> String,
+        on_loss: &str,
+    ) -> Self {
+        prepare(
+            &dir,
+            program,
+            "promote = \"by-hand\"",
+            authority,
+            "none = true",
+        );
+        let at = dir.path();
+        let file = at.join("a.toml");
+        let socket = at.join("netbuf.sock").display().to_string();
+        let held = format!("interfaces = [\"tap0\"]\ncontrol = {socket:?}");
+        let text = fs::read_to_string(&file).expect("its words");
+        let text = text.replace("interfaces = []", &held) + &format!("on_loss = {on_loss:?}\n");
+        fs::write(file, text).expect("a file");
+        let standby = Daemon::start(at, "b", "receive");
+        let primary = Daemon::start(at, "a", "run");
+        Self::protected(dir, standby, primary)
+    }
+
     /// A guest that can be kept standing after a cut. `planted` is a checkpointer that has a bug to switch on.
     pub(crate) fn start_held(
         program: &Path,
@@ -235,7 +125,7 @@ impl Stage {
     }
 
     /// As [`Stage::start_held`], and what the guest says is held.
-    pub(crate) fn start_held_with_output(program: &Path) -> (Self, Held, FakeOutput) {
+    pub(crate) fn start_held_with_output(program: &Path) -> (Self, Held, FakeNetbuf) {
         let dir = dir();
         prepare(
             &dir,
@@ -251,7 +141,7 @@ impl Stage {
         let a = a.replacen("interfaces = []", &output, 1);
         fs::write(at.join("a.toml"), a).expect("a file");
         let held = Held::start(program, at, &at.join("front.qmp"));
-        let output = FakeOutput::start(at);
+        let output = FakeNetbuf::start(at);
         let standby = Daemon::start(at, "b", "receive");
         let primary = Daemon::protect(at, &at.join("front.qmp"));
         (Self::protected(dir, standby, primary), held, output)
@@ -320,8 +210,15 @@ impl Stage {
         names.filter(is_ram).collect()
     }
 
-    /// The host: guest and checkpointer, at once.
-    /// At once: a daemon that saw the end of its QEMU would hand the guest over.
+    /// The standby's host.
+    pub(crate) fn kill_standby(&mut self) {
+        let pid = |report: &GuestReport| report.standby.as_ref().and_then(|one| one.pid);
+        let report = self.standby.until("a QEMU", |report| pid(report).is_some());
+        self.standby.kill();
+        pid(&report).into_iter().for_each(kill);
+    }
+
+    /// The host: guest and checkpointer, at once. A daemon that saw the end of its QEMU would hand the guest over.
     pub(crate) fn kill_primary(&mut self) {
         self.primary.freeze();
         kill(self.qemu);

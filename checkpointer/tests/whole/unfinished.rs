@@ -1,9 +1,10 @@
 //! A promotion that stops half way, or whose daemon is killed: the guest runs nowhere and nobody says so; or the daemon that
 //! comes back takes a guest that ran for one that never did, and there are two.
 
+use super::daemon::Daemon;
 use super::fake_disks::{FakeDisks, Promotes};
 use super::guest::{dir, program};
-use super::stage::{Daemon, Stage, kill};
+use super::stage::{Stage, kill};
 use blkback_proto::ctl::{
     Answer, GuestPromoteAnswer, GuestPromoteRequest, GuestProtection, GuestReport,
     GuestStopRequest, Request,

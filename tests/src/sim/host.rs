@@ -77,7 +77,7 @@ pub struct Slot {
     pub protection: Protection,
     /// Backup: what reads show: first step of the era and position.
     pub shows: Option<(usize, usize)>,
-    /// Backup: start of the primary that connected last.
+    /// Backup: start of the primary that was accepted last.
     pub era: u32,
     /// Backup: epoch that was whole when it was started.
     pub started_at: blkback_proto::ids::Epoch,

@@ -25,7 +25,7 @@
 //! (the seal of the last sealed epoch itself destroyed, which looks like a torn tail), and rot in a
 //! journal of a running daemon.
 //!
-//! **A whole guest**, in a third of the seeds (`memory/mod.rs`): the real sequence of the checkpointer makes its epochs beside the
+//! **A whole guest**, in two of five seeds (`memory/mod.rs`): the real sequence of the checkpointer makes its epochs beside the
 //! primary, and who holds them sits beside the backup, in shared memory, which a power cut empties. Either is killed and comes
 //! back, the former at any order; orders are late, refused or unanswered; the hypervisor hangs or dies, the guest reboots or goes
 //! off, somebody types `stop` and `cont`, netbuf is killed, nobody reaches the authority; their link breaks; answers of the

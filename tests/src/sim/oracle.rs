@@ -317,6 +317,7 @@ impl World {
                 }
             }
             ToVolume::Protect(protection) => self.sees_protection(host, volume, *protection),
+            ToVolume::Accept { .. } if host == 1 => self.backup_follows(volume),
             ToVolume::Commit(epoch) if host == 1 => self.sees_commit(volume, *epoch),
             _ => {}
         }

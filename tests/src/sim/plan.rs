@@ -362,12 +362,12 @@ impl Plan {
         }
     }
 
-    /// In a third of the runs the guest's memory is kept, too. Of a seed of its own, so that the others stay what
+    /// In two of five runs the guest's memory is kept, too. Of a seed of its own, so that the others stay what
     /// they were.
     fn add_memory(&mut self) {
         let mut rng = Rng::with_seed(self.seed ^ 0x006d_656d_6f72_7900);
         let rng = &mut rng;
-        if rng.u8(..3) != 0 {
+        if rng.u8(..5) >= 2 {
             return;
         }
         self.checkpoint_ns = Some(MS * rng.u64(1..12));
@@ -400,13 +400,13 @@ impl Plan {
             self.add_failover(rng);
         }
         if let Some(failover) = &mut self.failover
-            && rng.u8(..3) != 0
+            && rng.bool()
         {
             // With the power of the backup's host goes the memory: then there is nothing to be judged.
             failover.both = failover.both.map(|_| false);
             failover.rot = false;
         }
-        for _ in 0..rng.usize(0..4) {
+        for _ in 0..rng.usize(0..6) {
             let fault = Fault::Guest(Trouble::any(rng));
             self.faults.push((rng.u64(..self.chaos_ns), fault));
         }

@@ -279,13 +279,19 @@ impl World {
             return;
         }
         slot.conn = Some(conn);
-        slot.era = self.conns[conn].sides[0].boot;
         self.drive(host, volume, |engine, now, _, fx| {
             let Engine::Backup(engine) = engine else {
                 unreachable!("looked at just now")
             };
             engine.link_hello(now, hello, fx);
         });
+    }
+
+    /// From now on the epochs of the backup are those of this start of the primary; not so of a session that is refused.
+    pub(super) fn backup_follows(&mut self, volume: usize) {
+        if let Some(conn) = self.hosts[1].slots[volume].conn {
+            self.hosts[1].slots[volume].era = self.conns[conn].sides[0].boot;
+        }
     }
 
     fn record(&mut self, conn: usize, host: usize, volume: usize, bytes: &[u8]) {

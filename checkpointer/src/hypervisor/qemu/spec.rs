@@ -65,6 +65,8 @@ fn default_program() -> PathBuf {
 pub enum Role {
     /// The guest runs from its beginning; its memory is made anew.
     Primary,
+    /// The same, and it stands still until it is told to run.
+    Paused,
     /// It waits for the state of a running one; its memory is there already.
     Standby,
 }
@@ -161,9 +163,13 @@ impl Spec {
             "-qmp".to_owned(),
             format!("unix:{},server=on,wait=off", quoted(&place.monitor)),
         ];
-        // A standby that has loaded waits for the order to go on.
-        let waiting = ["-S", "-incoming", "defer"].map(str::to_owned);
-        let waiting = waiting.into_iter().filter(|_| role == Role::Standby);
+        let waiting: &[&str] = match role {
+            Role::Primary => &[],
+            Role::Paused => &["-S"],
+            // One that has loaded waits for the order to go on.
+            Role::Standby => &["-S", "-incoming", "defer"],
+        };
+        let waiting = waiting.iter().map(|&word| word.to_owned());
         let all = self.qemu.args.iter().cloned().chain(ours);
         all.chain(waiting).map(OsString::from).collect()
     }
@@ -188,7 +194,7 @@ impl Spec {
         let told = || Error::io(place.memory.display().to_string());
         let bytes = self.memory_bytes();
         match role {
-            Role::Primary => {
+            Role::Primary | Role::Paused => {
                 let file = File::create(&place.memory).map_err(told())?;
                 let only_us = Permissions::from_mode(0o600);
                 file.set_permissions(only_us).map_err(told())?;
@@ -308,6 +314,7 @@ mod tests {
             "-machine q35 -m 256M -object memory-backend-file,id=blockrep-ram,size=256M,mem-path=/run/x/vm1.ram,\
              share=on -machine memory-backend=blockrep-ram -qmp unix:/run/x/vm1.qmp,server=on,wait=off"
         );
+        assert_eq!(words(Role::Paused, "/run/x"), format!("{primary} -S"));
         let standby = words(Role::Standby, "/run/x");
         assert_eq!(standby, format!("{primary} -S -incoming defer"));
         assert!(words(Role::Primary, "/a,b").contains("mem-path=/a,,b/vm1.ram"));

@@ -3,7 +3,9 @@
 
 use super::early::CutsSeen;
 use crate::sequence::plant::Plant;
-use crate::sequence::{Attempt, Event, Nanos, OnLoss, Order, Part, Sequence, Settings, Word};
+use crate::sequence::{
+    Attempt, Event, Found, Nanos, OnLoss, Order, Part, Sequence, Settings, Word,
+};
 use blkback_proto::ids::{Epoch, LineageId};
 use fastrand::Rng;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -68,6 +70,10 @@ pub(super) struct World {
     pub(super) cuts: VecDeque<(u64, usize)>,
     is_holding: bool,
     pub(super) said: u64,
+    /// The record has the backup in, as far as it is not to be out by an answer on its way.
+    is_backup_in: bool,
+    /// What was sent before this epoch takes no backup in.
+    opened_at: u64,
 
     staged: BTreeMap<Attempt, Collected>,
     /// Sent and not acknowledged.
@@ -102,6 +108,14 @@ impl World {
         if let Some(plant) = plant {
             sequence.plant(plant);
         }
+        let found = match rng.u8(..6) {
+            0 => Some(Found::Afresh),
+            1 => Some(Found::WentOn),
+            _ => None,
+        };
+        if let Some(found) = found {
+            sequence.found(0, found);
+        }
         let interval_min_ns = [0, 5 * MS, 10 * MS][rng.usize(..3)];
         sequence.set_interval_min(interval_min_ns);
         Self {
@@ -127,8 +141,10 @@ impl World {
             disk_committed: 0,
             held: VecDeque::new(),
             cuts: VecDeque::new(),
-            is_holding: false,
+            is_holding: found.is_some(),
             said: 0,
+            is_backup_in: found.is_some(),
+            opened_at: 0,
             staged: BTreeMap::new(),
             unacknowledged: BTreeMap::new(),
             copy: None,
@@ -145,6 +161,13 @@ impl World {
         let mut orders = Vec::new();
         self.sequence.step(self.now, event.clone(), &mut orders);
         self.judge_cuts(&event, &orders);
+        if let Event::MemoryAcked(epoch) = event {
+            // One question after the other.
+            let is_out = |event: &Event| matches!(event, Event::Authority(Word::Won(_)));
+            let is_asked = self.answers.iter().any(|(_, event)| is_out(event));
+            let counts = !self.sequence.has_ended() && epoch.0 >= self.opened_at;
+            self.is_backup_in |= counts && !is_asked;
+        }
         let standing = self.sequence.standing();
         assert!(!standing.reason.is_empty() && !standing.reason.contains('\n'));
         *self.states.entry(standing.state).or_default() += 1;
@@ -166,7 +189,7 @@ impl World {
                 | Order::Release(_)
                 | Order::OpenOutput(_)
                 | Order::HoldOutput(_)
-                | Order::Finish => Doer::Output,
+                | Order::Finish(_) => Doer::Output,
                 Order::FirstCopy(_) | Order::Collect(_) => Doer::Copier,
                 Order::SendEnd(_) => Doer::Link,
                 Order::AskAuthority => Doer::Authority,
@@ -192,6 +215,7 @@ impl World {
             match order {
                 Order::Pause(_) => self.pause_ordered = Some(self.now),
                 Order::Resume(_) => self.pause_ordered = None,
+                Order::OpenOutput(_) => self.opened_at = self.disk_epoch,
                 _ => {}
             }
             self.orders.entry(doer).or_default().push_back(order);
@@ -254,6 +278,11 @@ impl World {
         self.dirty.insert(page);
         if self.is_holding {
             self.held.push_back(self.moment);
+        } else {
+            assert!(
+                !self.is_backup_in,
+                "it speaks, and the record has the backup in"
+            );
         }
     }
 
@@ -348,11 +377,18 @@ impl World {
             }
             Order::AskAuthority => match self.rng.u8(..3) {
                 0 => Event::Authority(Word::Unreachable("no quorum".to_owned())),
-                1 => Event::Authority(Word::Won(LineageId([7; 16]))),
+                1 => self.is_out(),
                 _ => return None,
             },
             _ => return self.do_output(order, is_refused),
         })
+    }
+
+    /// The authority takes the backup out.
+    fn is_out(&mut self) -> Event {
+        self.is_backup_in = false;
+        self.opened_at = self.disk_epoch;
+        Event::Authority(Word::Won(LineageId([7; 16])))
     }
 
     fn do_output(&mut self, order: &Order, is_refused: bool) -> Option<Event> {
@@ -380,7 +416,7 @@ impl World {
                 self.cuts.clear();
                 return None;
             }
-            Order::HoldOutput(_) | Order::Finish => return None,
+            Order::HoldOutput(_) | Order::Finish(_) => return None,
             ref order => unreachable!("{order:?} is done at once"),
         })
     }

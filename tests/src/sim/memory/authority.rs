@@ -1,13 +1,14 @@
 //! Who may run the guest: one record that both hosts reach, or not. The rules are those of the checkpointer.
 
 use super::Step;
+use super::netbuf::Begins;
 use crate::sim::plan::MS;
 use crate::sim::world::{Event, World, say};
 use blkback_proto::ids::LineageId;
 use checkpointer::authority::{
     Authority, AuthorityError, By, Decision, Record, Stamp, Swapped, Wish, decide,
 };
-use checkpointer::sequence::{Event as Told, Word};
+use checkpointer::sequence::{Event as Told, Sequence, Word};
 use std::sync::{Mutex, PoisonError};
 
 /// Name of the first host.
@@ -94,14 +95,19 @@ impl World {
         matches!(self.decide(PRIMARY, Wish::Claim), Some(Decision::Done(_)))
     }
 
-    /// A guest is started from its disks: what the backup has is of another one, and must not go on after this one has
-    /// spoken. Its operator takes the backup out first, or it says nothing.
-    pub(super) fn guest_begins_alone(&mut self) {
+    /// A guest is started from its disks: what the backup has is of another one. Before it runs its output is held where the
+    /// record has the backup in. Nobody starts it while the record cannot be read.
+    pub(super) fn guest_begins(&mut self) {
         let down = std::mem::take(&mut self.memory.authority_down_until);
         let is_claimed = self.claims();
-        let word = self.decide(PRIMARY, Wish::Degrade);
         self.memory.authority_down_until = down;
-        self.netbuf_begins(is_claimed && matches!(word, Some(Decision::Done(_))));
+        let speaks = self.is_alone(PRIMARY) || blockrep::mutants::is_planted("speaks-afresh");
+        let begins = match (is_claimed, speaks) {
+            (false, _) => Begins::Held,
+            (true, false) => Begins::Cut,
+            (true, true) => Begins::Open,
+        };
+        self.netbuf_begins(begins);
     }
 
     /// The backup wants the guest.
@@ -153,7 +159,7 @@ impl World {
         });
         self.memory.machine.is_there = false;
         self.checkpointer_dies();
-        self.netbuf_begins(false);
+        self.netbuf_begins(Begins::Held);
     }
 
     /// One question after the other, and none for the backup once the guest is on its way to be alone: an answer to the
@@ -217,7 +223,7 @@ impl World {
                 self.backup_is_taken_in(is_done);
             }
             Question::Degrade => {
-                checkpointer.is_alone |= matches!(decision, Some(Decision::Done(_)));
+                let is_done = matches!(decision, Some(Decision::Done(_)));
                 let word = match decision {
                     Some(Decision::Done(record)) => Word::Won(record.lineage),
                     Some(Decision::Refused(refusal)) if refusal.is_lost() => Word::Lost,
@@ -225,6 +231,11 @@ impl World {
                     None => Word::Unreachable("no quorum".to_owned()),
                 };
                 self.tell_sequence(Told::Authority(word));
+                let checkpointer = &mut self.memory.checkpointer;
+                let sequence = checkpointer.sequence.as_ref();
+                // Taken out for the sake of a guest that began, it is taken in again.
+                let has_ended = sequence.is_none_or(Sequence::has_ended);
+                checkpointer.is_alone |= is_done && has_ended;
             }
         }
         let checkpointer = &mut self.memory.checkpointer;

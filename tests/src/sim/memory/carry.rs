@@ -72,8 +72,12 @@ impl World {
             | Order::Release(_)
             | Order::OpenOutput(_)
             | Order::HoldOutput(_)
-            | Order::Finish => {
-                self.stats.ended += u64::from(order == Order::Finish);
+            | Order::Finish(_) => {
+                if matches!(order, Order::OpenOutput(_)) {
+                    // What was sent before takes no backup in: it lacks what is said from now on.
+                    self.memory.checkpointer.first = None;
+                }
+                self.stats.ended += u64::from(matches!(order, Order::Finish(_)));
                 self.order_netbuf(order);
             }
             // Whoever promotes decides by himself, and when.

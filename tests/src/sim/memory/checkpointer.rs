@@ -10,7 +10,7 @@ use crate::sim::plan::MS;
 use crate::sim::world::{Event, World, say};
 use blkback_proto::ids::{Epoch, LineageId};
 use blockrep::group::State;
-use checkpointer::sequence::{Attempt, Event as Told, Order, Part, Sequence, Settings};
+use checkpointer::sequence::{Attempt, Event as Told, Found, Order, Part, Sequence, Settings};
 use std::collections::{BTreeMap, VecDeque};
 
 /// How long the disks leave their epochs to a checkpointer after its last word.
@@ -87,6 +87,15 @@ impl World {
         };
         let mut sequence = Sequence::new(settings, self.now);
         super::plants::plant(&mut sequence);
+        let is_afresh = std::mem::take(&mut self.memory.machine.is_afresh);
+        if self.is_backup_in() {
+            let found = if is_afresh {
+                Found::Afresh
+            } else {
+                Found::WentOn
+            };
+            sequence.found(self.now, found);
+        }
         self.memory.checkpointer = Checkpointer {
             up: true,
             life,

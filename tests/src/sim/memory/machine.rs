@@ -43,6 +43,8 @@ pub struct Machine {
     pub pages: Pages,
     /// Pages that changed since they were collected.
     pub dirty: Set,
+    /// It has begun, and nobody was beside it yet.
+    pub(super) is_afresh: bool,
     is_running: bool,
     /// It is to stand still for a checkpoint.
     is_paused: bool,
@@ -69,11 +71,12 @@ impl World {
             life: self.guest.life,
             is_there: true,
             pages: [number; PAGES],
+            is_afresh: true,
             is_running: true,
             ..Machine::default()
         };
         self.guest.paused = false;
-        self.guest_begins_alone();
+        self.guest_begins();
         self.checkpointer_dies();
         self.after(MS / 10, Event::Memory(Step::CheckpointerStarts));
     }

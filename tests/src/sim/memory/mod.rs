@@ -1,4 +1,4 @@
-//! The guest's memory, in a third of the seeds: who cuts its epochs, who holds them, and what must hold of them.
+//! The guest's memory, in two of five seeds: who cuts its epochs, who holds them, and what must hold of them.
 //!
 //! Memory is a few pages, each of which holds the number of the transaction that changed it last. So memory of an epoch is
 //! those that changed, what all of them were when the guest was paused, and how much of each volume it knew to be written.
@@ -310,7 +310,7 @@ impl World {
             self.machine_stops();
             if power {
                 self.checkpointer_dies();
-                self.netbuf_begins(false);
+                self.netbuf_begins(netbuf::Begins::Held);
             }
         }
     }

@@ -27,6 +27,17 @@ enum State {
     Adopted,
 }
 
+/// How the output of a guest is as it begins.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Begins {
+    /// Everything leaves.
+    Open,
+    /// On somebody's word.
+    Held,
+    /// It was cut before the guest ran: the backup is in.
+    Cut,
+}
+
 /// The gate of the guest at the first host.
 #[derive(Debug, Default)]
 pub struct Netbuf {
@@ -69,13 +80,18 @@ impl World {
         self.memory.netbuf.state == State::Held
     }
 
-    /// The devices of a guest that begins: nothing is held, and nothing of the one before leaves.
-    pub(super) fn netbuf_begins(&mut self, is_open: bool) {
+    /// The devices of a guest that begins: nothing is held yet, and nothing of the one before leaves.
+    pub(super) fn netbuf_begins(&mut self, begins: Begins) {
         let connection = self.memory.netbuf.connection + 1;
-        let state = if is_open { State::Open } else { State::Held };
+        let (state, cuts) = match begins {
+            Begins::Open => (State::Open, VecDeque::new()),
+            Begins::Held => (State::Held, VecDeque::new()),
+            Begins::Cut => (State::Holding, VecDeque::from([(Epoch(1), 0)])),
+        };
         self.memory.netbuf = Netbuf {
             connection,
             state,
+            cuts,
             ..Netbuf::default()
         };
     }
@@ -134,11 +150,13 @@ impl World {
             Order::Release(epoch) => self.release_output(life, *epoch),
             Order::OpenOutput(_) => self.open_output(),
             Order::HoldOutput(_) => self.memory.netbuf.state = State::Held,
-            Order::Finish => {
+            // Cut and let go as of the guest's end.
+            Order::Finish(Some(_)) if self.memory.netbuf.state == State::Holding => {
                 say!(self, "the last words of the guest leave");
                 self.let_go(self.memory.netbuf.held.len());
                 self.memory.netbuf.cuts.clear();
             }
+            Order::Finish(_) => {}
             _ => unreachable!("no order for the output"),
         }
     }

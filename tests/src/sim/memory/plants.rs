@@ -40,6 +40,10 @@ pub const ALL: &[(&str, &str)] = &[
         "joined-while-degrading",
         "the backup is taken in while the guest is on its way to be alone",
     ),
+    (
+        "speaks-afresh",
+        "a guest that is started anew speaks while the record has the backup in with the one before",
+    ),
 ];
 
 /// Plants what is to be planted in a new sequence.
