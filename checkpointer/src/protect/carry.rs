@@ -243,11 +243,12 @@ impl Protector {
 
     /// What the guest said since its last cut leaves: both sides know of its end.
     fn last_words(&mut self, epoch: Option<Epoch>) {
-        let (Some(output), Some(epoch)) = (&mut self.output, epoch) else {
+        let lineage = self.record.as_ref().map(|record| record.lineage);
+        let (Some(output), Some(epoch), Some(lineage)) = (&mut self.output, epoch, lineage) else {
             return;
         };
         for left in (0..LAST_WORDS_TRIES).rev() {
-            match output.finish(epoch) {
+            match output.finish(epoch, lineage) {
                 Ok(()) => return,
                 Err(why) if left == 0 => {
                     tracing::warn!("the guest's last words stay held: {why}");

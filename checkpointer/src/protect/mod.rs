@@ -39,7 +39,7 @@ pub(crate) use timeline::batch;
 use crate::authority::Record;
 use crate::config::{Config, Interval};
 use crate::hypervisor::qemu::check::{Finding, Served, Weight, check};
-use crate::hypervisor::qemu::{Event as QemuEvent, Limits, Qemu};
+use crate::hypervisor::qemu::{Event as QemuEvent, Limits};
 use crate::inbox::{Outbox, ROOM};
 use crate::plant::{Plant, planted};
 use crate::sequence::{Event, Part, Sequence, Settings, Word};
@@ -224,7 +224,7 @@ pub fn run(protection: Protection) -> Result<(), ProtectError> {
         pause: Duration::from_millis(config.epochs.pause_max_ms),
         ..Limits::default()
     };
-    let mut qemu = Qemu::attach(&protection.monitor, limits)
+    let mut qemu = start::attach(&protection.monitor, limits)
         .map_err(|e| ProtectError::Guest(e.to_string()))?;
     let findings =
         check(&mut qemu, &protection.served).map_err(|e| ProtectError::Guest(e.to_string()))?;

@@ -167,13 +167,18 @@ impl Output {
     ///
     /// # Errors
     /// netbuf's reason, one line.
-    pub fn finish(&mut self, epoch: Epoch) -> Result<(), String> {
-        let found = self.standing()?;
-        match found.state.as_str() {
-            "open" => return Ok(()),
-            "adopted" => return Err("what netbuf holds is of unknown epochs".to_owned()),
+    pub fn finish(&mut self, epoch: Epoch, lineage: LineageId) -> Result<(), String> {
+        let guest = self.status()?;
+        match guest.state {
+            NetState::Open => return Ok(()),
+            // Of whatever epochs it is: none is behind the end. So is what was held because the guest seemed lost.
+            NetState::Adopted => return self.open(lineage).map(drop),
+            NetState::Held if guest.reason.contains(OUR_WORD) => {
+                return self.open(lineage).map(drop);
+            }
             _ => {}
         }
+        let found = self.standing()?;
         if let Some(before) = found.unreleased {
             self.release(before)?;
         }

@@ -9,8 +9,15 @@
 
 use super::{OUTPUT_LIMIT, Output, ProtectError, Protector, authority};
 use crate::config::Config;
+use crate::hypervisor::qemu::{Error, Limits, Qemu};
 use crate::protect::Interface;
 use crate::sequence::Found;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How long a guest that stands still is looked at.
+const LEFT_PAUSED: Duration = Duration::from_secs(3);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// What holds the output, where that is configured.
 pub(super) fn output(config: &Config) -> Option<Output> {
@@ -32,6 +39,23 @@ pub(super) fn output(config: &Config) -> Option<Output> {
 pub fn claim(config: &Config) -> Result<bool, ProtectError> {
     let record = authority::claim(config).map_err(ProtectError::NotOurs)?;
     Ok(record.backup().is_some())
+}
+
+/// The guest's monitor. One that stands still may have been left in a pause by a checkpointer that was killed: the guardian of that one
+/// lets it go on in a moment, and takes the monitor for it, which serves one at a time.
+///
+/// # Errors
+/// Of the monitor.
+pub(super) fn attach(monitor: &Path, limits: Limits) -> Result<Qemu, Error> {
+    let until = Instant::now() + LEFT_PAUSED;
+    loop {
+        let mut qemu = Qemu::attach(monitor, limits)?;
+        if qemu.status()?.word != "paused" || Instant::now() >= until {
+            return Ok(qemu);
+        }
+        drop(qemu);
+        std::thread::sleep(LOOK_AGAIN);
+    }
 }
 
 /// What a guest says that does not run yet is held from now on.

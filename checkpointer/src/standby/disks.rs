@@ -6,8 +6,8 @@
 
 use crate::memory::store::Store;
 use blkback_proto::ctl::{
-    Answer, ErrorCode, MEMORY_WHOLE_MAX, MemoryEpoch, MemoryJoinRequest, MemoryLeaveRequest,
-    MemoryWaitRequest, PromoteAnswer, PromoteRequest, Request,
+    Answer, ErrorCode, GroupState, MEMORY_WHOLE_MAX, MemoryEpoch, MemoryJoinRequest,
+    MemoryLeaveRequest, MemoryWaitRequest, PromoteAnswer, PromoteRequest, Request, Stated,
 };
 use blkback_proto::ids::{Epoch, LineageId};
 use blockrep_host::ctl::{Client, ClientError};
@@ -132,6 +132,21 @@ impl Disks {
         }
     }
 
+    /// Why the disks would refuse a promotion, as far as they tell: to be asked before the authority, whose word cannot
+    /// be taken back from here. What they refuse all the same is tried again.
+    ///
+    /// # Errors
+    /// Their reason, and what to do, one line.
+    pub(super) fn may_promote(&self) -> Result<(), String> {
+        let mut client = connect(&self.control).map_err(|e| format!("the disks: {e}"))?;
+        match client.status() {
+            Ok(status) => in_the_way(&status.group.stated),
+            // They answer, if not that.
+            Err(ClientError::Daemon(_)) => Ok(()),
+            Err(error) => Err(format!("the disks: {error}")),
+        }
+    }
+
     /// Promotes the disks to the newest epoch that memory and disks both have.
     ///
     /// # Errors
@@ -156,6 +171,16 @@ impl Disks {
         let heard = status.link.heard_unix_ms?;
         status.link.session.as_ref()?;
         Some(now.saturating_sub(heard))
+    }
+}
+
+fn in_the_way(stated: &Stated<GroupState>) -> Result<(), String> {
+    match stated.state {
+        GroupState::Inconsistent | GroupState::Suspect | GroupState::Failed => Err(format!(
+            "the disks are {}: {}; {}",
+            stated.state, stated.reason, stated.next
+        )),
+        _ => Ok(()),
     }
 }
 
@@ -302,5 +327,37 @@ fn wait(path: &Path, again: &SyncSender<Say>, tell: &impl Fn(Told) -> bool) {
             }
         }
         thread::sleep(AGAIN);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! A guest that is given to a host whose disks cannot go on: the other host must not start it any more, and this one
+    //! cannot.
+    use super::*;
+
+    #[test]
+    fn disks_that_would_refuse_are_known_before() {
+        let stated = |state| Stated {
+            state,
+            reason: "volume 1 is being compared".to_owned(),
+            since_unix_ms: 0,
+            next: "let the primary connect".to_owned(),
+        };
+        let why = in_the_way(&stated(GroupState::Inconsistent)).expect_err("no epoch");
+        assert_eq!(
+            why,
+            "the disks are inconsistent: volume 1 is being compared; let the primary connect"
+        );
+        for state in [GroupState::Suspect, GroupState::Failed] {
+            assert!(in_the_way(&stated(state)).is_err());
+        }
+        for state in [
+            GroupState::WaitingForPrimary,
+            GroupState::Following,
+            GroupState::Promoted,
+        ] {
+            assert!(in_the_way(&stated(state)).is_ok());
+        }
     }
 }

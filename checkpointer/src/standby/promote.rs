@@ -4,7 +4,7 @@
 //! ```text
 //!            refused                 a step failed: `unfinished`
 //!           ◄──────┐                ┌─────────────────────────┐
-//!  standby ─► decide ─► network ─► disks ─► RAM ─► load ─► mark ─► cont ─► promoted
+//!  standby ─► disks? ─► decide ─► network ─► disks ─► RAM ─► load ─► mark ─► cont ─► promoted
 //! ```
 //! Once the authority has decided, the guest is this host's: the sessions stay closed, and a promotion that failed is gone on
 //! with, by itself or by an operator's word. Every step may be repeated: disks that are promoted say so, the store makes the
@@ -65,6 +65,9 @@ impl Keeper {
     ) -> Result<GuestPromoteAnswer, NotPromoted> {
         let began = Instant::now();
         self.may_promote()?;
+        if let (Some(disks), None) = (&self.disks, &self.unfinished) {
+            disks.may_promote()?;
+        }
         self.change(GuestProtection::Promoting, reason.to_owned());
         self.sessions.close();
         self.link = None;

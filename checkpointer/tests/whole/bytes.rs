@@ -83,8 +83,12 @@ impl Cuts {
         self.there = self.stage.standby_file();
     }
 
+    /// Until it runs: QEMU does not read what it was told by somebody who has hung up since.
     pub(super) fn let_go(&self) {
+        let memory = self.stage.memory();
+        let counted = memory.counter();
         self.held.let_go();
+        memory.wait_beyond(counted);
     }
 
     /// Keeps the guest standing at a cut, waits until that is committed, and compares.

@@ -39,7 +39,9 @@ fn stands_still(stage: &mut Stage, step: &str) -> Duration {
         std::thread::sleep(Duration::from_millis(1));
     };
     let dead = Instant::now();
-    assert_eq!(status.signal(), Some(9), "{step}: {status}");
+    let log = std::fs::read_to_string(stage.primary.control.with_file_name("daemon.log"));
+    let log = log.unwrap_or_default();
+    assert_eq!(status.signal(), Some(9), "{step}: {status}: {log}");
     let memory = stage.memory();
     let count = memory.counter();
     while memory.counter() == count {

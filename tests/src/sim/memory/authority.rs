@@ -115,7 +115,11 @@ impl World {
         let before = self.memory.record.now();
         let decision = self.decide(BACKUP, Wish::Promote);
         let is_given = matches!(decision, Some(Decision::Done(_)));
-        if is_given {
+        let is_news = before
+            .as_ref()
+            .is_some_and(|before| !before.is_alone(BACKUP));
+        // Asked again after one that failed, it has no record of before.
+        if is_given && is_news {
             self.memory.taken_from = before;
         }
         is_given
