@@ -83,6 +83,10 @@ fn a_guest_that_begins_anew_speaks_when_its_backup_is_out() {
     stage.primary.until("protection", |report| {
         is_protected(report) && in_sync(report) == ["a", "b"]
     });
+    // Known, it is ended with the test.
+    stage.standby.until("a standby that waits", |report| {
+        report.standby.as_ref().is_some_and(|one| one.pid.is_some())
+    });
     // Its last words leave, as of its end.
     stage.memory().order(Order::Off);
     let (code, last) = stage.primary.ended();
